@@ -1,0 +1,53 @@
+"""Every Sentinel-2 band a 10 m band, lazily, inside xarray.
+
+Importing this registers the accessors ``.dsen2`` and ``.degrade``; it imports neither torch nor any
+STAC library.
+"""
+
+__version__ = "0.1.0"
+
+try:  # TEMP until all modules exist
+    from xsen2 import accessors as _accessors  # noqa: F401
+except ImportError as e:
+    print("TEMP", e)
+from xsen2.cube import canonicalise, native
+from xsen2.errors import (
+    BandError,
+    CRSError,
+    GridError,
+    MethodError,
+    RadiometryError,
+    SingleGridError,
+    SourceError,
+    StoreError,
+    TimeError,
+    WeightsError,
+    Xsen2Error,
+)
+from xsen2.registry import methods
+try:  # TEMP
+    from xsen2.sources.sample import sample
+    from xsen2.sources.stac import EARTH_SEARCH, PLANETARY_COMPUTER, load
+except ImportError as e:
+    print("TEMP", e)
+
+__all__ = [
+    "EARTH_SEARCH",
+    "PLANETARY_COMPUTER",
+    "BandError",
+    "CRSError",
+    "GridError",
+    "MethodError",
+    "RadiometryError",
+    "SingleGridError",
+    "SourceError",
+    "StoreError",
+    "TimeError",
+    "WeightsError",
+    "Xsen2Error",
+    "canonicalise",
+    "load",
+    "methods",
+    "native",
+    "sample",
+]

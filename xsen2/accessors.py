@@ -1,0 +1,55 @@
+"""``.dsen2`` and ``.degrade``: every method is one call into a module, and shares its docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import xarray as xr
+
+from xsen2 import degrade as _degrade
+from xsen2 import evaluate as _evaluate
+from xsen2 import index as _index
+from xsen2 import superresolve as _superresolve
+from xsen2.sinks import zarr as _zarr
+
+__all__ = ["DSen2Accessor", "DegradeAccessor"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _bound(function: F) -> F:
+    """A method that calls `function` on the accessor's object."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(self._obj, *args, **kwargs)
+
+    method.__doc__, method.__name__ = function.__doc__, function.__name__
+    method.__wrapped__ = function  # type: ignore[attr-defined]  # shows the real signature
+    return method  # type: ignore[return-value]
+
+
+@xr.register_datatree_accessor("dsen2")
+@xr.register_dataset_accessor("dsen2")
+class DSen2Accessor:
+    """Super-resolution of a Sentinel-2 cube, and what follows it."""
+
+    def __init__(self, obj: xr.Dataset | xr.DataTree) -> None:
+        self._obj = obj
+
+    superresolve = _bound(_superresolve.superresolve)
+    evaluate = _bound(_evaluate.evaluate)
+    index = _bound(_index.index)
+    to_zarr = _bound(_zarr.to_zarr)
+
+
+@xr.register_datatree_accessor("degrade")
+@xr.register_dataset_accessor("degrade")
+class DegradeAccessor:
+    """The cube as a coarser sensor would have seen it: ``ds.degrade(scale=2)``."""
+
+    def __init__(self, obj: xr.Dataset | xr.DataTree) -> None:
+        self._obj = obj
+
+    __call__ = _bound(_degrade.degrade)
+    pair = _bound(_degrade.pair)

@@ -1,0 +1,131 @@
+"""The bands of Sentinel-2's MSI: native grid, wavelength, MTF, and every catalogue's name for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from xsen2.errors import BandError
+
+__all__ = ["A", "B", "BANDS", "C", "GRIDS", "UNUSED", "Band", "canonical", "find", "grid_of"]
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band of the MultiSpectral Instrument.
+
+    Attributes
+    ----------
+    name : str
+        Canonical name, ``"B01"`` … ``"B12"``, ``"B8A"``.
+    gsd : int
+        Ground sampling distance of the native grid, in metres.
+    wavelength : float
+        Central wavelength of Sentinel-2A, in nanometres.
+    bandwidth : float
+        Full width at half maximum of Sentinel-2A, in nanometres.
+    mtf : float
+        Modulation transfer function at the Nyquist frequency of the native grid, averaged over
+        both directions (the Sentinel-2A list of Lanaras et al. 2017, SupReME).
+    long_name : str
+        What the band is for, in the words of ESA's handbook.
+    common_name : str
+        Name of the band in Earth Search's catalogue.
+    """
+
+    name: str
+    gsd: int
+    wavelength: float
+    bandwidth: float
+    mtf: float
+    long_name: str
+    common_name: str
+
+    @property
+    def psf_sigma(self) -> float:
+        """Sigma, in native pixels, of the Gaussian whose transfer at Nyquist is `mtf`."""
+        return math.sqrt(-2.0 * math.log(self.mtf)) / math.pi
+
+    @property
+    def attrs(self) -> dict[str, str | int | float]:
+        """Attributes that a variable of this band carries in a cube."""
+        return {"long_name": self.long_name, "gsd": self.gsd, "wavelength": self.wavelength, "units": "1e-4"}
+
+
+BANDS: dict[str, Band] = {
+    band.name: band
+    for band in (
+        Band("B01", 60, 442.7, 21.0, 0.32, "coastal aerosol", "coastal"),
+        Band("B02", 10, 492.4, 66.0, 0.26, "blue", "blue"),
+        Band("B03", 10, 559.8, 36.0, 0.28, "green", "green"),
+        Band("B04", 10, 664.6, 31.0, 0.24, "red", "red"),
+        Band("B05", 20, 704.1, 15.0, 0.38, "red edge 1", "rededge1"),
+        Band("B06", 20, 740.5, 15.0, 0.34, "red edge 2", "rededge2"),
+        Band("B07", 20, 782.8, 20.0, 0.34, "red edge 3", "rededge3"),
+        Band("B08", 10, 832.8, 106.0, 0.26, "near infrared", "nir"),
+        Band("B8A", 20, 864.7, 21.0, 0.33, "narrow near infrared", "nir08"),
+        Band("B09", 60, 945.1, 20.0, 0.26, "water vapour", "nir09"),
+        Band("B11", 20, 1613.7, 91.0, 0.22, "shortwave infrared 1", "swir16"),
+        Band("B12", 20, 2202.4, 175.0, 0.23, "shortwave infrared 2", "swir22"),
+    )
+}
+"""The twelve bands that are used, in the order of their numbers."""
+
+UNUSED = frozenset({"B10", "CIRRUS"})
+"""B10 sees cirrus, not the ground; L2A products do not have it."""
+
+A = tuple(b.name for b in BANDS.values() if b.gsd == 10)
+B = tuple(b.name for b in BANDS.values() if b.gsd == 20)
+C = tuple(b.name for b in BANDS.values() if b.gsd == 60)
+GRIDS: dict[int, tuple[str, ...]] = {10: A, 20: B, 60: C}
+"""Native grid (its gsd in metres) → the bands measured on it."""
+
+_ALIASES: dict[str, str] = {}
+for _band in BANDS.values():
+    _number = _band.name[1:].lstrip("0")
+    for _alias in (_band.name, f"B{_number}", f"BAND{_number}", _band.common_name):
+        _ALIASES[_alias.upper()] = _band.name
+
+
+def find(name: object) -> str | None:
+    """Canonical name of a band in any known catalogue's words, or None when it is not a band.
+
+    Examples
+    --------
+    >>> find("rededge1"), find("b8a"), find("B2"), find("SCL")
+    ('B05', 'B8A', 'B02', None)
+    """
+    return _ALIASES.get(str(name).upper())
+
+
+def canonical(names: Iterable[str]) -> tuple[str, ...]:
+    """Canonical names of `names`, in their order.
+
+    Raises
+    ------
+    BandError
+        If a name is not that of a band, or is B10.
+
+    Examples
+    --------
+    >>> canonical(["red", "B8A"])
+    ('B04', 'B8A')
+    """
+    out = []
+    for name in names:
+        if str(name).upper() in UNUSED:
+            raise BandError(f"{name} (cirrus) does not see the ground and is never super-resolved: leave it out")
+        found = find(name)
+        if found is None:
+            raise BandError(
+                f"unknown band {name!r}: use one of {', '.join(BANDS)}, "
+                "or their names in Earth Search ('coastal', 'blue', … 'swir22')"
+            )
+        out.append(found)
+    return tuple(out)
+
+
+def grid_of(name: str) -> int:
+    """Ground sampling distance, in metres, of the grid that a band was measured on."""
+    return BANDS[name].gsd

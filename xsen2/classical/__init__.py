@@ -1,0 +1,1 @@
+"""The classical methods, one file each, behind the same protocol as a network."""

@@ -1,0 +1,187 @@
+"""The cube as a coarser sensor would have seen it: where every method can be judged against the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from xsen2.bands import GRIDS, grid_of
+from xsen2.cube import DIMS, Cube, recognise, write_crs
+from xsen2.errors import GridError, MethodError
+from xsen2.grid import nodata_of
+from xsen2.halo import Layer, map_windows, split
+from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
+from xsen2.superresolve import lazy, to_nan
+
+__all__ = ["degrade", "pair"]
+
+
+def degrade(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "mtf") -> xr.Dataset:
+    """Make the cube `scale` times coarser, on nested grids, lazily.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataTree
+        A cube. Any unit; nodata is left out of every mean.
+    scale : int
+        2 or more. 2 puts the 20 m bands' truth at hand, 6 the 60 m bands'.
+    operator : {"mtf", "dsen2", "box"}
+        ``"mtf"``, the default: each band's own Gaussian blur, matched to the sensor. ``"dsen2"``: the
+        operator of Lanaras et al. (2018), for comparison with the paper; it blurs too little.
+        ``"box"``: the mean. See `xsen2.kernels.taps` for the formulas.
+
+    Returns
+    -------
+    xarray.Dataset
+        A cube with canonical names, float32, NaN for nodata (where fewer than half of the pixels
+        under a coarse one are valid), spaced ``10 * scale``, ``20 * scale`` and ``60 * scale`` metres.
+        Rows and columns at the south and east that do not fill a coarsest pixel are left out.
+
+    Raises
+    ------
+    GridError
+        If the cube is smaller than one pixel of its coarsest grid, degraded.
+    MethodError
+        If the operator is unknown or the scale is not a whole number over 1.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> coarse = xsen2.sample().degrade(scale=2)
+    >>> float(abs(coarse.x[1] - coarse.x[0]))
+    20.0
+    """
+    cube = recognise(ds)
+    if operator not in OPERATORS:
+        raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
+    if int(scale) != scale or scale < 2:
+        raise MethodError(f"scale={scale!r}: use a whole number of 2 or more")
+    cell = max(cube.grids) // 10 * scale  # pixels of the finest grid under one coarsest pixel
+    height, width = (n // cell * cell for n in cube.shape(10))
+    if not height or not width:
+        raise GridError(
+            f"the cube is {cube.shape(10)[0]} x {cube.shape(10)[1]} pixels of {cube.resolution:g} m, less than the {cell} that "
+            f"one pixel of its {max(cube.grids)} m grid takes at scale {scale}: use a larger area"
+        )
+    west, _, _, north = cube.bounds
+    size = cube.resolution * scale
+    small = Cube(
+        bands={},
+        names={b: b for b in cube.bands},
+        extras={},
+        dims=DIMS[10],
+        time=cube.time,
+        crs=cube.crs,
+        resolution=size,
+        bounds=(west, north - height * cube.resolution, west + width * cube.resolution, north),
+        attrs={**cube.attrs, "degraded": f"scale {scale}, operator {operator}"},
+    )
+    for band, array in cube.bands.items():
+        gsd = grid_of(band)
+        factor = gsd // 10
+        small.bands[band] = _band(small, band, array[..., : height // factor, : width // factor], scale, operator)
+    return small.dataset()
+
+
+def _band(small: Cube, band: str, array: xr.DataArray, scale: int, operator: str) -> xr.DataArray:
+    weights, before = taps(band, scale, operator)
+    halo = -(-support(band, scale, operator) // scale) * scale
+    data = lazy(array.data)
+    rows, columns = data.chunks[-2:]
+    block = _Degrade(tuple(weights.tolist()), before, scale, halo, nodata_of(array))
+    out = map_windows(
+        block,
+        [Layer([data], 1)],
+        shape=(array.shape[-2], array.shape[-1]),
+        halo=halo,
+        chunks=(split(rows, scale), split(columns, scale)),
+        bands=1,
+        per_pixel=scale,
+        label=f"xsen2-degrade-{operator}",
+    )[0]
+    gsd = grid_of(band)
+    ydim, xdim = DIMS[gsd]
+    y, x = small.centres(gsd)
+    coords: dict[Any, Any] = {n: c for n, c in array.coords.items() if c.dims == ("time",)}
+    coords |= {ydim: (ydim, y, array[ydim].attrs), xdim: (xdim, x, array[xdim].attrs)}
+    attrs = {k: v for k, v in array.attrs.items() if k not in ("_FillValue", "nodata", "missing_value", "grid_mapping")}
+    result = xr.DataArray(out, coords, array.dims, attrs={**attrs, "gsd": round(small.resolution * gsd / 10)})
+    result.encoding = {k: v for k, v in array.encoding.items() if k == "scale_factor"}
+    return result
+
+
+@dataclass(frozen=True)
+class _Degrade:
+    weights: tuple[float, ...]
+    before: int
+    scale: int
+    halo: int
+    nodata: float | None
+
+    def __call__(self, windows: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        raw = windows[0]
+        x = raw.astype(np.float32)
+        if self.nodata is not None:
+            x[raw == self.nodata] = np.nan
+        out = degrade_array(x, np.asarray(self.weights), self.before, self.scale)
+        edge = self.halo // self.scale
+        return out[..., edge : out.shape[-2] - edge, edge : out.shape[-1] - edge]
+
+
+def pair(
+    ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "mtf"
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """A coarse cube, and the original bands that super-resolving it should give back.
+
+    Parameters
+    ----------
+    ds, scale, operator
+        As `degrade` takes them; `scale` 2 or 6.
+
+    Returns
+    -------
+    coarse : xarray.Dataset
+        The cube, degraded.
+    truth : xarray.Dataset
+        The bands whose native grid is the coarse cube's finest one (20 m bands for scale 2, 60 m
+        bands for scale 6), on dims ``(time, y, x)``, float32, NaN for nodata.
+
+    Raises
+    ------
+    MethodError
+        If `scale` is neither 2 nor 6.
+    BandError, GridError
+        As `degrade`; also if the cube has no bands on that grid.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> coarse, truth = xsen2.sample().degrade.pair(scale=6)
+    >>> list(truth.data_vars), truth.sizes["x"] == coarse.sizes["x"]
+    (['B01', 'B09'], True)
+    """
+    gsd = 10 * scale
+    if gsd not in GRIDS or scale == 1:
+        raise MethodError(f"scale={scale!r}: the truth is known at scale 2 (20 m bands) and 6 (60 m bands)")
+    cube = recognise(ds)
+    bands = [b for b in cube.bands if grid_of(b) == gsd]
+    if not bands:
+        raise GridError(f"the cube has no {gsd} m bands, so nothing is known at scale {scale}: load them, or use another scale")
+    coarse = degrade(ds, scale, operator)
+    out: dict[str, xr.DataArray] = {}
+    height, width = coarse.sizes["y"], coarse.sizes["x"]
+    ydim, xdim = DIMS[gsd]
+    for band in bands:
+        array = cube.bands[band].isel({ydim: slice(height), xdim: slice(width)})
+        nodata = nodata_of(array)
+        data = da.map_blocks(to_nan, lazy(array.data), nodata, dtype=np.float32)
+        out[band] = array.copy(data=data).rename({ydim: "y", xdim: "x"}).assign_coords(y=coarse["y"], x=coarse["x"])
+        out[band].attrs = {k: v for k, v in array.attrs.items() if k not in ("_FillValue", "nodata", "missing_value")}
+    truth = xr.Dataset(out, attrs=coarse.attrs)
+    return coarse, truth if cube.crs is None else write_crs(truth, cube.crs)
+

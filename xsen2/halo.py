@@ -1,0 +1,198 @@
+"""Map one function over blocks of nested grids, each block with context round it. Dask only.
+
+Strategy: for every block of the *output*, find the source chunks that its window touches on each
+grid. Whole chunks are passed as they are; of a neighbour only the strip that is needed is cut out
+first, in a task of its own, so that a worker elsewhere sends a strip and not a chunk. One task then
+pastes the pieces into windows and calls the function. No source is rechunked, however the
+three grids were chunked, and no chunk is too small for its halo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import Task, TaskRef
+
+__all__ = ["Layer", "map_windows", "split"]
+
+Array = npt.NDArray[Any]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The bands of one grid.
+
+    Attributes
+    ----------
+    arrays : sequence of dask.array.Array
+        One per band, ``(y, x)`` or ``(time, y, x)``, all of one shape. May be empty.
+    factor : int
+        Pixel size, in pixels of the finest grid.
+    """
+
+    arrays: Sequence[da.Array]
+    factor: int
+
+
+def split(chunks: Sequence[int], cell: int, most: int = 2400) -> tuple[int, ...]:
+    """Sizes near `chunks` whose borders lie on multiples of `cell`, none over about `most`.
+
+    Examples
+    --------
+    >>> split((1024, 1024, 152), 6), split((5000,), 6)
+    ((1020, 1026, 154), (1668, 1668, 1664))
+    """
+    total = sum(chunks)
+    borders = {0, total}
+    for start, stop in pairwise(np.cumsum([0, *chunks]).tolist()):
+        pieces = -(-(stop - start) // most)
+        borders |= {round((start + (stop - start) * i / pieces) / cell) * cell for i in range(pieces)}
+    return tuple(int(n) for n in np.diff(sorted(b for b in borders if b <= total)))
+
+
+def map_windows(
+    func: Callable[[list[Array]], Array],
+    layers: Sequence[Layer],
+    *,
+    shape: tuple[int, int],
+    halo: int,
+    chunks: tuple[tuple[int, ...], tuple[int, ...]],
+    bands: int,
+    per_pixel: int = 1,
+    dtype: npt.DTypeLike = np.float32,
+    label: str = "windows",
+) -> da.Array:
+    """Apply `func` to every block, with `halo` pixels of context on each side.
+
+    Parameters
+    ----------
+    func : callable
+        Takes one array ``(band, [time,] h, w)`` per layer: the block and its halo, mirrored
+        at the outer edges of the image (symmetric, the edge pixel repeats). Gives
+        ``(bands, [time,] h, w)`` of the block alone, `per_pixel` times coarser.
+    layers : sequence of Layer
+        Nested grids with the same outer edges.
+    shape : tuple of int
+        Rows and columns of the finest grid.
+    halo : int
+        In pixels of the finest grid, a multiple of every factor.
+    chunks : tuple
+        Rows and columns of the blocks, in pixels of the finest grid; `split` makes them.
+    bands : int
+        How many bands `func` gives.
+    per_pixel : int
+        Finest pixels per output pixel.
+
+    Returns
+    -------
+    dask.array.Array
+        ``(bands, [time,] y, x)``, one task and one chunk per block and date.
+    """
+    layers = [Layer(_same_chunks(layer.arrays), layer.factor) for layer in layers]
+    leads = [array.chunks[:-2] for layer in layers for array in layer.arrays]
+    lead = leads[0]
+    name = f"{label}-{tokenize(func, [[a.name for a in la.arrays] for la in layers], shape, halo, chunks, per_pixel)}"
+    graph: dict[Any, Task] = {}
+    rows, columns = (_spans(c) for c in chunks)
+    plans = [_plan(layer, rows, columns, shape, halo) for layer in layers]
+    for date in np.ndindex(*(len(c) for c in lead)):
+        for (i, _), (j, _) in product(enumerate(rows), enumerate(columns)):
+            refs: list[TaskRef] = []
+            layout = []
+            for number, (layer, plan) in enumerate(zip(layers, plans, strict=True)):
+                window, pieces = plan[0][i], plan[1][j]
+                pasted = []
+                for (ci, si, oi), (cj, sj, oj) in product(window.pieces, pieces.pieces):
+                    sources = [TaskRef((a.name, *date, ci, cj)) for a in layer.arrays]
+                    if not sources:
+                        continue
+                    if si is None and sj is None:
+                        refs += sources
+                        pasted.append((oi, oj, len(sources)))
+                    else:
+                        key = (f"strip-{name}", number, *date, i, j, ci, cj)
+                        graph[key] = Task(key, _strip, si or slice(None), sj or slice(None), *sources)
+                        refs.append(TaskRef(key))
+                        pasted.append((oi, oj, 0))
+                layout.append((len(layer.arrays), window.size, pieces.size, window.pad, pieces.pad, tuple(pasted)))
+            key = (name, 0, *date, i, j)
+            graph[key] = Task(key, _run, func, tuple(layout), *refs)
+    out_chunks = ((bands,), *lead, *(tuple(n // per_pixel for n in c) for c in chunks))
+    arrays = [a for layer in layers for a in layer.arrays]
+    meta = np.empty((0,) * len(out_chunks), dtype=dtype)
+    return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=arrays), name, out_chunks, meta=meta)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Where one block's window lies along one axis of one grid."""
+
+    size: int  # pixels inside the image
+    pad: Span  # pixels outside it, before and after
+    pieces: tuple[tuple[int, slice | None, int], ...]  # chunk, part of it or None for all, offset
+
+
+def _spans(chunks: Sequence[int]) -> list[Span]:
+    return list(pairwise(np.cumsum([0, *chunks]).tolist()))
+
+
+def _plan(
+    layer: Layer, rows: list[Span], columns: list[Span], shape: tuple[int, int], halo: int
+) -> tuple[list[_Window], list[_Window]]:
+    out = []
+    for axis, spans in ((0, rows), (1, columns)):
+        total = shape[axis] // layer.factor
+        borders = _spans(layer.arrays[0].chunks[axis - 2]) if layer.arrays else []
+        windows = []
+        for start, stop in spans:
+            low, high = (start - halo) // layer.factor, -(-(stop + halo) // layer.factor)
+            inside = (max(low, 0), min(high, total))
+            pieces = []
+            for chunk, (first, last) in enumerate(borders):
+                lo, hi = max(first, inside[0]), min(last, inside[1])
+                if lo < hi:
+                    part = None if (lo, hi) == (first, last) else slice(lo - first, hi - first)
+                    pieces.append((chunk, part, lo - inside[0]))
+            windows.append(_Window(inside[1] - inside[0], (inside[0] - low, high - inside[1]), tuple(pieces)))
+        out.append(windows)
+    return out[0], out[1]
+
+
+def _same_chunks(arrays: Sequence[da.Array]) -> list[da.Array]:
+    return [a if a.chunks == arrays[0].chunks else a.rechunk(arrays[0].chunks) for a in arrays]
+
+
+def _strip(rows: slice, columns: slice, *bands: Array) -> Array:
+    return np.stack([band[..., rows, columns] for band in bands])
+
+
+def _run(func: Callable[[list[Array]], Array], layout: Sequence[Any], *pieces: Array) -> Array:
+    """Paste the pieces into one window per layer, mirror at the image's edges, call `func`."""
+    windows: list[Array] = []
+    queue = iter(pieces)
+    # A whole chunk comes band by band, a strip with its bands stacked.
+    parts = [
+        [([next(queue) for _ in range(whole)] if whole else list(next(queue))) for _, _, whole in pasted]
+        for *_, pasted in layout
+    ]
+    lead = next(part[0].shape[:-2] for layer in parts for part in layer)
+    for (bands, height, width, pad_rows, pad_columns, pasted), layer in zip(layout, parts, strict=True):
+        dtype = np.result_type(*layer[0]) if layer else np.float32
+        window = np.empty((bands, *lead, height, width), dtype)
+        for (row, column, _), part in zip(pasted, layer, strict=True):
+            h, w = part[0].shape[-2:]
+            for band in range(bands):
+                window[band, ..., row : row + h, column : column + w] = part[band]
+        if any(pad_rows) or any(pad_columns):
+            window = np.pad(window, [(0, 0)] * (window.ndim - 2) + [pad_rows, pad_columns], mode="symmetric")
+        windows.append(window)
+    return func(windows)

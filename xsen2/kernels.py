@@ -1,0 +1,144 @@
+"""Degradation kernels: how a band looks when it is measured on a grid `scale` times coarser.
+
+All operators are one thing, a strided separable correlation, so they share one mask-aware routine.
+It works on numpy arrays; `xsen2.degrade` puts it over cubes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from xsen2.bands import BANDS
+from xsen2.errors import MethodError
+
+__all__ = ["OPERATORS", "Operator", "degrade_array", "support", "taps"]
+
+Operator = Literal["mtf", "dsen2", "box"]
+OPERATORS: tuple[str, ...] = get_args(Operator)
+
+_TRUNCATE = 4.0  # standard deviations kept of every Gaussian
+
+
+def taps(
+    band: str, scale: int, operator: str = "mtf", *, blur: float = 1.0, shift: float = 0.0
+) -> tuple[npt.NDArray[np.float64], int]:
+    """Weights of the 1-D kernel that makes one coarse pixel, and where it starts.
+
+    Coarse pixel ``i`` is ``sum_j weights[j] * fine[i * scale - before + j]``, along each axis.
+
+    Parameters
+    ----------
+    band : str
+        Canonical band name; only ``"mtf"`` differs between bands.
+    scale : int
+        How many times coarser, 1 or more.
+    operator : {"mtf", "dsen2", "box"}
+        ``"mtf"``: Gaussian with the band's own MTF, ``sigma = psf_sigma * sqrt(scale**2 - 1)``
+        input pixels, sampled at the centre of the coarse pixel. ``"dsen2"`` (Lanaras et al. 2018):
+        Gaussian of sigma ``1 / scale`` input pixels, then the mean. ``"box"``: the mean.
+    blur : float
+        Factor on the sigma of ``"mtf"``, for training with a sensor that is not known exactly.
+    shift : float
+        Displacement of the sampling point of ``"mtf"``, in input pixels, likewise.
+
+    Returns
+    -------
+    weights : numpy.ndarray
+        1-D, sums to one.
+    before : int
+        Number of weights before the coarse pixel's own first fine pixel.
+    """
+    if scale < 1 or int(scale) != scale:
+        raise MethodError(f"scale={scale!r}: use a whole number, 1 or more")
+    box = np.full(scale, 1.0 / scale)
+    if operator == "box" or scale == 1:
+        return box, 0
+    if operator == "dsen2":
+        sigma = 1.0 / scale
+        radius = int(_TRUNCATE * sigma + 0.5)
+        offsets = np.arange(-radius, radius + 1)
+        gauss = np.exp(-0.5 * (offsets / sigma) ** 2)
+        return np.convolve(gauss / gauss.sum(), box), radius
+    if operator == "mtf":
+        # The input carries the blur of its own pixel, the target must carry `scale` times that:
+        # variances add, so what is missing is sigma * sqrt(scale^2 - 1).
+        sigma = BANDS[band].psf_sigma * float(np.sqrt(scale**2 - 1.0)) * blur
+        centre = (scale - 1) / 2 + shift
+        first = int(np.ceil(centre - _TRUNCATE * sigma))
+        last = int(np.floor(centre + _TRUNCATE * sigma))
+        weights = np.exp(-0.5 * ((np.arange(first, last + 1) - centre) / sigma) ** 2)
+        return weights / weights.sum(), -first
+    raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
+
+
+def support(band: str, scale: int, operator: str) -> int:
+    """Fine pixels that a coarse pixel reads beyond its own edges, on either side."""
+    weights, before = taps(band, scale, operator)
+    return max(0, before, len(weights) - before - scale)
+
+
+def _along(
+    x: npt.NDArray[np.float32], axis: int, weights: npt.NDArray[np.float64], before: int, scale: int
+) -> npt.NDArray[np.float32]:
+    """Correlate along one axis, keeping one sample per coarse pixel; symmetric edges."""
+    n = x.shape[axis] // scale
+    after = max(0, len(weights) - before - scale)
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (max(0, before), after)
+    padded = np.pad(x, pad, mode="symmetric")
+    index: list[slice] = [slice(None)] * x.ndim
+    out: npt.NDArray[np.float32] | None = None
+    for j, weight in enumerate(weights):
+        start = j - min(0, before)  # a negative `before` starts inside the coarse pixel
+        index[axis] = slice(start, start + scale * (n - 1) + 1, scale)
+        part = padded[tuple(index)] * np.float32(weight)
+        out = part if out is None else np.add(out, part, out=out)
+    assert out is not None
+    return out
+
+
+def degrade_array(
+    x: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.float64],
+    before: int,
+    scale: int,
+    columns: tuple[npt.NDArray[np.float64], int] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Degrade the last two axes by `scale`, leaving nodata (NaN) out of every mean.
+
+    A coarse pixel is NaN where fewer than half of the ``scale x scale`` pixels under it are
+    valid; elsewhere the weights are renormalised over the valid pixels.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        ``(..., H, W)``, sizes multiples of `scale`, NaN for nodata.
+    weights, before
+        As `taps` gives them, for rows, and for columns unless `columns` is given.
+    columns : tuple, optional
+        Weights and start for columns, when they differ from those of rows.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 ``(..., H / scale, W / scale)``.
+    """
+    rows, cols = (weights, before), columns or (weights, before)
+
+    def blur(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return _along(_along(values, x.ndim - 2, *rows, scale), x.ndim - 1, *cols, scale)
+
+    x = np.asarray(x, np.float32)
+    valid = np.isfinite(x)
+    if valid.all():
+        return blur(x)
+    share = blur(valid.astype(np.float32))
+    total = blur(np.where(valid, x, np.float32(0)))
+    *lead, height, width = x.shape
+    cells = valid.reshape(*lead, height // scale, scale, width // scale, scale)
+    enough = cells.mean(axis=(-3, -1)) >= 0.5
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(enough, total / share, np.float32(np.nan)).astype(np.float32)

@@ -1,0 +1,343 @@
+"""How far an estimate is from the truth: sums that merge over any blocks, finished once.
+
+The numpy core is `State`: one block gives a state, states merge, the last one is finished. The dask
+layer, `compare`, makes one state per block and merges them in a tree. Averaging the RMSE, SRE or PSNR
+of blocks would be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from xsen2.errors import BandError, GridError
+
+__all__ = ["PEAK", "PER_BAND", "SPECTRAL", "State", "compare"]
+
+Floats = npt.NDArray[np.float64]
+
+PEAK = 10_000.0
+"""R of the PSNR: the DN of reflectance 1."""
+
+PER_BAND: dict[str, tuple[str, str]] = {
+    "rmse": ("root mean squared error", "DN"),
+    "nrmse": ("RMSE over the root mean square of the truth", "1"),
+    "bias": ("mean of estimate minus truth", "DN"),
+    "sre": ("signal to reconstruction error: 10 log10(mean^2 / MSE)", "dB"),
+    "psnr": (f"10 log10({PEAK:.0f}^2 / MSE)", "dB"),
+    "cc": ("correlation coefficient", "1"),
+    "uiq": ("universal image quality index, mean over 8 x 8 windows", "1"),
+    "pixels": ("valid pixels compared", "1"),
+}
+"""Metrics that every band has, with long name and units."""
+
+SPECTRAL: dict[str, tuple[str, str]] = {
+    "sam": ("spectral angle between the bands, mean over pixels", "degree"),
+    "ergas": ("relative dimensionless global error", "1"),
+}
+"""Metrics over all bands together."""
+
+_WINDOW = 8  # of UIQ; a power of two, see _box
+_HALO = _WINDOW - 1
+_FLAT = 1e-12  # variances below this share of the mean square are rounding
+
+# A state is a float64 array (rows, bands). The first row counts; means and centred second moments
+# merge after Chan et al.; the rest are plain sums. x is the truth, y the estimate.
+_N, _MEAN_X, _MEAN_Y, _M2_X, _M2_Y, _C_XY, _SSE, _UIQ, _WINDOWS, _ANGLE, _ANGLES = range(11)
+_ROWS = 11
+
+
+@dataclass(frozen=True)
+class State:
+    """What has to be known of some pixels to finish every metric.
+
+    Attributes
+    ----------
+    values : numpy.ndarray
+        float64 ``(11, band)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> truth = np.random.default_rng(0).uniform(0, 3000, (2, 64, 64))
+    >>> top = State.of(truth[:, :39] + 5, truth[:, :39], own=(32, 64))
+    >>> bottom = State.of(truth[:, 32:] + 5, truth[:, 32:])
+    >>> float(State.merge([top, bottom]).finish()["rmse"][0].round(6))
+    5.0
+    """
+
+    values: Floats
+
+    @classmethod
+    def of(
+        cls,
+        estimate: npt.ArrayLike,
+        truth: npt.ArrayLike,
+        valid: npt.ArrayLike | None = None,
+        own: tuple[int, int] | None = None,
+    ) -> State:
+        """State of one block.
+
+        Parameters
+        ----------
+        estimate, truth : array_like
+            ``(band, H, W)`` in DN, any dtype; NaN is nodata.
+        valid : array_like of bool, optional
+            ``(band, H, W)`` or ``(H, W)``: False marks more nodata.
+        own : tuple of int, optional
+            Rows and columns that the block answers for; up to 7 more below and to the right are a
+            halo, read only by windows that start in its own ones. By default all.
+
+        Returns
+        -------
+        State
+        """
+        ys, xs = np.asarray(estimate), np.asarray(truth)
+        if xs.ndim != 3 or xs.shape != ys.shape:
+            raise GridError(
+                f"estimate {ys.shape} and truth {xs.shape} must both be (band, H, W): cut them to one grid"
+            )
+        mask = np.isfinite(xs) & np.isfinite(ys)
+        if valid is not None:
+            mask &= np.asarray(valid, bool)
+        rows, cols = own or xs.shape[1:]
+        inside = np.s_[:rows, :cols]
+        values = np.zeros((_ROWS, len(xs)))
+        for band, (y, x, seen) in enumerate(zip(ys, xs, mask, strict=True)):
+            # float64 before anything is subtracted: unsigned integers wrap.
+            x, y = np.where(seen, x, 0).astype(np.float64), np.where(seen, y, 0).astype(np.float64)
+            values[: _SSE + 1, band] = _moments(x[inside][seen[inside]], y[inside][seen[inside]])
+            values[_UIQ : _WINDOWS + 1, band] = _uiq(x, y, seen, rows, cols)
+        values[_ANGLE : _ANGLES + 1] = np.reshape(_angles(xs, ys, mask, inside), (2, 1))
+        return cls(values)
+
+    @staticmethod
+    def merge(states: Iterable[State]) -> State:
+        """State of all the pixels of several states, in any order."""
+        return State(_merge(np.stack([state.values for state in states])))
+
+    def finish(self, ratio: float | None = None) -> dict[str, Any]:
+        """Every metric: arrays ``(band,)`` for those of `PER_BAND`, numbers for those of `SPECTRAL`.
+
+        Parameters
+        ----------
+        ratio : float, optional
+            Coarse over fine pixel size, for ERGAS, which is NaN without it.
+
+        Returns
+        -------
+        dict
+            NaN where nothing was valid. SRE and PSNR of a perfect estimate are infinite.
+        """
+        v = self.values
+        with np.errstate(invalid="ignore", divide="ignore"):
+            n = np.where(v[_N] > 0, v[_N], np.nan)
+            mse, mean = v[_SSE] / n, np.where(v[_N] > 0, v[_MEAN_X], np.nan)
+            return {
+                "rmse": np.sqrt(mse),
+                "nrmse": np.sqrt(mse / (mean**2 + v[_M2_X] / n)),
+                "bias": v[_MEAN_Y] - mean,
+                "sre": 10 * np.log10(mean**2 / mse),
+                "psnr": 10 * np.log10(PEAK**2 / mse),
+                "cc": v[_C_XY] / np.sqrt(v[_M2_X] * v[_M2_Y]),
+                "uiq": v[_UIQ] / v[_WINDOWS],
+                "pixels": v[_N],
+                "sam": float(np.degrees(v[_ANGLE, 0] / v[_ANGLES, 0])),
+                "ergas": 100 / (ratio or np.nan) * float(np.sqrt(np.mean(mse / mean**2))),
+            }
+
+
+def compare(estimate: xr.Dataset, truth: xr.Dataset, *, ratio: float, gain: float = 1.0) -> xr.Dataset:
+    """Metrics of an estimate against the truth, lazily; all dates pooled.
+
+    Parameters
+    ----------
+    estimate, truth : xarray.Dataset
+        The same bands on the same grid, ``(time, y, x)`` or ``(y, x)`` each, NaN for nodata. Bands
+        that only one of them has are left out.
+    ratio : float
+        Coarse over fine pixel size, for ERGAS.
+    gain : float
+        DN per unit of the pixels: 10000 for reflectance.
+
+    Returns
+    -------
+    xarray.Dataset
+        float64, dask-backed: `PER_BAND` with dims ``(band,)``, `SPECTRAL` without dims. The same to
+        1e-9 however the arrays are chunked.
+
+    Raises
+    ------
+    BandError
+        If they have no band in common.
+    GridError
+        If a band has another shape in each.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> truth = xsen2.sample(truth=True)[["B02", "B03"]]
+    >>> float(compare(truth + 3, truth, ratio=2)["rmse"].mean().round(3))
+    3.0
+    """
+    names = [name for name in truth.data_vars if name in estimate]
+    if not names:
+        raise BandError(
+            f"the estimate has {', '.join(map(str, estimate.data_vars))}, the truth "
+            f"{', '.join(map(str, truth.data_vars))}: there is nothing to compare"
+        )
+    for name in names:
+        if estimate[name].shape != truth[name].shape:
+            raise GridError(
+                f"{name}: the estimate is {estimate[name].shape}, the truth {truth[name].shape}: "
+                "both must be on the same grid"
+            )
+    arrays = [da.asarray(ds[name].data) for ds in (estimate, truth) for name in names]
+    state = _reduce(arrays, gain)
+    kinds = [*PER_BAND, *SPECTRAL]
+    table = state.map_blocks(
+        _finish, ratio, chunks=((len(kinds),), (len(names),)), dtype=np.float64, meta=np.empty((0, 0))
+    )
+    out = xr.Dataset(coords={"band": [str(name) for name in names]})
+    for row, (name, (long_name, units)) in enumerate((PER_BAND | SPECTRAL).items()):
+        data = (("band",), table[row]) if name in PER_BAND else ((), table[row, 0])
+        out[name] = xr.Variable(*data, {"long_name": long_name, "units": units})
+    return out
+
+
+def _finish(values: Floats, ratio: float) -> Floats:
+    found = State(values).finish(ratio)
+    return np.stack([np.broadcast_to(found[name], values.shape[1:]) for name in (*PER_BAND, *SPECTRAL)])
+
+
+def _reduce(arrays: Sequence[da.Array], gain: float) -> da.Array:
+    """State ``(rows, bands)`` of the estimates, which come first, against the truths."""
+    arrays = [a[None] if a.ndim == 2 else a for a in arrays]
+    chunks = ((1,) * arrays[0].shape[0], _wide(arrays[0].chunks[1]), _wide(arrays[0].chunks[2]))
+    # A window belongs to the block in which it starts, so blocks need context on two sides only.
+    depth = {0: 0, 1: (0, _HALO), 2: (0, _HALO)}
+    wide = [da.overlap.overlap(a.rechunk(chunks), depth, "none", allow_rechunk=False) for a in arrays]
+    states = da.map_blocks(
+        partial(_block, gain=gain, own=chunks[1:]),
+        *wide,
+        new_axis=[3, 4],
+        chunks=(*((1,) * len(c) for c in chunks), (_ROWS,), (len(arrays) // 2,)),
+        dtype=np.float64,
+        meta=np.empty((0,) * 5),
+    )
+    return da.reduction(
+        states,
+        chunk=lambda x, axis, keepdims: x,
+        combine=_merge_blocks,
+        aggregate=_merge_blocks,
+        axis=(0, 1, 2),
+        dtype=np.float64,
+        meta=np.empty((0, 0)),
+    )
+
+
+def _wide(chunks: tuple[int, ...]) -> tuple[int, ...]:
+    """Chunks of at least a halo's width: what is narrower joins its neighbour."""
+    out: list[int] = []
+    for size in chunks:
+        if out and (size < _HALO or out[-1] < _HALO):
+            out[-1] += size
+        else:
+            out.append(size)
+    return tuple(out)
+
+
+def _block(
+    *arrays: npt.NDArray[Any], gain: float, own: tuple[tuple[int, ...], ...], block_id: tuple[int, ...]
+) -> Floats:
+    estimate, truth = (
+        np.stack([a[0] for a in half]) for half in (arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :])
+    )
+    if gain != 1:
+        estimate, truth = estimate * np.float64(gain), truth * np.float64(gain)
+    rows, cols = (sizes[i] for sizes, i in zip(own, block_id[1:3], strict=True))
+    return State.of(estimate, truth, own=(rows, cols)).values[None, None, None]
+
+
+def _merge_blocks(x: Floats, axis: tuple[int, ...], keepdims: bool) -> Floats:
+    merged = _merge(x.reshape(-1, *x.shape[3:]))
+    return merged[None, None, None] if keepdims else merged
+
+
+def _merge(values: Floats) -> Floats:
+    """Merge states ``(state, rows, bands)``: Chan, Golub & LeVeque (1983), for many at once."""
+    out = values.sum(axis=0)
+    n, total = values[:, _N], np.maximum(out[_N], 1)
+    out[_MEAN_X] = (n * values[:, _MEAN_X]).sum(axis=0) / total
+    out[_MEAN_Y] = (n * values[:, _MEAN_Y]).sum(axis=0) / total
+    dx, dy = values[:, _MEAN_X] - out[_MEAN_X], values[:, _MEAN_Y] - out[_MEAN_Y]
+    out[_M2_X] += (n * dx * dx).sum(axis=0)
+    out[_M2_Y] += (n * dy * dy).sum(axis=0)
+    out[_C_XY] += (n * dx * dy).sum(axis=0)
+    return out
+
+
+def _moments(x: Floats, y: Floats) -> tuple[float, ...]:
+    """The rows up to _SSE, of valid pixels."""
+    if not x.size:
+        return (0.0,) * (_SSE + 1)
+    mean_x, mean_y = x.mean(), y.mean()
+    error = y - x
+    dx, dy = x - mean_x, y - mean_y
+    return (x.size, mean_x, mean_y, dx @ dx, dy @ dy, dx @ dy, error @ error)
+
+
+def _box(values: Floats) -> Floats:
+    """Sums over all 8 x 8 windows, stride 1.
+
+    By doubling (pairs, pairs of pairs, …): a window's sum depends on its own 64 pixels alone, to the
+    last bit, which integral images do not give.
+    """
+    for axis in (0, 1):
+        for step in (1, 2, 4):
+            n = values.shape[axis] - step
+            head, tail = [slice(None)] * 2, [slice(None)] * 2
+            head[axis], tail[axis] = slice(0, max(n, 0)), slice(step, None)
+            values = values[tuple(head)] + values[tuple(tail)]
+    return values
+
+
+def _uiq(x: Floats, y: Floats, seen: npt.NDArray[np.bool_], rows: int, cols: int) -> tuple[float, int]:
+    """Sum of Wang & Bovik's (2002) index over windows that start in the block's own pixels, and their count.
+
+    Windows with a pixel that is not valid are left out. As in the authors' code, two flat windows
+    are compared by their means alone, and two of zeros are equal.
+    """
+    if min(x.shape) < _WINDOW:
+        return 0.0, 0
+    n = _WINDOW**2
+    whole = _box(seen.astype(np.float64))[:rows, :cols] == n
+    sx, sy, sxx, syy, sxy = (_box(v)[:rows, :cols][whole] for v in (x, y, x * x, y * y, x * y))
+    means, energy = sx * sy, sx * sx + sy * sy
+    spread = n * (sxx + syy) - energy
+    flat = spread <= _FLAT * n * (sxx + syy)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        structure = np.where(flat, 1.0, 2 * (n * sxy - means) / spread)
+        index = structure * np.where(energy == 0, 1.0, 2 * means / energy)
+    return float(index.sum()), index.size
+
+
+def _angles(
+    xs: npt.NDArray[Any], ys: npt.NDArray[Any], mask: npt.NDArray[np.bool_], inside: tuple[slice, slice]
+) -> tuple[float, int]:
+    """Sum of spectral angles in radians over pixels valid in all bands, and their count."""
+    seen = mask.all(axis=0)[inside]
+    x, y = (v[:, inside[0], inside[1]][:, seen].astype(np.float64) for v in (xs, ys))
+    length_x, length_y = np.sqrt((x * x).sum(axis=0)), np.sqrt((y * y).sum(axis=0))
+    nonzero = (length_x > 0) & (length_y > 0)
+    x, y = x[:, nonzero] / length_x[nonzero], y[:, nonzero] / length_y[nonzero]
+    # Kahan's form of arccos(<x, y>), exact for small angles too.
+    apart, together = np.sqrt(((x - y) ** 2).sum(axis=0)), np.sqrt(((x + y) ** 2).sum(axis=0))
+    return float((2 * np.arctan2(apart, together)).sum()), int(nonzero.sum())

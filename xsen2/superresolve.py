@@ -1,0 +1,337 @@
+"""Cube to 10 m dataset: pick the methods, plan the halo, keep nodata and units, put names back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from xsen2.bands import BANDS, GRIDS, canonical, grid_of
+from xsen2.cube import DIMS, Cube, recognise, write_crs
+from xsen2.errors import BandError, MethodError, RadiometryError
+from xsen2.grid import nodata_of
+from xsen2.halo import Layer, map_windows, split
+from xsen2.registry import resolve
+from xsen2.protocol import Method, finest_halo
+
+__all__ = ["lazy", "superresolve", "to_nan"]
+
+CHUNK = 1200  # 10 m pixels, for cubes that are not chunked yet
+_REFLECTANCE = 2.0  # DN: a float block whose largest value is below this holds reflectance
+
+
+def superresolve(
+    ds: xr.Dataset | xr.DataTree,
+    bands: Sequence[str] | None = None,
+    method: str | Method = "default",
+    native: bool = True,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantification: float | None = None,
+) -> xr.Dataset:
+    """Make every band a 10 m band, lazily.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataTree
+        A cube: bands on their native grids, offset removed; see `xsen2.cube.recognise` for what is
+        accepted. ``(time, y, x)`` per grid, time optional.
+    bands : sequence of str, optional
+        20 m and 60 m bands to make, under any known name. All of the cube's by default.
+    method : str or Method
+        A name of `xsen2.methods`, or an object that follows `xsen2.protocol.Method`.
+    native : bool
+        Whether the 10 m bands come along, unchanged.
+    device : str
+        ``"auto"`` takes CUDA, MPS or the CPU, whichever the worker has; or a torch device.
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        What networks compute in. ``"auto"`` takes bfloat16 where the device is faster in it.
+    quantification : float, optional
+        Value of a reflectance of 1 in the data: 10000 for DN, 1 for reflectance. By default taken
+        from ``scale_factor`` and ``units``, else 10000.
+
+    Returns
+    -------
+    xarray.Dataset
+        All bands float32 on the 10 m grid ``(time, y, x)``, in the units of the input and under the
+        caller's names, NaN exactly where a band that is needed has no data. Other variables come
+        out on the 10 m grid by nearest neighbour. Nothing is computed yet.
+
+    Raises
+    ------
+    BandError, GridError, CRSError, TimeError
+        If the input is not a cube, or lacks what the method reads; before anything is computed.
+    RadiometryError
+        When blocks are computed: if values without known units look like reflectance, not DN.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> sr = xsen2.sample().dsen2.superresolve(method="bicubic")
+    >>> sr["B11"].dims, sr["B11"].dtype
+    (('time', 'y', 'x'), dtype('float32'))
+    """
+    cube = recognise(ds)
+    if device != "auto" and not re.fullmatch(r"(cpu|mps|cuda)(:\d+)?", device):
+        raise MethodError(f"device={device!r}: use 'auto', 'cpu', 'mps', 'cuda' or 'cuda:1'")
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise MethodError(f"dtype={dtype!r}: use 'auto', 'float32', 'bfloat16' or 'float16'")
+    targets = _targets(cube, bands)
+    chunks = _chunks(cube)
+    scales = {band: _scale(cube, band, quantification) for band in cube.bands}
+    made: dict[str, da.Array] = {}
+    used: dict[str, str] = {}
+    for one in resolve(method, targets, device, dtype):
+        _require(cube, one)
+        block = one.fit(cube)
+        stack = _apply(cube, block, chunks, scales)
+        for number, band in enumerate(block.produces):
+            if band in targets:
+                made[band] = stack[number]
+        weights = getattr(block, "card", None)
+        used[block.name if weights is None else weights.name] = "" if weights is None else weights.sha256[:16]
+    if native:
+        for band in cube.bands:
+            if grid_of(band) == 10:
+                made[band] = _passed(cube, band, chunks, scales[band])
+    return _assemble(cube, made, chunks, used)
+
+
+def lazy(data: Any) -> da.Array:
+    """The data of a variable as a dask array; arrays in memory are cut into chunks."""
+    if isinstance(data, da.Array):
+        return data
+    chunks = (*(1,) * (data.ndim - 2), CHUNK, CHUNK)
+    return da.from_array(np.asarray(data), chunks=chunks)
+
+
+def _targets(cube: Cube, bands: Sequence[str] | None) -> tuple[str, ...]:
+    low = tuple(b for b in cube.bands if grid_of(b) != 10)
+    if not low:
+        raise BandError(f"only 10 m bands ({', '.join(cube.names.values())}): there is nothing to super-resolve")
+    if not any(grid_of(b) == 10 for b in cube.bands):
+        raise BandError(f"no 10 m bands among {', '.join(cube.names.values())}: load B02, B03, B04 and B08 as well")
+    if bands is None:
+        return low
+    if isinstance(bands, str):
+        raise BandError(f"bands={bands!r}: give a list, as bands=[{bands!r}]")
+    to_canonical = {name: band for band, name in cube.names.items()}
+    asked = tuple(to_canonical.get(b) or canonical([b])[0] for b in bands)
+    missing = [b for b in asked if b not in cube.bands]
+    if missing:
+        raise BandError(f"the cube has no {', '.join(missing)}: it has {', '.join(cube.names.values())}")
+    return tuple(b for b in low if b in asked)
+
+
+def _require(cube: Cube, method: Method) -> None:
+    missing = [b for b in method.needs if b not in cube.bands]
+    if missing:
+        raise BandError(
+            f"method {method.name!r} reads {', '.join(missing)} to make {', '.join(method.produces)}, but the cube has only "
+            f"{', '.join(cube.names.values())}: load them too, leave those bands out with bands=[…], or use method='bicubic'"
+        )
+
+
+def _chunks(cube: Cube) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Blocks of the output: near the chunks of the 10 m bands, on borders that all grids share."""
+    cell = max(cube.grids) // 10
+    ten = next((a for b, a in cube.bands.items() if grid_of(b) == 10), None)
+    assert ten is not None  # _targets has refused cubes without
+    rows, columns = lazy(ten.data).chunks[-2:]
+    return split(rows, cell), split(columns, cell)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """DN = gain * value + offset; `nodata` is a value, before that. `sure`: the metadata say so."""
+
+    gain: float
+    offset: float
+    nodata: float | None
+    sure: bool
+
+
+def _scale(cube: Cube, band: str, quantification: float | None) -> _Scale:
+    array, name = cube.bands[band], cube.names[band]
+    nodata = nodata_of(array)
+    integer = np.issubdtype(array.dtype, np.integer)
+    if array.dtype.kind not in "iuf":
+        raise RadiometryError(f"{name} is of dtype {array.dtype}: reflectance or DN are needed")
+    gain, offset = array.attrs.get("scale_factor"), array.attrs.get("add_offset", 0.0)
+    if gain is not None or offset:
+        raise RadiometryError(
+            f"{name} still has scale_factor={gain} and add_offset={offset} in its attributes, so its values are raw: "
+            "open it with mask_and_scale=True, or apply them and drop the attributes"
+        )
+    if quantification is not None:
+        if not quantification > 0:
+            raise RadiometryError(f"quantification={quantification}: use 10000 for DN, 1 for reflectance")
+        return _Scale(10000.0 / quantification, 0.0, nodata, True)
+    decoded = array.encoding.get("scale_factor")
+    if not integer and decoded is not None and abs(decoded) < 0.01:
+        # CF decoding has multiplied by 0.0001: what is left is reflectance.
+        return _Scale(10000.0, 0.0, nodata, True)
+    return _Scale(1.0, 0.0, nodata, bool(integer))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What a task does with its windows: to DN, fill, run the method, cut the halo off, back to units."""
+
+    method: Method
+    grids: tuple[tuple[int, ...], ...]  # per window: its gsd, and how many bands
+    scales: tuple[tuple[_Scale, ...], ...]  # per window, per band
+    halo: int  # of the method, in finest pixels
+
+    def __call__(self, windows: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        if windows[0].ndim == 3:
+            return self._date(windows)
+        return np.stack([self._date([w[:, t] for w in windows]) for t in range(windows[0].shape[1])], axis=1)
+
+    def _date(self, windows: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        gsd = self.grids[0][0]
+        size = (windows[0].shape[1] * gsd // 10, windows[0].shape[2] * gsd // 10)
+        margin = 2 * self.halo
+        core = np.ones((size[0] - 2 * margin, size[1] - 2 * margin), bool)
+        inputs = {g: np.empty((0, size[0] * 10 // g, size[1] * 10 // g), np.float32) for g in GRIDS}
+        seen = {}
+        for window, (gsd, _), scales in zip(windows, self.grids, self.scales, strict=True):
+            inputs[gsd], seen[gsd] = self._dn(window, scales)
+            if gsd == 10 and not scales[0].sure:
+                _check_dn(inputs[gsd], seen[gsd])
+            factor = gsd // 10
+            m = margin // factor
+            inner = seen[gsd][:, m : seen[gsd].shape[1] - m, m : seen[gsd].shape[2] - m].all(axis=0)
+            core &= inner.repeat(factor, axis=0).repeat(factor, axis=1)
+        if not core.any():
+            return np.full((len(self.method.produces), *core.shape), np.nan, np.float32)
+        cut = {}
+        for gsd, x in inputs.items():
+            factor = gsd // 10
+            if gsd in seen and not seen[gsd].all():
+                x = fill(x, seen[gsd], -(-self.halo // factor))
+            h = self.halo // factor
+            cut[gsd] = np.ascontiguousarray(x[:, h : x.shape[1] - h, h : x.shape[2] - h])
+        out = self.method(cut[10], cut[20], cut[60])
+        out = out[:, self.halo : out.shape[1] - self.halo, self.halo : out.shape[2] - self.halo]
+        gain = self.scales[0][0].gain
+        return np.where(core, out if gain == 1 else out / np.float32(gain), np.float32(np.nan))
+
+    def _dn(
+        self, window: npt.NDArray[Any], scales: tuple[_Scale, ...]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        dn = np.empty(window.shape, np.float32)
+        seen = np.empty(window.shape, bool)
+        for i, (band, scale) in enumerate(zip(window, scales, strict=True)):
+            seen[i] = np.isfinite(band) if scale.nodata is None else np.isfinite(band) & (band != scale.nodata)
+            dn[i] = band
+            if scale.gain != 1:
+                dn[i] *= np.float32(scale.gain)
+        return dn, seen
+
+
+def _check_dn(x: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_]) -> None:
+    """Refuse reflectance where DN are needed. Only networks, which are not linear, read the 10 m bands."""
+    top = float(np.abs(x, where=seen, out=np.zeros_like(x)).max(initial=0))
+    if 0 < top < _REFLECTANCE and not (x[seen] == np.round(x[seen])).all():
+        raise RadiometryError(
+            f"the largest value in a block of the 10 m bands is {top:.3g}: that looks like reflectance, not DN "
+            "(10000 x reflectance). Say superresolve(quantification=1), or quantification=10000 if it is DN"
+        )
+
+
+def _apply(
+    cube: Cube, method: Method, chunks: tuple[tuple[int, ...], tuple[int, ...]], scales: dict[str, _Scale]
+) -> da.Array:
+    """One task per block: ``(produces, [time,] y, x)``."""
+    halo = finest_halo(method)
+    groups = {g: [b for b in names if b in method.needs] for g, names in GRIDS.items()}
+    groups = {g: names for g, names in groups.items() if names}
+    block = _Block(
+        method,
+        tuple((g, len(names)) for g, names in groups.items()),
+        tuple(tuple(scales[b] for b in names) for names in groups.values()),
+        halo,
+    )
+    layers = [Layer([lazy(cube.bands[b].data) for b in names], g // 10) for g, names in groups.items()]
+    return map_windows(
+        block,
+        layers,
+        shape=cube.shape(10),
+        halo=2 * halo,  # what fills nodata within a receptive field may lie one further off
+        chunks=chunks,
+        bands=len(method.produces),
+        label=f"xsen2-{method.name}",
+    )
+
+
+def _passed(cube: Cube, band: str, chunks: tuple[tuple[int, ...], tuple[int, ...]], scale: _Scale) -> da.Array:
+    """A native 10 m band: the same values in float32, NaN for nodata."""
+    data = lazy(cube.bands[band].data)
+    data = data.rechunk({data.ndim - 2: chunks[0], data.ndim - 1: chunks[1]})
+    return da.map_blocks(to_nan, data, scale.nodata, dtype=np.float32, meta=np.empty((0,) * data.ndim, np.float32))
+
+
+def to_nan(x: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.float32]:
+    """Values as float32, NaN where they are `nodata`."""
+    out = x.astype(np.float32)
+    if nodata is not None:
+        out[x == nodata] = np.nan
+    return out
+
+
+def _repeat(x: npt.NDArray[Any], ratio: int) -> npt.NDArray[Any]:
+    return x.repeat(ratio, axis=-2).repeat(ratio, axis=-1)
+
+
+def _nearest(array: xr.DataArray, gsd: int, chunks: tuple[tuple[int, ...], tuple[int, ...]]) -> da.Array:
+    data, ratio = lazy(array.data), gsd // 10
+    if ratio > 1:
+        wide = (*data.chunks[:-2], *(tuple(n * ratio for n in c) for c in data.chunks[-2:]))
+        data = da.map_blocks(_repeat, data, ratio, chunks=wide, dtype=data.dtype, meta=data._meta)
+    return data.rechunk({data.ndim - 2: chunks[0], data.ndim - 1: chunks[1]})
+
+
+def _assemble(
+    cube: Cube, made: dict[str, da.Array], chunks: tuple[tuple[int, ...], tuple[int, ...]], used: dict[str, str]
+) -> xr.Dataset:
+    lead = () if cube.time is None else ("time",)
+    size = round(cube.resolution) if cube.resolution == round(cube.resolution) else cube.resolution
+    some = next(iter(cube.bands.values()))
+    like = next(a for b, a in cube.bands.items() if grid_of(b) == 10)
+    variables: dict[Hashable, xr.DataArray] = {}
+    coords = {n: c for n, c in like.coords.items() if n != "spatial_ref"}
+    for band in (b for b in BANDS if b in made):
+        out = xr.DataArray(made[band], coords, (*lead, "y", "x"), attrs=dict(cube.bands[band].attrs))
+        for stale in ("_FillValue", "nodata", "missing_value", "grid_mapping", "scale_factor", "add_offset"):
+            out.attrs.pop(stale, None)
+        out.attrs |= {"gsd": size, "native_gsd": round(size * grid_of(band) / 10)}
+        variables[cube.names[band]] = out
+    for name, extra in cube.extras.items():
+        gsd = next((g for g, dims in DIMS.items() if set(dims) <= set(extra.dims)), None)
+        if gsd is None:
+            variables[name] = extra
+            continue
+        dims = (*(("time",) if "time" in extra.dims else ()), "y", "x")
+        own = {n: c for n, c in coords.items() if set(c.dims) <= set(dims)}
+        variables[name] = xr.DataArray(_nearest(extra, gsd, chunks), own, dims, attrs=extra.attrs)
+        variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in ("dtype", "_FillValue")}
+    from xsen2 import __version__  # not importable yet while this module is being imported
+
+    attrs = {
+        **cube.attrs,
+        "xsen2_method": ", ".join(f"{n} ({h})" if h else n for n, h in used.items()) or "none",
+        "xsen2_version": __version__,
+    }
+    ds = xr.Dataset(variables, attrs=attrs)
+    if cube.crs is not None:
+        ds = write_crs(ds, cube.crs)
+    back = {"y": cube.dims[0], "x": cube.dims[1]} | ({"time": cube.time} if "time" in some.dims else {})
+    return ds.rename({k: v for k, v in back.items() if k != v and k in ds.dims})
