@@ -6,11 +6,8 @@ STAC library.
 
 __version__ = "0.1.0"
 
-try:  # TEMP until all modules exist
-    from xsen2 import accessors as _accessors  # noqa: F401
-except ImportError as e:
-    print("TEMP", e)
-from xsen2.cube import canonicalise, native
+from xsen2 import accessors as _accessors  # noqa: F401
+from xsen2.cube import canonicalise
 from xsen2.errors import (
     BandError,
     CRSError,
@@ -24,12 +21,10 @@ from xsen2.errors import (
     WeightsError,
     Xsen2Error,
 )
+from xsen2.native import native
 from xsen2.registry import methods
-try:  # TEMP
-    from xsen2.sources.sample import sample
-    from xsen2.sources.stac import EARTH_SEARCH, PLANETARY_COMPUTER, load
-except ImportError as e:
-    print("TEMP", e)
+from xsen2.sources.sample import sample
+from xsen2.sources.stac import EARTH_SEARCH, PLANETARY_COMPUTER, load
 
 __all__ = [
     "EARTH_SEARCH",

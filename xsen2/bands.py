@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from xsen2.errors import BandError
 
-__all__ = ["A", "B", "BANDS", "C", "GRIDS", "UNUSED", "Band", "canonical", "find", "grid_of"]
+__all__ = ["BANDS", "GRIDS", "UNUSED", "A", "B", "Band", "C", "canonical", "find", "grid_of"]
 
 
 @dataclass(frozen=True)

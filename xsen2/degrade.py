@@ -16,7 +16,8 @@ from xsen2.errors import GridError, MethodError
 from xsen2.grid import nodata_of
 from xsen2.halo import Layer, map_windows, split
 from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
-from xsen2.superresolve import lazy, to_nan
+from xsen2.radiometry import to_nan
+from xsen2.superresolve import lazy
 
 __all__ = ["degrade", "pair"]
 
@@ -133,9 +134,7 @@ class _Degrade:
         return out[..., edge : out.shape[-2] - edge, edge : out.shape[-1] - edge]
 
 
-def pair(
-    ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "mtf"
-) -> tuple[xr.Dataset, xr.Dataset]:
+def pair(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "mtf") -> tuple[xr.Dataset, xr.Dataset]:
     """A coarse cube, and the original bands that super-resolving it should give back.
 
     Parameters
@@ -171,7 +170,9 @@ def pair(
     cube = recognise(ds)
     bands = [b for b in cube.bands if grid_of(b) == gsd]
     if not bands:
-        raise GridError(f"the cube has no {gsd} m bands, so nothing is known at scale {scale}: load them, or use another scale")
+        raise GridError(
+            f"the cube has no {gsd} m bands, so nothing is known at scale {scale}: load them, or use another scale"
+        )
     coarse = degrade(ds, scale, operator)
     out: dict[str, xr.DataArray] = {}
     height, width = coarse.sizes["y"], coarse.sizes["x"]
@@ -184,4 +185,3 @@ def pair(
         out[band].attrs = {k: v for k, v in array.attrs.items() if k not in ("_FillValue", "nodata", "missing_value")}
     truth = xr.Dataset(out, attrs=coarse.attrs)
     return coarse, truth if cube.crs is None else write_crs(truth, cube.crs)
-

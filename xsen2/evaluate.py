@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import xarray as xr
 
+from xsen2.compare import compare
 from xsen2.cube import recognise
 from xsen2.degrade import pair
 from xsen2.errors import GridError, MethodError
 from xsen2.kernels import Operator
-from xsen2.metrics import compare
 from xsen2.protocol import Method, finest_halo
+from xsen2.radiometry import scale_of
 from xsen2.registry import resolve
-from xsen2.superresolve import _scale, superresolve
+from xsen2.superresolve import superresolve
 
 __all__ = ["evaluate"]
 
@@ -55,7 +56,8 @@ def evaluate(
     xarray.Dataset
         Per method and band: `rmse` and `bias` in DN, `nrmse`, `sre` and `psnr` in dB, `cc`, `uiq`,
         `pixels`. Per method: `sam` in degrees, `ergas`. Definitions are in `xsen2.metrics`. A pixel counts
-        where truth and estimate both have data. ``.to_dataframe()`` gives a table.
+        where truth and estimate both have data. ``.to_dataframe()`` gives a table,
+        ``.sel({"method": "default"})`` one method (``method=`` is an argument of xarray's own).
 
     Raises
     ------
@@ -82,7 +84,7 @@ def evaluate(
     if border < 0 or 2 * border >= side:
         raise GridError(f"border={border} leaves nothing of {side} pixels: use less, or a larger area")
     cut = {dim: slice(border, truth.sizes[dim] - border) for dim in ("y", "x")}
-    gain = _scale(recognise(coarse), bands[0], quantification).gain
+    gain = scale_of(recognise(coarse), bands[0], quantification).gain
     scores = []
     for method in methods:
         sr = superresolve(
@@ -96,6 +98,8 @@ def evaluate(
         )
         scores.append(compare(sr.isel(cut), truth.isel(cut), ratio=scale, gain=gain))
     names = [method if isinstance(method, str) else method.name for method in methods]
-    out = xr.concat(scores, dim=xr.Variable("method", names))
+    out: xr.Dataset = xr.concat(scores, dim=xr.Variable("method", names))
     out.attrs = {"scale": scale, "operator": operator, "border": border}
-    return out.compute() if compute else out
+    if compute:
+        out = out.compute()
+    return out

@@ -62,9 +62,11 @@ def axes_of(da: xr.DataArray, label: str) -> Axes:
     others = [d for d in da.dims if d not in (first, second)]
     if len(others) > 1:
         raise TimeError(f"{label} has dims {da.dims}: at most one dim besides rows and columns can be used")
-    if _role(da, first) == "x" or _role(da, second) == "y":
-        first, second = second, first
-    elif _role(da, first) is None and _slope(da, first) > 0 > _slope(da, second):
+    if (
+        _role(da, first) == "x"
+        or _role(da, second) == "y"
+        or (_role(da, first) is None and _slope(da, first) > 0 > _slope(da, second))
+    ):
         first, second = second, first
     return Axes(first, second, others[0] if others else None)
 
@@ -157,7 +159,9 @@ def crs_of(da: xr.DataArray, *contexts: Mapping[Any, Any]) -> Any | None:
     found = da.rio.crs
     if found is not None:
         return found
-    said: list[Any] = [da.coords[n].item() for n in ("epsg", "proj:epsg", "proj:code") if n in da.coords and da.coords[n].ndim == 0]
+    said: list[Any] = [
+        da.coords[n].item() for n in ("epsg", "proj:epsg", "proj:code") if n in da.coords and da.coords[n].ndim == 0
+    ]
     for attrs in (da.attrs, *contexts):
         said += [attrs[n] for n in ("proj:code", "proj:epsg", "epsg", "crs") if attrs.get(n)]
         nested = attrs.get("other_metadata")

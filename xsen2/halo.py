@@ -127,7 +127,7 @@ def map_windows(
             key = (name, 0, *date, i, j)
             graph[key] = Task(key, _run, func, tuple(layout), *refs)
     out_chunks = ((bands,), *lead, *(tuple(n // per_pixel for n in c) for c in chunks))
-    arrays = [a for layer in layers for a in layer.arrays]
+    arrays: list[Any] = [a for layer in layers for a in layer.arrays]
     meta = np.empty((0,) * len(out_chunks), dtype=dtype)
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=arrays), name, out_chunks, meta=meta)
 

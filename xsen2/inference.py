@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from xsen2.errors import MethodError, WeightsError
-from xsen2.protocol import Array
 from xsen2.networks import Card
+from xsen2.protocol import Array
 
 __all__ = ["best_device", "best_dtype", "infer", "load"]
 
@@ -38,9 +38,11 @@ def best_device(device: str = "auto") -> torch.device:
         try:
             found = torch.device(device)
         except RuntimeError as error:
-            raise MethodError(f"device={device!r} is not a device of torch: use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
-        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(found.type, lambda: True)()
-        if not there:
+            raise MethodError(
+                f"device={device!r} is not a device of torch: use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
+            ) from error
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not there.get(found.type, True):
             raise MethodError(f"device={device!r} is not available on this machine: use device='auto'")
         return found
     if torch.cuda.is_available():
@@ -137,7 +139,9 @@ def infer(card: Card, a: Array, b: Array, c: Array, *, device: str = "auto", dty
         for group, size in _patches(height, width, halo, ratio, where.type):
             batch = []
             for x, factor in layers:
-                cut = [x[:, y // factor : (y + size[0]) // factor, z // factor : (z + size[1]) // factor] for y, z in group]
+                cut = [
+                    x[:, y // factor : (y + size[0]) // factor, z // factor : (z + size[1]) // factor] for y, z in group
+                ]
                 batch.append(torch.from_numpy(np.stack(cut)).to(where, non_blocking=True) / GAIN)
             result = (network(*batch)[..., halo : size[0] - halo, halo : size[1] - halo] * GAIN).cpu().numpy()
             if out is None:
@@ -148,7 +152,9 @@ def infer(card: Card, a: Array, b: Array, c: Array, *, device: str = "auto", dty
     return out
 
 
-def _patches(height: int, width: int, halo: int, ratio: int, kind: str) -> Iterator[tuple[list[tuple[int, int]], tuple[int, int]]]:
+def _patches(
+    height: int, width: int, halo: int, ratio: int, kind: str
+) -> Iterator[tuple[list[tuple[int, int]], tuple[int, int]]]:
     """Corners of patches of one size, with their halo, in batches: the last one overlaps its neighbour."""
     starts, size = [], []
     for total in (height - 2 * halo, width - 2 * halo):

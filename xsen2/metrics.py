@@ -1,25 +1,21 @@
 """How far an estimate is from the truth: sums that merge over any blocks, finished once.
 
-The numpy core is `State`: one block gives a state, states merge, the last one is finished. The dask
-layer, `compare`, makes one state per block and merges them in a tree. Averaging the RMSE, SRE or PSNR
-of blocks would be wrong.
+One block gives a `State`, states merge, the last one is finished. Averaging the RMSE, SRE or PSNR of
+blocks would be wrong. Numpy only; `xsen2.compare` puts it over datasets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
-from xsen2.errors import BandError, GridError
+from xsen2.errors import GridError
 
-__all__ = ["PEAK", "PER_BAND", "SPECTRAL", "State", "compare"]
+__all__ = ["HALO", "PEAK", "PER_BAND", "ROWS", "SPECTRAL", "State", "merge"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,13 +41,16 @@ SPECTRAL: dict[str, tuple[str, str]] = {
 """Metrics over all bands together."""
 
 _WINDOW = 8  # of UIQ; a power of two, see _box
-_HALO = _WINDOW - 1
+HALO = _WINDOW - 1
+"""Pixels below and to the right of a block that windows which start in it may read."""
+
 _FLAT = 1e-12  # variances below this share of the mean square are rounding
 
 # A state is a float64 array (rows, bands). The first row counts; means and centred second moments
 # merge after Chan et al.; the rest are plain sums. x is the truth, y the estimate.
 _N, _MEAN_X, _MEAN_Y, _M2_X, _M2_Y, _C_XY, _SSE, _UIQ, _WINDOWS, _ANGLE, _ANGLES = range(11)
-_ROWS = 11
+ROWS = 11
+"""Rows of a state."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +100,13 @@ class State:
         """
         ys, xs = np.asarray(estimate), np.asarray(truth)
         if xs.ndim != 3 or xs.shape != ys.shape:
-            raise GridError(
-                f"estimate {ys.shape} and truth {xs.shape} must both be (band, H, W): cut them to one grid"
-            )
+            raise GridError(f"estimate {ys.shape} and truth {xs.shape} must both be (band, H, W): cut them to one grid")
         mask = np.isfinite(xs) & np.isfinite(ys)
         if valid is not None:
             mask &= np.asarray(valid, bool)
         rows, cols = own or xs.shape[1:]
-        inside = np.s_[:rows, :cols]
-        values = np.zeros((_ROWS, len(xs)))
+        inside = slice(rows), slice(cols)
+        values = np.zeros((ROWS, len(xs)))
         for band, (y, x, seen) in enumerate(zip(ys, xs, mask, strict=True)):
             # float64 before anything is subtracted: unsigned integers wrap.
             x, y = np.where(seen, x, 0).astype(np.float64), np.where(seen, y, 0).astype(np.float64)
@@ -121,7 +118,7 @@ class State:
     @staticmethod
     def merge(states: Iterable[State]) -> State:
         """State of all the pixels of several states, in any order."""
-        return State(_merge(np.stack([state.values for state in states])))
+        return State(merge(np.stack([state.values for state in states])))
 
     def finish(self, ratio: float | None = None) -> dict[str, Any]:
         """Every metric: arrays ``(band,)`` for those of `PER_BAND`, numbers for those of `SPECTRAL`.
@@ -154,126 +151,9 @@ class State:
             }
 
 
-def compare(estimate: xr.Dataset, truth: xr.Dataset, *, ratio: float, gain: float = 1.0) -> xr.Dataset:
-    """Metrics of an estimate against the truth, lazily; all dates pooled.
-
-    Parameters
-    ----------
-    estimate, truth : xarray.Dataset
-        The same bands on the same grid, ``(time, y, x)`` or ``(y, x)`` each, NaN for nodata. Bands
-        that only one of them has are left out.
-    ratio : float
-        Coarse over fine pixel size, for ERGAS.
-    gain : float
-        DN per unit of the pixels: 10000 for reflectance.
-
-    Returns
-    -------
-    xarray.Dataset
-        float64, dask-backed: `PER_BAND` with dims ``(band,)``, `SPECTRAL` without dims. The same to
-        1e-9 however the arrays are chunked.
-
-    Raises
-    ------
-    BandError
-        If they have no band in common.
-    GridError
-        If a band has another shape in each.
-
-    Examples
-    --------
-    >>> import xsen2
-    >>> truth = xsen2.sample(truth=True)[["B02", "B03"]]
-    >>> float(compare(truth + 3, truth, ratio=2)["rmse"].mean().round(3))
-    3.0
-    """
-    names = [name for name in truth.data_vars if name in estimate]
-    if not names:
-        raise BandError(
-            f"the estimate has {', '.join(map(str, estimate.data_vars))}, the truth "
-            f"{', '.join(map(str, truth.data_vars))}: there is nothing to compare"
-        )
-    for name in names:
-        if estimate[name].shape != truth[name].shape:
-            raise GridError(
-                f"{name}: the estimate is {estimate[name].shape}, the truth {truth[name].shape}: "
-                "both must be on the same grid"
-            )
-    arrays = [da.asarray(ds[name].data) for ds in (estimate, truth) for name in names]
-    state = _reduce(arrays, gain)
-    kinds = [*PER_BAND, *SPECTRAL]
-    table = state.map_blocks(
-        _finish, ratio, chunks=((len(kinds),), (len(names),)), dtype=np.float64, meta=np.empty((0, 0))
-    )
-    out = xr.Dataset(coords={"band": [str(name) for name in names]})
-    for row, (name, (long_name, units)) in enumerate((PER_BAND | SPECTRAL).items()):
-        data = (("band",), table[row]) if name in PER_BAND else ((), table[row, 0])
-        out[name] = xr.Variable(*data, {"long_name": long_name, "units": units})
-    return out
-
-
-def _finish(values: Floats, ratio: float) -> Floats:
-    found = State(values).finish(ratio)
-    return np.stack([np.broadcast_to(found[name], values.shape[1:]) for name in (*PER_BAND, *SPECTRAL)])
-
-
-def _reduce(arrays: Sequence[da.Array], gain: float) -> da.Array:
-    """State ``(rows, bands)`` of the estimates, which come first, against the truths."""
-    arrays = [a[None] if a.ndim == 2 else a for a in arrays]
-    chunks = ((1,) * arrays[0].shape[0], _wide(arrays[0].chunks[1]), _wide(arrays[0].chunks[2]))
-    # A window belongs to the block in which it starts, so blocks need context on two sides only.
-    depth = {0: 0, 1: (0, _HALO), 2: (0, _HALO)}
-    wide = [da.overlap.overlap(a.rechunk(chunks), depth, "none", allow_rechunk=False) for a in arrays]
-    states = da.map_blocks(
-        partial(_block, gain=gain, own=chunks[1:]),
-        *wide,
-        new_axis=[3, 4],
-        chunks=(*((1,) * len(c) for c in chunks), (_ROWS,), (len(arrays) // 2,)),
-        dtype=np.float64,
-        meta=np.empty((0,) * 5),
-    )
-    return da.reduction(
-        states,
-        chunk=lambda x, axis, keepdims: x,
-        combine=_merge_blocks,
-        aggregate=_merge_blocks,
-        axis=(0, 1, 2),
-        dtype=np.float64,
-        meta=np.empty((0, 0)),
-    )
-
-
-def _wide(chunks: tuple[int, ...]) -> tuple[int, ...]:
-    """Chunks of at least a halo's width: what is narrower joins its neighbour."""
-    out: list[int] = []
-    for size in chunks:
-        if out and (size < _HALO or out[-1] < _HALO):
-            out[-1] += size
-        else:
-            out.append(size)
-    return tuple(out)
-
-
-def _block(
-    *arrays: npt.NDArray[Any], gain: float, own: tuple[tuple[int, ...], ...], block_id: tuple[int, ...]
-) -> Floats:
-    estimate, truth = (
-        np.stack([a[0] for a in half]) for half in (arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :])
-    )
-    if gain != 1:
-        estimate, truth = estimate * np.float64(gain), truth * np.float64(gain)
-    rows, cols = (sizes[i] for sizes, i in zip(own, block_id[1:3], strict=True))
-    return State.of(estimate, truth, own=(rows, cols)).values[None, None, None]
-
-
-def _merge_blocks(x: Floats, axis: tuple[int, ...], keepdims: bool) -> Floats:
-    merged = _merge(x.reshape(-1, *x.shape[3:]))
-    return merged[None, None, None] if keepdims else merged
-
-
-def _merge(values: Floats) -> Floats:
-    """Merge states ``(state, rows, bands)``: Chan, Golub & LeVeque (1983), for many at once."""
-    out = values.sum(axis=0)
+def merge(values: Floats) -> Floats:
+    """Merge the values of states, ``(state, ROWS, band)``: Chan, Golub & LeVeque (1983), for many at once."""
+    out: Floats = values.sum(axis=0)
     n, total = values[:, _N], np.maximum(out[_N], 1)
     out[_MEAN_X] = (n * values[:, _MEAN_X]).sum(axis=0) / total
     out[_MEAN_Y] = (n * values[:, _MEAN_Y]).sum(axis=0) / total
@@ -288,10 +168,11 @@ def _moments(x: Floats, y: Floats) -> tuple[float, ...]:
     """The rows up to _SSE, of valid pixels."""
     if not x.size:
         return (0.0,) * (_SSE + 1)
-    mean_x, mean_y = x.mean(), y.mean()
+    mean_x, mean_y = float(x.mean()), float(y.mean())
     error = y - x
     dx, dy = x - mean_x, y - mean_y
-    return (x.size, mean_x, mean_y, dx @ dx, dy @ dy, dx @ dy, error @ error)
+    sums = (float(np.dot(a, b)) for a, b in ((dx, dx), (dy, dy), (dx, dy), (error, error)))
+    return (float(x.size), mean_x, mean_y, *sums)
 
 
 def _box(values: Floats) -> Floats:
@@ -303,9 +184,7 @@ def _box(values: Floats) -> Floats:
     for axis in (0, 1):
         for step in (1, 2, 4):
             n = values.shape[axis] - step
-            head, tail = [slice(None)] * 2, [slice(None)] * 2
-            head[axis], tail[axis] = slice(0, max(n, 0)), slice(step, None)
-            values = values[tuple(head)] + values[tuple(tail)]
+            values = values[:n] + values[step:] if axis == 0 else values[:, :n] + values[:, step:]
     return values
 
 
@@ -318,7 +197,7 @@ def _uiq(x: Floats, y: Floats, seen: npt.NDArray[np.bool_], rows: int, cols: int
     if min(x.shape) < _WINDOW:
         return 0.0, 0
     n = _WINDOW**2
-    whole = _box(seen.astype(np.float64))[:rows, :cols] == n
+    whole = np.equal(_box(seen.astype(np.float64))[:rows, :cols], n)
     sx, sy, sxx, syy, sxy = (_box(v)[:rows, :cols][whole] for v in (x, y, x * x, y * y, x * y))
     means, energy = sx * sy, sx * sx + sy * sy
     spread = n * (sxx + syy) - energy
@@ -333,7 +212,7 @@ def _angles(
     xs: npt.NDArray[Any], ys: npt.NDArray[Any], mask: npt.NDArray[np.bool_], inside: tuple[slice, slice]
 ) -> tuple[float, int]:
     """Sum of spectral angles in radians over pixels valid in all bands, and their count."""
-    seen = mask.all(axis=0)[inside]
+    seen = np.all(mask, axis=0)[inside]
     x, y = (v[:, inside[0], inside[1]][:, seen].astype(np.float64) for v in (xs, ys))
     length_x, length_y = np.sqrt((x * x).sum(axis=0)), np.sqrt((y * y).sum(axis=0))
     nonzero = (length_x > 0) & (length_y > 0)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xsen2.bands import grid_of
-from xsen2.errors import BandError, MethodError
-from xsen2.protocol import Method, finest_halo
 from xsen2.classical.bicubic import Bicubic
+from xsen2.errors import BandError, MethodError
 from xsen2.networks import DEFAULT, cards, network_methods
+from xsen2.protocol import Method, finest_halo
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,5 +104,7 @@ def resolve(method: str | Method, bands: Sequence[str], device: str = "auto", dt
     missing = [b for b in bands if b not in made]
     if missing:
         grids = ", ".join(f"{b} ({grid_of(b)} m)" for b in missing)
-        raise BandError(f"method {found[0].name if found else method!r} does not make {grids}: it makes {', '.join(sorted(made))}")
+        raise BandError(
+            f"method {found[0].name if found else method!r} does not make {grids}: it makes {', '.join(sorted(made))}"
+        )
     return found

@@ -14,16 +14,16 @@ import xarray as xr
 
 from xsen2.bands import BANDS, GRIDS, canonical, grid_of
 from xsen2.cube import DIMS, Cube, recognise, write_crs
-from xsen2.errors import BandError, MethodError, RadiometryError
-from xsen2.grid import nodata_of
+from xsen2.errors import BandError, MethodError
 from xsen2.halo import Layer, map_windows, split
-from xsen2.registry import resolve
+from xsen2.nodata import fill
 from xsen2.protocol import Method, finest_halo
+from xsen2.radiometry import Scale, check_dn, scale_of, to_nan
+from xsen2.registry import resolve
 
-__all__ = ["lazy", "superresolve", "to_nan"]
+__all__ = ["lazy", "superresolve"]
 
 CHUNK = 1200  # 10 m pixels, for cubes that are not chunked yet
-_REFLECTANCE = 2.0  # DN: a float block whose largest value is below this holds reflectance
 
 
 def superresolve(
@@ -85,7 +85,7 @@ def superresolve(
         raise MethodError(f"dtype={dtype!r}: use 'auto', 'float32', 'bfloat16' or 'float16'")
     targets = _targets(cube, bands)
     chunks = _chunks(cube)
-    scales = {band: _scale(cube, band, quantification) for band in cube.bands}
+    scales = {band: scale_of(cube, band, quantification) for band in cube.bands}
     made: dict[str, da.Array] = {}
     used: dict[str, str] = {}
     for one in resolve(method, targets, device, dtype):
@@ -149,45 +149,12 @@ def _chunks(cube: Cube) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """DN = gain * value + offset; `nodata` is a value, before that. `sure`: the metadata say so."""
-
-    gain: float
-    offset: float
-    nodata: float | None
-    sure: bool
-
-
-def _scale(cube: Cube, band: str, quantification: float | None) -> _Scale:
-    array, name = cube.bands[band], cube.names[band]
-    nodata = nodata_of(array)
-    integer = np.issubdtype(array.dtype, np.integer)
-    if array.dtype.kind not in "iuf":
-        raise RadiometryError(f"{name} is of dtype {array.dtype}: reflectance or DN are needed")
-    gain, offset = array.attrs.get("scale_factor"), array.attrs.get("add_offset", 0.0)
-    if gain is not None or offset:
-        raise RadiometryError(
-            f"{name} still has scale_factor={gain} and add_offset={offset} in its attributes, so its values are raw: "
-            "open it with mask_and_scale=True, or apply them and drop the attributes"
-        )
-    if quantification is not None:
-        if not quantification > 0:
-            raise RadiometryError(f"quantification={quantification}: use 10000 for DN, 1 for reflectance")
-        return _Scale(10000.0 / quantification, 0.0, nodata, True)
-    decoded = array.encoding.get("scale_factor")
-    if not integer and decoded is not None and abs(decoded) < 0.01:
-        # CF decoding has multiplied by 0.0001: what is left is reflectance.
-        return _Scale(10000.0, 0.0, nodata, True)
-    return _Scale(1.0, 0.0, nodata, bool(integer))
-
-
-@dataclass(frozen=True)
 class _Block:
     """What a task does with its windows: to DN, fill, run the method, cut the halo off, back to units."""
 
     method: Method
     grids: tuple[tuple[int, ...], ...]  # per window: its gsd, and how many bands
-    scales: tuple[tuple[_Scale, ...], ...]  # per window, per band
+    scales: tuple[tuple[Scale, ...], ...]  # per window, per band
     halo: int  # of the method, in finest pixels
 
     def __call__(self, windows: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
@@ -205,7 +172,7 @@ class _Block:
         for window, (gsd, _), scales in zip(windows, self.grids, self.scales, strict=True):
             inputs[gsd], seen[gsd] = self._dn(window, scales)
             if gsd == 10 and not scales[0].sure:
-                _check_dn(inputs[gsd], seen[gsd])
+                check_dn(inputs[gsd], seen[gsd])
             factor = gsd // 10
             m = margin // factor
             inner = seen[gsd][:, m : seen[gsd].shape[1] - m, m : seen[gsd].shape[2] - m].all(axis=0)
@@ -225,7 +192,7 @@ class _Block:
         return np.where(core, out if gain == 1 else out / np.float32(gain), np.float32(np.nan))
 
     def _dn(
-        self, window: npt.NDArray[Any], scales: tuple[_Scale, ...]
+        self, window: npt.NDArray[Any], scales: tuple[Scale, ...]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         dn = np.empty(window.shape, np.float32)
         seen = np.empty(window.shape, bool)
@@ -237,18 +204,8 @@ class _Block:
         return dn, seen
 
 
-def _check_dn(x: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_]) -> None:
-    """Refuse reflectance where DN are needed. Only networks, which are not linear, read the 10 m bands."""
-    top = float(np.abs(x, where=seen, out=np.zeros_like(x)).max(initial=0))
-    if 0 < top < _REFLECTANCE and not (x[seen] == np.round(x[seen])).all():
-        raise RadiometryError(
-            f"the largest value in a block of the 10 m bands is {top:.3g}: that looks like reflectance, not DN "
-            "(10000 x reflectance). Say superresolve(quantification=1), or quantification=10000 if it is DN"
-        )
-
-
 def _apply(
-    cube: Cube, method: Method, chunks: tuple[tuple[int, ...], tuple[int, ...]], scales: dict[str, _Scale]
+    cube: Cube, method: Method, chunks: tuple[tuple[int, ...], tuple[int, ...]], scales: dict[str, Scale]
 ) -> da.Array:
     """One task per block: ``(produces, [time,] y, x)``."""
     halo = finest_halo(method)
@@ -272,23 +229,15 @@ def _apply(
     )
 
 
-def _passed(cube: Cube, band: str, chunks: tuple[tuple[int, ...], tuple[int, ...]], scale: _Scale) -> da.Array:
+def _passed(cube: Cube, band: str, chunks: tuple[tuple[int, ...], tuple[int, ...]], scale: Scale) -> da.Array:
     """A native 10 m band: the same values in float32, NaN for nodata."""
     data = lazy(cube.bands[band].data)
     data = data.rechunk({data.ndim - 2: chunks[0], data.ndim - 1: chunks[1]})
     return da.map_blocks(to_nan, data, scale.nodata, dtype=np.float32, meta=np.empty((0,) * data.ndim, np.float32))
 
 
-def to_nan(x: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.float32]:
-    """Values as float32, NaN where they are `nodata`."""
-    out = x.astype(np.float32)
-    if nodata is not None:
-        out[x == nodata] = np.nan
-    return out
-
-
 def _repeat(x: npt.NDArray[Any], ratio: int) -> npt.NDArray[Any]:
-    return x.repeat(ratio, axis=-2).repeat(ratio, axis=-1)
+    return np.repeat(np.repeat(x, ratio, axis=-2), ratio, axis=-1)
 
 
 def _nearest(array: xr.DataArray, gsd: int, chunks: tuple[tuple[int, ...], tuple[int, ...]]) -> da.Array:
@@ -300,7 +249,10 @@ def _nearest(array: xr.DataArray, gsd: int, chunks: tuple[tuple[int, ...], tuple
 
 
 def _assemble(
-    cube: Cube, made: dict[str, da.Array], chunks: tuple[tuple[int, ...], tuple[int, ...]], used: dict[str, str]
+    cube: Cube,
+    made: dict[str, da.Array],
+    chunks: tuple[tuple[int, ...], tuple[int, ...]],
+    used: dict[str, str],
 ) -> xr.Dataset:
     lead = () if cube.time is None else ("time",)
     size = round(cube.resolution) if cube.resolution == round(cube.resolution) else cube.resolution

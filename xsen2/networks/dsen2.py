@@ -96,4 +96,4 @@ class DSen2(nn.Module):
             inputs.append(upsample(c, 6))
         x = torch.cat(inputs, dim=1).to(self.head.weight.dtype, memory_format=torch.channels_last)
         residual = self.tail(self.body(F.relu(self.head(x))))
-        return inputs[-1] + residual.float()
+        return torch.add(inputs[-1], residual.float())

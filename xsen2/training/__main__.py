@@ -15,7 +15,7 @@ from xsen2.training.fit import Recipe, Stage, fit
 from xsen2.training.patches import Blur, Pair, pairs, read_scenes
 
 RECIPES = {
-    2: Recipe(2, (Stage(32, 3000, 1e-3), Stage(64, 2000, 5e-4), Stage(128, 1000, 3e-4))),
+    2: Recipe(2, (Stage(32, 3000, 1e-3), Stage(64, 2000, 5e-4), Stage(128, 600, 3e-4))),
     # Few L2A scenes are large enough for the 60 m bands, hence the haze.
     6: Recipe(6, (Stage(32, 3000, 1e-3), Stage(64, 1200, 5e-4), Stage(128, 500, 3e-4)), haze=0.5),
 }
@@ -30,8 +30,15 @@ BLURS = (
 
 
 @click.command()
-@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder with train/ and validation/.")
-@click.option("--ratio", type=click.Choice(["2", "6"]), required=True, help="2: the 20 m bands; 6: the 60 m bands.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="Folder with train/ and validation/.",
+)
+@click.option(
+    "--ratio", type=click.Choice(["2", "6"]), required=True, help="2: the 20 m bands; 6: the 60 m bands."
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoint and log.")
 @click.option("--threads", type=int, help="Threads of torch; all cores by default.")
 def main(data: Path, ratio: str, out: Path, threads: int | None) -> None:
@@ -45,7 +52,15 @@ def main(data: Path, ratio: str, out: Path, threads: int | None) -> None:
     for i, scene in enumerate(read_scenes(data / "validation")):
         validation += pairs(scene, scale, [Blur("dsen2" if i % 2 else "mtf")])
     click.echo(f"{len(train)} scenes to train on, {len(validation)} to validate on")
-    weights = fit(lambda features: DSen2(scale, features=features), train, validation, recipe, out, every=250, threads=threads)
+    weights = fit(
+        lambda features: DSen2(scale, features=features),
+        train,
+        validation,
+        recipe,
+        out,
+        every=250,
+        threads=threads,
+    )
     export(weights, recipe, out, [p[0].name for p in train])
 
 

@@ -72,7 +72,11 @@ def _score(network: nn.Module, pairs: Sequence[Pair]) -> float:
     network.eval()
     with torch.inference_mode():
         for pair in pairs:
-            inputs = [torch.from_numpy(np.ascontiguousarray(z))[None] for z in (pair.a, pair.b, pair.c) if z is not None]
+            inputs = [
+                torch.from_numpy(np.ascontiguousarray(z))[None]
+                for z in (pair.a, pair.b, pair.c)
+                if z is not None
+            ]
             error = (network(*inputs)[0].numpy() - pair.truth)[:, pair.weight > 0]
             scores.append(float(np.sqrt(np.mean(error.astype(np.float64) ** 2))))
     network.train()
@@ -138,7 +142,14 @@ def fit(
             optimiser.load_state_dict(state["optimiser"])
             average, first = state["average"], state["step"]
         stream = batches(
-            train, recipe.ratio, recipe.batch, recipe.patch, recipe.seed, done_before + first, recipe.noise, recipe.haze
+            train,
+            recipe.ratio,
+            recipe.batch,
+            recipe.patch,
+            recipe.seed,
+            done_before + first,
+            recipe.noise,
+            recipe.haze,
         )
         losses: list[float] = []
         label = f"{recipe.ratio}x, {stage.features} features"
@@ -146,7 +157,9 @@ def fit(
             for step in bar:
                 for group in optimiser.param_groups:
                     group["lr"] = _warmup_cosine(step, stage)
-                a, b, c, truth, weight = (None if z is None else torch.from_numpy(np.ascontiguousarray(z)) for z in next(stream))
+                a, b, c, truth, weight = (
+                    None if z is None else torch.from_numpy(np.ascontiguousarray(z)) for z in next(stream)
+                )
                 assert truth is not None and weight is not None
                 error = (network(a, b, c) - truth).abs() * weight[:, None]
                 loss = error.sum() / (weight.sum() * truth.shape[1]).clamp(min=1)

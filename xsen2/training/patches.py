@@ -87,9 +87,7 @@ def _degrade(bands: Array, gsd: int, ratio: int, how: Blur) -> Array:
     # A shift is of the whole scene: the same metres on every grid.
     out = []
     for name, band in zip(GRIDS[gsd], bands, strict=True):
-        rows, cols = (
-            taps(name, ratio, how.operator, blur=how.blur, shift=s * 10 / gsd) for s in how.shift
-        )
+        rows, cols = (taps(name, ratio, how.operator, blur=how.blur, shift=s * 10 / gsd) for s in how.shift)
         out.append(degrade_array(band, *rows, ratio, columns=cols))
     return np.stack(out)
 
@@ -153,7 +151,14 @@ def _clear(inputs: list[Array], truth: Array, rng: np.random.Generator) -> tuple
 
 
 def batches(
-    data: list[list[Pair]], ratio: int, size: int, patch: int, seed: int, start: int = 0, noise: float = 0.0, haze: float = 0.0
+    data: list[list[Pair]],
+    ratio: int,
+    size: int,
+    patch: int,
+    seed: int,
+    start: int = 0,
+    noise: float = 0.0,
+    haze: float = 0.0,
 ) -> Iterator[tuple[Array, Array, Array | None, Array, Array]]:
     """Random patches for ever: ``(a, b, c, truth, weight)``, each with a leading batch axis.
 
@@ -182,7 +187,9 @@ def batches(
             pair = data[which][rng.integers(len(data[which]))]
             side = min(patch, *(n // ratio * ratio for n in pair.weight.shape))
             if side < patch:
-                raise SourceError(f"scene {pair.name} is smaller than a patch of {patch}: use smaller patches")
+                raise SourceError(
+                    f"scene {pair.name} is smaller than a patch of {patch}: use smaller patches"
+                )
             y, x = (int(rng.integers((n - patch) // ratio + 1)) * ratio for n in pair.weight.shape)
             turn = int(rng.integers(8))
 
@@ -196,7 +203,15 @@ def batches(
             truth = cut(pair.truth, 1)
             if haze and rng.random() < haze:
                 inputs, truth = _clear(inputs, truth, rng)
-            rows.append((inputs[0], inputs[1], inputs[2] if len(inputs) == 3 else None, truth, cut(pair.weight, 1)))
-        a, b, c, truth, weight = zip(*rows, strict=True)
-        yield np.stack(a), np.stack(b), None if c[0] is None else np.stack(c), np.stack(truth), np.stack(weight)
+            rows.append(
+                (inputs[0], inputs[1], inputs[2] if len(inputs) == 3 else None, truth, cut(pair.weight, 1))
+            )
+        a, b, c, truths, weights = zip(*rows, strict=True)
+        yield (
+            np.stack(a),
+            np.stack(b),
+            None if c[0] is None else np.stack(c),
+            np.stack(truths),
+            np.stack(weights),
+        )
         step += 1

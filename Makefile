@@ -1,0 +1,53 @@
+# Each target sets up all it needs in $(VENV), with a Python of 3.11 or later, pip and make.
+#   make demo     run the main job on the built-in sample, into demo-out/
+#   make test     the whole suite; ARGS="-k halo -x" passes arguments on to pytest
+#   make lint     style;  make types  type checks;  make format  put the style right
+#   make bench    every benchmark script
+#   make clean    remove the environment and what the targets wrote
+
+SHELL := /bin/bash
+VENV  ?= .venv
+BIN   := $(VENV)/bin
+
+ifndef PYTHON
+PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+endif
+
+.DEFAULT_GOAL := test
+.PHONY: demo test lint types format bench clean
+
+demo: $(VENV)/.stamp-demo
+	$(BIN)/xsen2 demo --out demo-out
+
+test: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.stamp-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.stamp-test
+	$(BIN)/mypy
+
+format: $(VENV)/.stamp-test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.stamp-test
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf $(VENV) demo-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch comes first and alone, at the constrained version: so pip settles on the build that it finds for
+# this machine, and nothing that follows can exchange it.
+$(VENV)/.stamp-torch: constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python of 3.11 or later found: install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt torch
+	touch $@
+
+$(VENV)/.stamp-%: pyproject.toml constraints.txt $(VENV)/.stamp-torch
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$*]'
+	touch $@

@@ -1,0 +1,54 @@
+"""What several test files share: the real scenes beside the repository, served by a STAC API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# The tests are not a package, and helper modules are imported by their bare names.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import scenes
+import stac_api
+
+
+@dataclass(frozen=True)
+class City:
+    """Two dates of a real city in a STAC API on this machine.
+
+    Search `collection` at `url` for `bbox` and `datetime`; `truth` holds the pixels by date.
+    """
+
+    url: str
+    collection: str
+    bbox: tuple[float, float, float, float]
+    datetime: str
+    truth: tuple[scenes.Scene, scenes.Scene]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real scenes and fixtures; skips where it is not there."""
+    if reason := scenes.missing():
+        pytest.skip(reason)
+    return scenes.SHARED
+
+
+@pytest.fixture(scope="session")
+def city(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
+    """A STAC API with two dates of a real city."""
+    folder = tmp_path_factory.mktemp("city")
+    items = scenes.city_items(folder)
+    first, second = (scenes.real(f"{scenes.CITY}_{i}") for i in (1, 2))
+    with stac_api.serve(items, folder) as url:
+        yield City(url, items[0]["collection"], first.lonlat(), "2016-01-01/2017-12-31", (first, second))
+
+
+@pytest.fixture(scope="session")
+def stac_url(city: City) -> str:
+    """Address of the STAC API that serves `city`; examples read it from ``XSEN2_STAC_URL``."""
+    return city.url

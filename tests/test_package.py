@@ -1,0 +1,130 @@
+"""The package as a whole: what importing it costs, what the wheel holds, what is documented."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import xsen2
+from xsen2.protocol import Method
+
+ROOT = Path(__file__).parents[1]
+
+#: Slow or optional: a function that needs one of them imports it when it is called.
+HEAVY = {
+    "dask_cuda",
+    "distributed",
+    "hypothesis",
+    "matplotlib",
+    "odc",
+    "pystac",
+    "pystac_client",
+    "safetensors",
+    "scipy",
+    "shapely",
+    "spyndex",
+    "stackstac",
+    "starlette",
+    "torch",
+    "uvicorn",
+    "zarr",
+}
+
+
+def imported_by(statement: str) -> set[str]:
+    """Names of the modules that a fresh interpreter holds after `statement`."""
+    code = f"{statement}\nimport sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def modules() -> list[ModuleType]:
+    """Every module of the package."""
+    found = pkgutil.walk_packages(xsen2.__path__, prefix="xsen2.")
+    return [xsen2, *(importlib.import_module(info.name) for info in found)]
+
+
+def public_objects() -> dict[str, object]:
+    """Public functions, classes and methods, by the dotted name of where they are defined."""
+    found: dict[str, object] = {}
+    for module in modules():
+        for name, item in vars(module).items():
+            if name.startswith("_") or getattr(item, "__module__", None) != module.__name__:
+                continue
+            if inspect.isfunction(item) or inspect.isclass(item):
+                found[f"{module.__name__}.{name}"] = item
+            if inspect.isclass(item):
+                for method, function in vars(item).items():
+                    documented = hasattr(Method, method)  # by the protocol, once for all
+                    if inspect.isroutine(function) and not method.startswith("_") and not documented:
+                        found[f"{module.__name__}.{name}.{method}"] = getattr(item, method)
+    return found
+
+
+def test_import_adds_nothing_heavy() -> None:
+    own = imported_by("import xsen2") - imported_by("import xarray, dask.array, rioxarray")
+    assert "xsen2.accessors" in own  # the accessors are registered by the import alone
+    assert sorted(own & HEAVY) == []
+
+
+def test_torch_is_never_imported_with_the_package() -> None:
+    assert "torch" not in imported_by("import xsen2")
+
+
+def test_version_is_stated_alike() -> None:
+    # The wheel takes it from the package, see the wheel's test.
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.+)$", citation, re.MULTILINE) == [xsen2.__version__]
+    assert f"## [{xsen2.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_public_names_exist_and_are_listed() -> None:
+    assert sorted(set(xsen2.__all__)) == sorted(xsen2.__all__)
+    assert [name for name in xsen2.__all__ if not hasattr(xsen2, name)] == []
+
+
+def test_wheel_holds_the_whole_package(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if name.startswith("xsen2/")}
+        metadata = archive.read(f"xsen2-{xsen2.__version__}.dist-info/METADATA").decode()
+
+    source = {p.relative_to(ROOT).as_posix() for p in (ROOT / "xsen2").rglob("*") if p.is_file()}
+    source = {name for name in source if not re.search(r"__pycache__|\.ipynb_checkpoints", name)}
+    assert held == source
+    assert "xsen2/py.typed" in held
+    assert any(name.endswith(".safetensors") for name in held), "no trained weights in the wheel"
+    assert "License-Expression: Apache-2.0" in metadata
+
+
+def test_every_public_object_has_a_docstring() -> None:
+    bare = [name for name, item in public_objects().items() if not (inspect.getdoc(item) or "").strip()]
+    assert bare == []
+
+
+@pytest.mark.parametrize("name", sorted(n for n in xsen2.__all__ if inspect.isfunction(getattr(xsen2, n))))
+def test_public_functions_show_an_example(name: str) -> None:
+    assert ">>>" in (inspect.getdoc(getattr(xsen2, name)) or "")
+
+
+def test_method_of_the_contributing_guide_works() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    names: dict[str, type] = {}
+    exec(example, names)
+
+    cube = xsen2.sample()
+    sharp = cube.dsen2.superresolve(bands=["B11"], method=names["Nearest"]())
+    expected = cube["B11"].values.repeat(2, axis=-2).repeat(2, axis=-1)
+    np.testing.assert_array_equal(sharp["B11"].values, expected)

@@ -1,0 +1,223 @@
+"""Promises 1, 2, 3 and 6 of the library, for every method there is, over random cubes."""
+
+from __future__ import annotations
+
+import sys
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from cubes import change, make_cube, no_compute
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import xsen2
+from xsen2.bands import A, B, BANDS, C, grid_of
+from xsen2.cube import recognise
+from xsen2.protocol import finest_halo
+from xsen2.registry import resolve
+
+METHODS = [m for m in xsen2.methods().index if m != "default"]
+KINDS = xsen2.methods()["kind"]
+EXAMPLES = {"network": 8, "classical": 25}
+
+
+def superresolve(ds, method, **kwargs):
+    # float32, so that what is compared does not hang on the rounding of the machine's best dtype.
+    return ds.dsen2.superresolve(method=method, dtype="float32", **kwargs)
+
+
+for_every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def few(method):
+    """Fewer examples for the methods that are slow."""
+    return settings(max_examples=EXAMPLES[KINDS[method]])
+
+
+def close(x: xr.Dataset, y: xr.Dataset, tolerance: float = 1e-3) -> None:
+    assert list(x.data_vars) == list(y.data_vars)
+    for name in x.data_vars:
+        np.testing.assert_allclose(x[name].values, y[name].values, rtol=0, atol=tolerance, err_msg=str(name))
+
+
+@for_every_method
+def test_nothing_is_computed_and_torch_stays_out(method):
+    """Promise 1: every public call on a lazy cube is lazy."""
+    ds = make_cube(6, 6, dates=2, chunks=12)
+    with no_compute():
+        sr = superresolve(ds, method)
+        assert all(dask.is_dask_collection(sr[b].data) for b in BANDS)
+        sr.dsen2.index("NDWI")
+        superresolve(ds.degrade(scale=2), method)
+        ds.degrade.pair(scale=2)
+        xsen2.canonicalise(ds)
+
+
+@for_every_method
+def test_chunks_leave_no_seam(method):
+    """Promise 2: any chunking of any grid gives the pixels of one chunk."""
+
+    @few(method)
+    @given(
+        rows=st.integers(1, 5),
+        columns=st.integers(1, 5),
+        chunks=st.tuples(st.integers(5, 40), st.integers(3, 20), st.integers(1, 6)),
+        seed=st.integers(0, 99),
+        holes=st.booleans(),
+    )
+    def check(rows, columns, chunks, seed, holes):
+        ds = make_cube(rows, columns, seed=seed)
+        if holes:
+            rng = np.random.default_rng(seed)
+            for band in ("B03", "B11", "B01"):
+                ds = change(ds, band, lambda x: np.putmask(x, rng.random(x.shape) < 0.1, np.nan))
+        whole = superresolve(ds, method).compute()
+        cut = superresolve(make_like(ds, chunks), method)
+        close(cut.compute(), whole)
+
+    check()
+
+
+def make_like(ds, chunks):
+    y = {10: ("y", "x"), 20: ("y_20m", "x_20m"), 60: ("y_60m", "x_60m")}
+    return ds.chunk({d: n for (_, dims), n in zip(y.items(), chunks, strict=True) for d in dims})
+
+
+@for_every_method
+def test_nodata_stays_where_it_is(method):
+    """Promise 3: nodata exactly where a band that is needed has none; nothing changes far from it."""
+
+    @few(method)
+    @given(
+        band=st.sampled_from(list(BANDS)),
+        where=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+        size=st.integers(1, 7),
+        kind=st.sampled_from(["nan", "zero", "declared"]),
+        seed=st.integers(0, 99),
+    )
+    def check(band, where, size, kind, seed):
+        dtype, bad = {"nan": (np.float32, np.nan), "zero": (np.uint16, 0), "declared": (np.int16, -999)}[kind]
+        ds = make_cube(7, 8, dtype=dtype, chunks=18, seed=seed)
+        if kind == "declared":
+            for name in BANDS:
+                ds[name].attrs["_FillValue"] = bad
+        y, x = (int(w * n) for w, n in zip(where, ds[band].shape, strict=True))
+
+        def spoil(values):
+            values[y : y + size, x : x + size] = bad
+
+        clean, spoilt = superresolve(ds, method).compute(), superresolve(change(ds, band, spoil), method).compute()
+        factor = grid_of(band) // 10
+        hole = np.zeros(clean["B02"].shape, bool)
+        hole[y * factor : (y + size) * factor, x * factor : (x + size) * factor] = True
+        for one in resolve(method, [*B, *C]):
+            # What lies further from the hole than the receptive field, and as far again as filling reaches.
+            near = grow(hole, 2 * finest_halo(one))
+            for out in one.produces:
+                blank = hole if band in one.needs else np.zeros_like(hole)
+                np.testing.assert_array_equal(np.isnan(spoilt[out].values), blank, err_msg=out)
+                if band in one.needs:
+                    np.testing.assert_allclose(spoilt[out].values[~near], clean[out].values[~near], rtol=0, atol=1e-3)
+                else:
+                    np.testing.assert_allclose(spoilt[out].values, clean[out].values, rtol=0, atol=1e-3)
+        for out in A:
+            np.testing.assert_array_equal(np.isnan(spoilt[out].values), hole if out == band else False)
+
+    check()
+
+
+def grow(mask, pixels):
+    out = np.zeros_like(mask)
+    y, x = np.nonzero(mask)
+    out[max(0, y.min() - pixels) : y.max() + pixels + 1, max(0, x.min() - pixels) : x.max() + pixels + 1] = True
+    return out
+
+
+@for_every_method
+def test_georeferencing_and_names(method):
+    """Promise 6: grid, CRS, dates and the caller's names come out as they went in."""
+
+    @few(method)
+    @given(
+        rows=st.integers(1, 4),
+        columns=st.integers(1, 4),
+        dates=st.sampled_from([None, 1, 2]),
+        names=st.sampled_from(["canonical", "common", "lower"]),
+        dims=st.sampled_from([("y", "x"), ("northing", "easting"), ("row", "col")]),
+        epsg=st.sampled_from([32601, 32660, 32733, 3035]),
+        south_up=st.booleans(),
+    )
+    def check(rows, columns, dates, names, dims, epsg, south_up):
+        rename = {"canonical": {}, "common": {b.name: b.common_name for b in BANDS.values()},
+                  "lower": {b: b.lower() for b in BANDS}}[names]
+        all_dims = {10: dims, 20: ("v", "u"), 60: ("q", "p")}
+        ds = make_cube(rows, columns, dates=dates, epsg=epsg, dims=all_dims, chunks=12)
+        sr = superresolve(ds.rename(rename).isel({dims[0]: slice(None, None, -1)} if south_up else {}), method)
+        assert set(sr.data_vars) == {rename.get(b, b) for b in BANDS}
+        assert sr.rio.crs.to_epsg() == epsg
+        for name in sr.data_vars:
+            assert sr[name].dims == (*(("time",) if dates else ()), *dims)
+            assert sr[name].dtype == np.float32
+            assert sr[name].rio.crs.to_epsg() == epsg
+            sr[name].rio.set_spatial_dims(dims[1], dims[0], inplace=True)
+        np.testing.assert_allclose(sr[dims[0]], ds[dims[0]], rtol=0, atol=1e-3)
+        np.testing.assert_allclose(sr[dims[1]], ds[dims[1]], rtol=0, atol=1e-3)
+        assert sr[next(iter(sr.data_vars))].rio.transform().almost_equals(ds["B02"].rio.set_spatial_dims(dims[1], dims[0]).rio.transform(), 1e-3)
+        if dates:
+            np.testing.assert_array_equal(sr.time, ds.time)
+
+    check()
+
+
+@for_every_method
+def test_one_60m_pixel(method):
+    sr = superresolve(make_cube(1, 1), method).compute()
+    assert sr["B09"].shape == (6, 6)
+    assert all(np.isfinite(sr[b]).all() for b in BANDS)
+
+
+@for_every_method
+def test_dates_are_independent(method):
+    ds = make_cube(3, 4, dates=3, chunks=12)
+    together = superresolve(ds.chunk(time=3), method).compute()
+    for date in range(3):
+        close(together.isel(time=date), superresolve(ds.isel(time=date), method).compute())
+
+
+@for_every_method
+def test_all_nodata(method):
+    ds = make_cube(3, 3, dtype=np.uint16, chunks=12) * np.uint16(0)
+    sr = superresolve(ds.rio.write_crs(32631), method).compute()
+    assert all(np.isnan(sr[b]).all() for b in BANDS)
+
+
+@for_every_method
+def test_native_bands_pass_unchanged(method):
+    ds = make_cube(3, 3, dtype=np.uint16, chunks=12)
+    sr = superresolve(ds, method).compute()
+    for band in A:
+        np.testing.assert_array_equal(sr[band], ds[band])
+
+
+@for_every_method
+def test_receptive_field_is_within_the_halo(method):
+    """Moving one input pixel changes nothing beyond the halo that the method states."""
+    ds = make_cube(15, 15)
+    cube = recognise(ds)
+    base = superresolve(ds, method).compute()
+    for one in resolve(method, [*B, *C]):
+        for band in one.needs:
+            factor = grid_of(band) // 10
+            middle = cube.shape(grid_of(band))[0] // 2
+
+            def bump(values, at=middle):
+                values[at, at] += 2000
+
+            moved = superresolve(change(ds, band, bump), method, bands=one.produces).compute()
+            for out in one.produces:
+                y, x = np.nonzero(np.abs(moved[out].values - base[out].values) > 1e-3)
+                first = middle * factor
+                reach = max(first - min(y.min(), x.min()), max(y.max(), x.max()) - (first + factor - 1), 0)
+                assert reach <= finest_halo(one), (band, out)

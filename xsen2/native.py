@@ -1,0 +1,130 @@
+"""Take native pixels back out of a dataset that was loaded onto one 10 m grid."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from xsen2.bands import find, grid_of
+from xsen2.checks import check_crs
+from xsen2.cube import DIMS, write_crs
+from xsen2.errors import BandError, GridError
+from xsen2.grid import axes_of, crs_of, edges, snap, spacing
+from xsen2.halo import split
+
+__all__ = ["native"]
+
+
+def _take(block: npt.NDArray[Any], ratio: int, name: str) -> npt.NDArray[Any]:
+    """One pixel of every ``ratio x ratio`` cell, after checking that the cell is constant."""
+    if block.size == 0:
+        return block[..., ::ratio, ::ratio]
+    taken = block[..., ::ratio, ::ratio]
+    again = np.repeat(np.repeat(taken, ratio, axis=-2), ratio, axis=-1)
+    same = (again == block) | ((again != again) & (block != block))
+    if not same.all():
+        share = 1 - same.mean()
+        raise GridError(
+            f"{name}: {share:.1%} of the pixels differ inside {ratio} x {ratio} cells, so it was not loaded with nearest "
+            "neighbour on an aligned grid: load the bands at their own resolutions (xsen2.load does)"
+        )
+    return taken
+
+
+def native(ds: xr.Dataset | xr.DataArray) -> xr.Dataset:
+    """Take the native pixels back out of a single-grid 10 m dataset that was loaded with nearest.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        All bands on one 10 m grid, as one ``odc.stac.load`` or ``stackstac.stack`` call gives; a
+        DataArray must have a ``band`` dim.
+
+    Returns
+    -------
+    xarray.Dataset
+        A cube: 20 m and 60 m bands on their own grids, in the caller's dtype.
+
+    Raises
+    ------
+    GridError
+        If the grid does not start and end on multiples of 20 or 60 m; or, when the pixels are
+        read, if the cells are not constant. Data in memory is checked at once.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> cube = xsen2.sample()
+    >>> b05 = cube["B05"].data.repeat(2, axis=-2).repeat(2, axis=-1)
+    >>> flat = cube[["B03"]].assign(B05=(("time", "y", "x"), b05))
+    >>> xsen2.native(flat)["B05"].sizes["y_20m"] == cube.sizes["y_20m"]
+    True
+    """
+    if isinstance(ds, xr.DataArray):
+        if "band" not in ds.dims:
+            raise BandError(f"a DataArray needs a 'band' dim, this one has {ds.dims}: pass a Dataset of bands")
+        # Per-band strings and numbers of stackstac would become variables of no use.
+        ds = ds.drop_vars([n for n, c in ds.coords.items() if "band" in c.dims and n != "band"]).to_dataset(dim="band")
+    bands: dict[str, xr.DataArray] = {}
+    extras: dict[Hashable, xr.DataArray] = {}
+    for name, variable in ds.data_vars.items():
+        band = find(name)
+        if band is None:
+            extras[name] = variable
+        else:
+            bands[band] = variable.rename(name)
+    if not bands:
+        raise BandError(f"no Sentinel-2 bands among {list(ds.data_vars)}")
+    check_crs({c.to_string(): c for v in bands.values() if (c := crs_of(v, ds.attrs)) is not None})
+    out: dict[Hashable, xr.DataArray] = {}
+    for band, variable in bands.items():
+        out[variable.name] = _native_band(band, variable)
+    crs = next((c for v in bands.values() if (c := crs_of(v, ds.attrs)) is not None), None)
+    cube = xr.Dataset({**out, **extras}, attrs=ds.attrs)
+    cube = cube.drop_vars([n for n, c in cube.coords.items() if c.dtype == object and n not in cube.dims])
+    return cube if crs is None else write_crs(cube, crs)
+
+
+def _native_band(band: str, variable: xr.DataArray) -> xr.DataArray:
+    label = str(variable.name)
+    axes = axes_of(variable, label)
+    size = spacing(variable, axes, label)
+    if size is None or abs(size - 10) > 0.1:
+        raise GridError(f"{label} is on a grid of {size} m: native() takes bands that were loaded at 10 m")
+    gsd = grid_of(band)
+    box = edges(variable, axes, 10.0)
+    wrong = [v for v in box if abs(v / gsd - round(v / gsd)) * gsd > 0.01]
+    if wrong:
+        half = all(abs((v - 5) / 10 - round((v - 5) / 10)) < 1e-3 for v in box)
+        hint = "its coordinates are pixel corners (stackstac: use xy_coords='center'). " if half else ""
+        raise GridError(
+            f"{label}: the grid's outer edges {tuple(round(v, 2) for v in box)} are not multiples of {gsd} m, {hint}"
+            f"so its cells cannot be told apart: load the bounds {snap(box, 60)}"
+        )
+    ratio = gsd // 10
+    variable = variable.transpose(*([] if axes.time is None else [axes.time]), axes.y, axes.x)
+    if ratio == 1:
+        return variable.rename({axes.y: "y", axes.x: "x"} if (axes.y, axes.x) != ("y", "x") else {})
+    data = variable.data
+    if isinstance(data, da.Array):
+        side = tuple(split(c, ratio) for c in data.chunks[-2:])
+        data = data.rechunk({data.ndim - 2: side[0], data.ndim - 1: side[1]})
+        chunks = (*data.chunks[:-2], *(tuple(n // ratio for n in c) for c in data.chunks[-2:]))
+        taken: Any = da.map_blocks(_take, data, ratio, label, chunks=chunks, dtype=data.dtype, meta=data._meta)
+    else:
+        taken = _take(np.asarray(data), ratio, label)
+    ydim, xdim = DIMS[gsd]
+    coords = {ydim: _middle(variable, axes.y, ratio), xdim: _middle(variable, axes.x, ratio)}
+    if axes.time is not None and axes.time in variable.coords:
+        coords[str(axes.time)] = variable[axes.time].values
+    dims = (*([] if axes.time is None else [axes.time]), ydim, xdim)
+    return xr.DataArray(taken, coords, dims, attrs=variable.attrs, name=variable.name)
+
+
+def _middle(variable: xr.DataArray, dim: Hashable, ratio: int) -> npt.NDArray[Any]:
+    return np.asarray(variable[dim].values, np.float64).reshape(-1, ratio).mean(axis=1)

@@ -1,0 +1,74 @@
+"""From a variable's values to DN (10000 x reflectance, offset removed), and what counts as nodata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xsen2.cube import Cube
+from xsen2.errors import RadiometryError
+from xsen2.grid import nodata_of
+
+__all__ = ["Scale", "check_dn", "scale_of", "to_nan"]
+
+_REFLECTANCE = 2.0  # DN: a float block whose largest value is below this holds reflectance
+
+
+@dataclass(frozen=True)
+class Scale:
+    """DN = gain * value; `nodata` is a value, before that. `sure`: dtype or metadata say so."""
+
+    gain: float
+    nodata: float | None
+    sure: bool
+
+
+def scale_of(cube: Cube, band: str, quantification: float | None) -> Scale:
+    """How to turn a band's values into DN, from its metadata unless `quantification` says it.
+
+    Raises
+    ------
+    RadiometryError
+        If the values are raw, with a scale and offset still to be applied.
+    """
+    array, name = cube.bands[band], cube.names[band]
+    nodata = nodata_of(array)
+    integer = np.issubdtype(array.dtype, np.integer)
+    if array.dtype.kind not in "iuf":
+        raise RadiometryError(f"{name} is of dtype {array.dtype}: reflectance or DN are needed")
+    gain, offset = (array.attrs.get(k, neutral) for k, neutral in (("scale_factor", 1), ("add_offset", 0)))
+    if gain != 1 or offset != 0:  # rioxarray writes the neutral ones
+        raise RadiometryError(
+            f"{name} still has scale_factor={gain} and add_offset={offset} in its attributes, so its values are raw: "
+            "open it with mask_and_scale=True, or apply them and drop the attributes"
+        )
+    if quantification is not None:
+        if not quantification > 0:
+            raise RadiometryError(f"quantification={quantification}: use 10000 for DN, 1 for reflectance")
+        return Scale(10000.0 / quantification, nodata, True)
+    decoded = array.encoding.get("scale_factor")
+    if not integer and decoded is not None and abs(decoded) < 0.01:
+        # CF decoding has multiplied by 0.0001: what is left is reflectance.
+        return Scale(10000.0, nodata, True)
+    return Scale(1.0, nodata, bool(integer))
+
+
+def check_dn(x: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_]) -> None:
+    """Refuse reflectance where DN are needed. Only networks, which are not linear, read the 10 m bands."""
+    top = float(np.abs(x, where=seen, out=np.zeros_like(x)).max(initial=0))
+    if 0 < top < _REFLECTANCE and not (x[seen] == np.round(x[seen])).all():
+        raise RadiometryError(
+            f"the largest value in a block of the 10 m bands is {top:.3g}: that looks like reflectance, not DN "
+            "(10000 x reflectance). Say superresolve(quantification=1), or quantification=10000 if it is DN"
+        )
+
+
+def to_nan(x: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.float32]:
+    """Values as float32, NaN where they are `nodata`."""
+    out = x.astype(np.float32)
+    if nodata is not None:
+        out[x == nodata] = np.nan
+    return out

@@ -1,0 +1,1 @@
+"""Sinks: a dataset goes in, a store or file comes out."""

@@ -1,0 +1,121 @@
+"""Which variables are written together, in which chunks, and in which regions."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, pairwise, product
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from xsen2.bands import find
+from xsen2.sinks.pack import Packing, packing_of
+
+__all__ = ["Grid", "plan"]
+
+CHUNK = 1200
+"""Longest side of a chunk on disk, in pixels, unless the caller chooses."""
+
+REGION = 32 * 1024 * 1024
+"""Pixels per band after which a region is closed: enough work for every core, little to lose."""
+
+Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Variables of the same dims: one block of a method gives them all, so they are written together.
+
+    Attributes
+    ----------
+    dims : tuple
+        Of every variable here; rows and columns come last.
+    arrays : dict
+        Name → pixels.
+    packings : dict
+        Name → how its floats become integers; those that stay as they are are not in it.
+    chunks : tuple of int
+        Shape of a chunk on disk.
+    regions : tuple
+        Every pixel is in one region, every chunk too.
+    """
+
+    dims: tuple[Hashable, ...]
+    arrays: dict[str, da.Array]
+    packings: dict[str, Packing]
+    chunks: tuple[int, ...]
+    regions: tuple[Region, ...]
+
+    def blocks(self, region: Region) -> int:
+        """How many chunks one variable has in a region."""
+        return int(np.prod([-(-(s.stop - s.start) // c) for s, c in zip(region, self.chunks, strict=True)]))
+
+
+def plan(ds: xr.Dataset, dtype: str, chunks: int | None) -> list[Grid]:
+    """Gather the pixels of a dataset by grid, and choose chunks and regions.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+    dtype : str
+        What float bands become on disk.
+    chunks : int or None
+        Side of a chunk of the finest grid, or None to follow the Dask chunks.
+    """
+    gathered: dict[tuple[Hashable, ...], dict[str, da.Array]] = {}
+    packings = {}
+    for name, variable in ds.data_vars.items():
+        if variable.ndim >= 2 and variable.dtype.kind in "buif" and variable.size:
+            data = (variable.chunk() if variable.chunks is None else variable).data
+            if variable.dtype.kind == "f" and find(name):
+                data = data.astype(np.float32)
+            packings[str(name)] = packing_of(variable, dtype)
+            gathered.setdefault(variable.dims, {})[str(name)] = data
+    finest = max((next(iter(arrays.values())).shape[-1] for arrays in gathered.values()), default=1)
+    grids = []
+    for dims, arrays in gathered.items():
+        first = next(iter(arrays.values()))
+        most = CHUNK if chunks is None else max(1, round(chunks * first.shape[-1] / finest))
+        sides = [min(most, sum(b)) if chunks else _side(b) for b in first.chunks[-2:]]
+        disk = (*(1 for _ in first.shape[:-2]), *sides)
+        packed = {n: p for n in arrays if (p := packings[n]) is not None}
+        grids.append(Grid(dims, arrays, packed, disk, tuple(_regions(first.chunks, disk))))
+    return grids
+
+
+def _side(blocks: tuple[int, ...]) -> int:
+    """Side of a chunk on disk: the largest divisor of even Dask chunks, else `CHUNK`."""
+    even = len(blocks) > 1 and set(blocks[:-1]) == {blocks[0]} and blocks[-1] <= blocks[0]
+    if even:
+        divisor = max(d for d in range(1, min(blocks[0], CHUNK) + 1) if blocks[0] % d == 0)
+        if 4 * divisor >= min(blocks[0], CHUNK):  # many small files cost more than rechunking
+            return divisor
+    return min(CHUNK, sum(blocks))
+
+
+def _regions(blocks: tuple[tuple[int, ...], ...], disk: tuple[int, ...]) -> Iterator[Region]:
+    """Cut where Dask's blocks and chunks on disk both end, so that no block is computed for two regions."""
+    *lead, rows, columns = (list(accumulate(b, initial=0)) for b in blocks)
+    rows = [r for r in rows if r % disk[-2] == 0 or r == rows[-1]]
+    dates = lead[0] if lead else [0, 1]
+    middle = [slice(0, borders[-1]) for borders in lead[1:]]
+    row = columns[-1] * int(np.prod([m.stop for m in middle], dtype=int))
+    date = row * rows[-1]
+    if dates[1] * date < REGION:
+        rows, dates = [0, rows[-1]], _merge(dates, date)
+    else:
+        rows = _merge(rows, row * dates[1])
+    for (start, stop), (top, bottom) in product(pairwise(dates), pairwise(rows)):
+        first = [slice(start, stop)] if lead else []
+        yield (*first, *middle, slice(top, bottom), slice(0, columns[-1]))
+
+
+def _merge(borders: list[int], weight: int) -> list[int]:
+    """Leave out borders until each span weighs at least `REGION`."""
+    kept = [borders[0]]
+    for border in borders[1:-1]:
+        if (border - kept[-1]) * weight >= REGION:
+            kept.append(border)
+    return [*kept, borders[-1]]

@@ -1,0 +1,91 @@
+"""From what a user types in a shell to a cube."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from xsen2.errors import SourceError
+
+__all__ = ["open_source"]
+
+Bbox = Sequence[float] | None
+
+
+def open_source(source: str, bbox: Bbox = None) -> xr.Dataset | xr.DataTree:
+    """Open whatever `source` names as a lazy cube.
+
+    Parameters
+    ----------
+    source : str
+        A Zarr store with a cube (one group, or a group per resolution), or a STAC item, item
+        collection or search response as JSON; a path or a URL.
+    bbox : sequence of float, optional
+        West, south, east, north in degrees. Only STAC sources can be cut.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataTree
+
+    Raises
+    ------
+    SourceError
+        There is nothing at `source`, or nothing that is known.
+    """
+    remote = "://" in source
+    if not remote and not Path(source).exists():
+        raise SourceError(f"{source} does not exist: give a Zarr store or a STAC item, as a path or URL")
+    for is_it, opener in _OPENERS:
+        if is_it(source):
+            return opener(source, bbox)
+    raise SourceError(f"{source} is neither a Zarr store nor a STAC item (.json): these can be opened")
+
+
+def _is_zarr(source: str) -> bool:
+    marks = ("zarr.json", ".zgroup", ".zmetadata")
+    return source.rstrip("/").endswith(".zarr") or any((Path(source) / mark).exists() for mark in marks)
+
+
+def _open_zarr(source: str, bbox: Bbox) -> xr.Dataset | xr.DataTree:
+    if bbox is not None:
+        raise SourceError("--bbox cuts STAC sources only: cut a Zarr store with xarray's .sel, on multiples of 60 m")
+    try:
+        tree = xr.open_datatree(source, engine="zarr", chunks={}, decode_coords="all")
+    except Exception as error:  # zarr and fsspec raise a dozen kinds for a store that is not there or broken
+        raise SourceError(f"{source} cannot be read as a Zarr store: {error}") from error
+    return tree if tree.children else tree.to_dataset()
+
+
+def _is_stac(source: str) -> bool:
+    return source.endswith((".json", ".geojson")) or source.startswith(("http://", "https://"))
+
+
+def _open_stac(source: str, bbox: Bbox) -> xr.Dataset:
+    from xsen2.sources.stac import load
+
+    try:
+        import pystac
+    except ImportError as error:
+        raise ImportError("STAC sources need pystac: pip install 'xsen2[stac]'") from error
+    try:
+        found: Any = json.loads(pystac.StacIO.default().read_text(source))
+        features = found["features"] if found["type"] == "FeatureCollection" else [found]
+        items = [pystac.Item.from_dict(feature) for feature in features]
+    except Exception as error:  # pystac raises bare Exceptions for links that cannot be read
+        raise SourceError(f"{source} is not a STAC item or item collection: {error}") from error
+    for item in items:
+        if item.get_self_href() is None:
+            item.set_self_href(source)
+        item.make_asset_hrefs_absolute()
+    return load(items, bbox=bbox)
+
+
+_OPENERS: tuple[tuple[Callable[[str], bool], Callable[[str, Bbox], xr.Dataset | xr.DataTree]], ...] = (
+    (_is_zarr, _open_zarr),
+    (_is_stac, _open_stac),
+)
+"""First match wins. A new kind of source is a function that knows it, and one that opens it."""
