@@ -30,7 +30,7 @@ def scene(shape=(3, 21, 26), hole=0.02, seed=0):
 
 def naive(estimate, truth, ratio):
     """The formulas, pixel by pixel and window by window."""
-    bands, height, width = truth.shape
+    _, height, width = truth.shape
     both = np.isfinite(estimate) & np.isfinite(truth)
     out = {name: [] for name in PER_BAND}
     ergas = []
@@ -139,9 +139,12 @@ def test_bright_and_nearly_flat_blocks_merge_without_loss():
 
 
 def test_unsigned_integers_do_not_wrap():
-    truth = np.array([[[10, 65535], [3, 0]]], np.uint16)
-    estimate = np.array([[[20, 65533], [0, 3]]], np.uint16)
-    assert State.of(estimate, truth).finish()["rmse"][0] == pytest.approx(np.sqrt((100 + 4 + 9 + 9) / 4))
+    truth = np.array([[[10, 65535], [3, 0]], [[0, 9], [65535, 7]]], np.uint16)
+    estimate = np.array([[[20, 65533], [0, 3]], [[5, 4], [65534, 9]]], np.uint16)
+    got = State.of(estimate, truth).finish()
+    assert got["rmse"][0] == pytest.approx(np.sqrt((100 + 4 + 9 + 9) / 4))
+    same = State.of(estimate.astype(float), truth.astype(float))
+    np.testing.assert_array_equal(State.of(estimate, truth).values, same.values)
 
 
 def test_perfect_estimate():

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -34,7 +34,7 @@ class Layer:
     Attributes
     ----------
     arrays : sequence of dask.array.Array
-        One per band, ``(y, x)`` or ``(time, y, x)``, all of one shape. May be empty.
+        One or more, a band each, ``(y, x)`` or ``(time, y, x)``, all of one shape.
     factor : int
         Pixel size, in pixels of the finest grid.
     """
@@ -108,28 +108,46 @@ def map_windows(
         for (i, _), (j, _) in product(enumerate(rows), enumerate(columns)):
             refs: list[TaskRef] = []
             layout = []
-            for number, (layer, plan) in enumerate(zip(layers, plans, strict=True)):
-                window, pieces = plan[0][i], plan[1][j]
+            strips: dict[tuple[int, int], list[tuple[slice, slice, list[TaskRef]]]] = {}
+            for layer, (vertical, horizontal) in zip(layers, plans, strict=True):
                 pasted = []
-                for (ci, si, oi), (cj, sj, oj) in product(window.pieces, pieces.pieces):
+                for (ci, si, oi), (cj, sj, oj) in product(vertical[i].pieces, horizontal[j].pieces):
                     sources = [TaskRef((a.name, *date, ci, cj)) for a in layer.arrays]
-                    if not sources:
-                        continue
                     if si is None and sj is None:
+                        pasted.append(_Paste(oi, oj, len(refs), None))
                         refs += sources
-                        pasted.append((oi, oj, len(sources)))
                     else:
-                        key = (f"strip-{name}", number, *date, i, j, ci, cj)
-                        graph[key] = Task(key, _strip, si or slice(None), sj or slice(None), *sources)
-                        refs.append(TaskRef(key))
-                        pasted.append((oi, oj, 0))
-                layout.append((len(layer.arrays), window.size, pieces.size, window.pad, pieces.pad, tuple(pasted)))
+                        # Grids that are chunked alike send one parcel per neighbour, not one each.
+                        parcel = strips.setdefault((ci, cj), [])
+                        pasted.append(_Paste(oi, oj, (ci, cj), len(parcel)))
+                        parcel.append((si or slice(None), sj or slice(None), sources))
+                layout.append((len(layer.arrays), vertical[i], horizontal[j], pasted))
+            where = {}
+            for corner, parcel in strips.items():
+                key = (f"strips-{name}", *date, i, j, *corner)
+                cuts = tuple((si, sj, len(sources)) for si, sj, sources in parcel)
+                graph[key] = Task(key, _cut, cuts, *(ref for *_, sources in parcel for ref in sources))
+                where[corner] = len(refs)
+                refs.append(TaskRef(key))
+            plan = tuple((*rest, tuple(p.resolved(where) for p in pasted)) for *rest, pasted in layout)
             key = (name, 0, *date, i, j)
-            graph[key] = Task(key, _run, func, tuple(layout), *refs)
+            graph[key] = Task(key, _run, func, plan, *refs)
     out_chunks = ((bands,), *lead, *(tuple(n // per_pixel for n in c) for c in chunks))
     arrays: list[Any] = [a for layer in layers for a in layer.arrays]
     meta = np.empty((0,) * len(out_chunks), dtype=dtype)
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=arrays), name, out_chunks, meta=meta)
+
+
+class _Paste(NamedTuple):
+    """One piece of a window: where it goes, which argument it comes in, and which part of a parcel."""
+
+    row: int
+    column: int
+    source: Any  # number of the argument; before the parcels are numbered, the chunk they are cut from
+    part: int | None  # None: a whole chunk, one argument per band
+
+    def resolved(self, where: dict[Any, int]) -> _Paste:
+        return self if self.part is None else self._replace(source=where[self.source])
 
 
 @dataclass(frozen=True)
@@ -151,7 +169,7 @@ def _plan(
     out = []
     for axis, spans in ((0, rows), (1, columns)):
         total = shape[axis] // layer.factor
-        borders = _spans(layer.arrays[0].chunks[axis - 2]) if layer.arrays else []
+        borders = _spans(layer.arrays[0].chunks[axis - 2])
         windows = []
         for start, stop in spans:
             low, high = (start - halo) // layer.factor, -(-(stop + halo) // layer.factor)
@@ -171,28 +189,25 @@ def _same_chunks(arrays: Sequence[da.Array]) -> list[da.Array]:
     return [a if a.chunks == arrays[0].chunks else a.rechunk(arrays[0].chunks) for a in arrays]
 
 
-def _strip(rows: slice, columns: slice, *bands: Array) -> Array:
-    return np.stack([band[..., rows, columns] for band in bands])
+def _cut(cuts: Sequence[tuple[slice, slice, int]], *bands: Array) -> list[Array]:
+    """Strips of neighbouring chunks, the bands of a grid stacked."""
+    queue = iter(bands)
+    return [np.stack([next(queue)[..., rows, columns] for _ in range(n)]) for rows, columns, n in cuts]
 
 
-def _run(func: Callable[[list[Array]], Array], layout: Sequence[Any], *pieces: Array) -> Array:
+def _run(func: Callable[[list[Array]], Array], plan: Sequence[Any], *pieces: Any) -> Array:
     """Paste the pieces into one window per layer, mirror at the image's edges, call `func`."""
     windows: list[Array] = []
-    queue = iter(pieces)
-    # A whole chunk comes band by band, a strip with its bands stacked.
-    parts = [
-        [([next(queue) for _ in range(whole)] if whole else list(next(queue))) for _, _, whole in pasted]
-        for *_, pasted in layout
-    ]
-    lead = next(part[0].shape[:-2] for layer in parts for part in layer)
-    for (bands, height, width, pad_rows, pad_columns, pasted), layer in zip(layout, parts, strict=True):
-        dtype = np.result_type(*layer[0]) if layer else np.float32
-        window = np.empty((bands, *lead, height, width), dtype)
-        for (row, column, _), part in zip(pasted, layer, strict=True):
-            h, w = part[0].shape[-2:]
+    for bands, vertical, horizontal, pasted in plan:
+        parts = [pieces[p.source : p.source + bands] if p.part is None else pieces[p.source][p.part] for p in pasted]
+        shape = (bands, *parts[0][0].shape[:-2], vertical.size, horizontal.size)
+        window = np.empty(shape, np.result_type(*parts[0]))
+        for paste, part in zip(pasted, parts, strict=True):
+            height, width = part[0].shape[-2:]
             for band in range(bands):
-                window[band, ..., row : row + h, column : column + w] = part[band]
-        if any(pad_rows) or any(pad_columns):
-            window = np.pad(window, [(0, 0)] * (window.ndim - 2) + [pad_rows, pad_columns], mode="symmetric")
+                window[band, ..., paste.row : paste.row + height, paste.column : paste.column + width] = part[band]
+        if any(vertical.pad) or any(horizontal.pad):
+            around = [(0, 0)] * (window.ndim - 2) + [vertical.pad, horizontal.pad]
+            window = np.pad(window, around, mode="symmetric")
         windows.append(window)
     return func(windows)

@@ -19,7 +19,9 @@ from xsen2.grid import nodata_of
 __all__ = ["index"]
 
 
-def index(ds: xr.Dataset | xr.DataTree, name: str, **params: float) -> xr.DataArray:
+def index(
+    ds: xr.Dataset | xr.DataTree, name: str, *, quantification: float | None = None, **params: float
+) -> xr.DataArray:
     """Compute a spectral index, lazily.
 
     Parameters
@@ -28,6 +30,8 @@ def index(ds: xr.Dataset | xr.DataTree, name: str, **params: float) -> xr.DataAr
         Bands under any known names, DN (10000 x reflectance), on the grid of their dims.
     name : str
         Any index of spyndex that Sentinel-2 has the bands for: "NDWI", "MNDWI", "NDMI", "NDVI", "EVI", ….
+    quantification : float, optional
+        Value of a reflectance of 1 in the data. By default 10000, or 1 where CF decoding made reflectance.
     **params : float
         Constants of the index, where the default is not wanted: ``L=0.5`` for SAVI, ``sigma`` for the
         kernel indices (by default half the sum of the two reflectances).
@@ -71,11 +75,11 @@ def index(ds: xr.Dataset | xr.DataTree, name: str, **params: float) -> xr.DataAr
             "constants": constants,
             "kernels": tuple(b for b in spec.bands if _KERNEL.fullmatch(b)),
             "nodata": tuple(nodata_of(b) for b in bands.values()),
-            "gains": tuple(1.0 if _is_reflectance(b) else 1e-4 for b in bands.values()),
+            "gains": tuple(1 / (quantification or _quantification(b)) for b in bands.values()),
         },
         dask="parallelized",
         output_dtypes=[np.float32],
-        keep_attrs=False,
+        keep_attrs="override",  # or the coordinates, spatial_ref among them, lose theirs
     )
     out.name = name
     out.attrs = {
@@ -109,7 +113,7 @@ def _known(name: str, indices: Mapping[str, Any]) -> str:
     same = [known for known in indices if known.lower() == name.lower()]
     if len(same) == 1:
         return same[0]
-    close = same or get_close_matches(name.upper(), indices, n=3, cutoff=0.5)
+    close = same or get_close_matches(name.upper(), indices, n=5, cutoff=0.5)
     raise MethodError(
         f"no spectral index {name!r}"
         + (f": did you mean {' or '.join(close)}?" if close else "")
@@ -182,10 +186,10 @@ def _same_grid(name: str, bands: Mapping[str, xr.DataArray]) -> None:
         )
 
 
-def _is_reflectance(band: xr.DataArray) -> bool:
-    """Whether CF decoding has turned DN into reflectance already."""
+def _quantification(band: xr.DataArray) -> float:
+    """What a reflectance of 1 is in the data: 10000, unless CF decoding has divided by it already."""
     scale = band.encoding.get("scale_factor")
-    return band.dtype.kind == "f" and scale is not None and abs(scale) < 0.01
+    return 1.0 if band.dtype.kind == "f" and scale is not None and abs(scale) < 0.01 else 10000.0
 
 
 def _compute(

@@ -213,10 +213,14 @@ def _angles(
 ) -> tuple[float, int]:
     """Sum of spectral angles in radians over pixels valid in all bands, and their count."""
     seen = np.all(mask, axis=0)[inside]
-    x, y = (v[:, inside[0], inside[1]][:, seen].astype(np.float64) for v in (xs, ys))
-    length_x, length_y = np.sqrt((x * x).sum(axis=0)), np.sqrt((y * y).sum(axis=0))
+    # Band by band, so that few copies in float64 are held at a time.
+    pairs = [(x[inside][seen], y[inside][seen]) for x, y in zip(xs, ys, strict=True)]
+    length_x, length_y = (np.sqrt(sum(np.square(p[i], dtype=np.float64) for p in pairs)) for i in (0, 1))
     nonzero = (length_x > 0) & (length_y > 0)
-    x, y = x[:, nonzero] / length_x[nonzero], y[:, nonzero] / length_y[nonzero]
+    apart, together = np.zeros((2, int(nonzero.sum())))
+    for x, y in pairs:
+        unit_x, unit_y = x[nonzero] / length_x[nonzero], y[nonzero] / length_y[nonzero]
+        apart += (unit_x - unit_y) ** 2
+        together += (unit_x + unit_y) ** 2
     # Kahan's form of arccos(<x, y>), exact for small angles too.
-    apart, together = np.sqrt(((x - y) ** 2).sum(axis=0)), np.sqrt(((x + y) ** 2).sum(axis=0))
-    return float((2 * np.arctan2(apart, together)).sum()), int(nonzero.sum())
+    return float((2 * np.arctan2(np.sqrt(apart), np.sqrt(together))).sum()), len(apart)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from xsen2.bands import GRIDS, grid_of
+from xsen2.bands import BANDS, GRIDS, grid_of
 from xsen2.compare import compare
 from xsen2.cube import canonicalise
 from xsen2.errors import GridError
@@ -219,7 +219,7 @@ def _page(
 ) -> list[_Table | str]:
     """The page, top to bottom: lines and tables; the picture has its place by name."""
     sizes = " x ".join(f"{n} {d}" for d, n in result.sizes.items())
-    bands = [str(b) for b in result.data_vars]
+    bands = [b for b in BANDS if b in result]
     packages = ("xsen2", "torch", "xarray", "dask", "zarr", "rioxarray", "numpy")
     return [
         f"Scene: {what}. {sizes}, {len(bands)} bands at 10 m: {', '.join(bands)}.",

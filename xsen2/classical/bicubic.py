@@ -53,8 +53,7 @@ def upsample(x: Array, ratio: int) -> Array:
             position = (phase + 0.5) / ratio - 0.5
             base = int(np.floor(position))
             taps = [
-                padded[2 + base + k : 2 + base + k + n] * np.float32(keys(position - base - k))
-                for k in (-1, 0, 1, 2)
+                padded[2 + base + k : 2 + base + k + n] * np.float32(keys(position - base - k)) for k in (-1, 0, 1, 2)
             ]
             out[:, phase] = taps[0] + taps[1] + taps[2] + taps[3]
         x = np.moveaxis(out.reshape(n * ratio, *padded.shape[1:]), 0, axis)

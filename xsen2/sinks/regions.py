@@ -18,8 +18,9 @@ __all__ = ["Grid", "plan"]
 CHUNK = 1200
 """Longest side of a chunk on disk, in pixels, unless the caller chooses."""
 
-REGION = 32 * 1024 * 1024
-"""Pixels per band after which a region is closed: enough work for every core, little to lose."""
+REGION = 64 * 1024 * 1024
+"""Pixels per band after which a region is closed. Less is lost by a kill if it is small, but what borders on two
+regions is read twice: half of a full tile is a fair price."""
 
 Region = tuple[slice, ...]
 

@@ -163,18 +163,17 @@ def _georeferenced(ds: xr.Dataset) -> xr.Dataset:
 def _fingerprint(ds: xr.Dataset, grids: list[Grid]) -> str:
     """What makes two calls the same run, without computing a pixel."""
     pixels = {name: array for grid in grids for name, array in grid.arrays.items()}
-    others = {n: v for n, v in ds.variables.items() if n not in pixels}
+    variables = sorted(((str(n), v) for n, v in ds.variables.items()), key=lambda pair: pair[0])
     said: dict[str, Any] = {
-        "grids": [(n, v.dims, v.shape, str(v.dtype)) for n, v in ds.variables.items()],
-        "coordinates": [(n, hashlib.sha256(_bytes(v)).hexdigest()) for n, v in others.items()],
-        "attributes": [
-            {k: v for k, v in ds.attrs.items() if k != RUN},
-            [v.attrs for v in ds.variables.values()],
-        ],
+        "grids": [(n, v.dims, v.shape, str(v.dtype)) for n, v in variables],
+        "coordinates": [(n, hashlib.sha256(_bytes(v)).hexdigest()) for n, v in variables if n not in pixels],
+        "attributes": [{k: v for k, v in ds.attrs.items() if k != RUN}, [v.attrs for _, v in variables]],
         "storage": [(g.packings, g.chunks, g.regions) for g in grids],
-        "pixels": [(name, array.name) for name, array in pixels.items()],
+        "pixels": sorted((name, array.name) for name, array in pixels.items()),
     }
-    hashes = {k: hashlib.sha256(json.dumps(v, default=str).encode()).hexdigest()[:12] for k, v in said.items()}
+    hashes = {
+        k: hashlib.sha256(json.dumps(v, default=str, sort_keys=True).encode()).hexdigest()[:12] for k, v in said.items()
+    }
     return ";".join(f"{k}={v}" for k, v in hashes.items())
 
 

@@ -1,0 +1,1 @@
+"""Training: scenes to patches, patches to weights, weights to a card."""

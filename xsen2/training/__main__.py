@@ -15,9 +15,25 @@ from xsen2.training.fit import Recipe, Stage, fit
 from xsen2.training.patches import Blur, Pair, pairs, read_scenes
 
 RECIPES = {
-    2: Recipe(2, (Stage(32, 3000, 1e-3), Stage(64, 2000, 5e-4), Stage(128, 600, 3e-4))),
+    2: Recipe(
+        2,
+        (
+            Stage(32, 3000, 1e-3),
+            Stage(64, 2000, 5e-4, until=750),
+            Stage(64, 1000, 4e-4, relative=True, share=0.5),
+            Stage(128, 450, 3e-4, relative=True, share=0.5),
+        ),
+    ),
     # Few L2A scenes are large enough for the 60 m bands, hence the haze.
-    6: Recipe(6, (Stage(32, 3000, 1e-3), Stage(64, 1200, 5e-4), Stage(128, 500, 3e-4)), haze=0.5),
+    6: Recipe(
+        6,
+        (
+            Stage(32, 3000, 1e-3, until=2500),
+            Stage(64, 1000, 5e-4, relative=True, share=0.5),
+            Stage(128, 400, 3e-4, relative=True, share=0.5),
+        ),
+        haze=0.5,
+    ),
 }
 # One network for both operators: the paper's, and the sensor's own blur with some doubt about it.
 BLURS = (
@@ -36,9 +52,7 @@ BLURS = (
     required=True,
     help="Folder with train/ and validation/.",
 )
-@click.option(
-    "--ratio", type=click.Choice(["2", "6"]), required=True, help="2: the 20 m bands; 6: the 60 m bands."
-)
+@click.option("--ratio", type=click.Choice(["2", "6"]), required=True, help="2: the 20 m bands; 6: the 60 m bands.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoint and log.")
 @click.option("--threads", type=int, help="Threads of torch; all cores by default.")
 def main(data: Path, ratio: str, out: Path, threads: int | None) -> None:

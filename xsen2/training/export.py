@@ -17,9 +17,7 @@ from xsen2.training.fit import Recipe
 __all__ = ["export"]
 
 
-def export(
-    weights: dict[str, torch.Tensor], recipe: Recipe, run: Path, scenes: list[str], version: int = 1
-) -> Path:
+def export(weights: dict[str, torch.Tensor], recipe: Recipe, run: Path, scenes: list[str], version: int = 1) -> Path:
     """Save `weights` as fp16 and a card beside them; `run` is the folder that `fit` logged into.
 
     The validation table of the card is filled by ``benchmarks/validate.py --card``, through the same

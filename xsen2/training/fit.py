@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from xsen2.networks.dsen2 import upsample
 from xsen2.training.patches import GAIN, Pair, batches
 
 __all__ = ["Recipe", "Stage", "fit", "widen"]
@@ -26,11 +27,30 @@ __all__ = ["Recipe", "Stage", "fit", "widen"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One width of the network: `steps` updates, cosine from `rate` to a twentieth of it."""
+    """One width of the network: `steps` updates, cosine from `rate` to a twentieth of it.
+
+    Attributes
+    ----------
+    relative : bool
+        Divide each patch's and band's error by that of bilinear upsampling there, so that dark water
+        counts as much as a bright city.
+    share : float
+        Scenes are drawn by area to this power: under 1 favours small ones.
+    until : int, optional
+        Leave the stage before the end of its schedule.
+    """
 
     features: int
     steps: int
     rate: float
+    relative: bool = False
+    share: float = 1.0
+    until: int | None = None
+
+    @property
+    def end(self) -> int:
+        """Steps that are run."""
+        return self.until or self.steps
 
 
 @dataclass(frozen=True)
@@ -73,14 +93,22 @@ def _score(network: nn.Module, pairs: Sequence[Pair]) -> float:
     with torch.inference_mode():
         for pair in pairs:
             inputs = [
-                torch.from_numpy(np.ascontiguousarray(z))[None]
-                for z in (pair.a, pair.b, pair.c)
-                if z is not None
+                torch.from_numpy(np.ascontiguousarray(z))[None] for z in (pair.a, pair.b, pair.c) if z is not None
             ]
             error = (network(*inputs)[0].numpy() - pair.truth)[:, pair.weight > 0]
             scores.append(float(np.sqrt(np.mean(error.astype(np.float64) ** 2))))
     network.train()
     return GAIN * float(np.mean(scores))
+
+
+def _loss(error: torch.Tensor, weight: torch.Tensor, reference: torch.Tensor | None) -> torch.Tensor:
+    """Mean absolute error over what counts; relative to `reference`, in a typical city's unit of 50 DN."""
+    weight = weight[:, None]
+    if reference is None:
+        return (error * weight).sum() / (weight.sum() * error.shape[1]).clamp(min=1)
+    count = weight.sum(dim=(2, 3)).clamp(min=1)
+    own, other = ((x * weight).sum(dim=(2, 3)) / count for x in (error, reference))
+    return (own / (other + 1 / GAIN)).mean() * (50 / GAIN)
 
 
 def _warmup_cosine(step: int, stage: Stage) -> float:
@@ -126,7 +154,7 @@ def fit(
         state = torch.load(saved, weights_only=True)
     previous: nn.Module | None = None
     began = time.monotonic() - state["seconds"]
-    done_before = sum(s.steps for s in recipe.stages[: state["stage"]])
+    done_before = sum(s.end for s in recipe.stages[: state["stage"]])
     log = (folder / "log.jsonl").open("a")
     for number in range(state["stage"], len(recipe.stages)):
         stage = recipe.stages[number]
@@ -147,22 +175,27 @@ def fit(
             recipe.batch,
             recipe.patch,
             recipe.seed,
-            done_before + first,
-            recipe.noise,
-            recipe.haze,
+            start=done_before + first,
+            noise=recipe.noise,
+            haze=recipe.haze,
+            share=stage.share,
         )
         losses: list[float] = []
         label = f"{recipe.ratio}x, {stage.features} features"
-        with click.progressbar(range(first, stage.steps), length=stage.steps - first, label=label) as bar:
+        with click.progressbar(range(first, stage.end), length=stage.end - first, label=label) as bar:
             for step in bar:
                 for group in optimiser.param_groups:
                     group["lr"] = _warmup_cosine(step, stage)
                 a, b, c, truth, weight = (
                     None if z is None else torch.from_numpy(np.ascontiguousarray(z)) for z in next(stream)
                 )
-                assert truth is not None and weight is not None
-                error = (network(a, b, c) - truth).abs() * weight[:, None]
-                loss = error.sum() / (weight.sum() * truth.shape[1]).clamp(min=1)
+                assert a is not None
+                assert b is not None
+                assert truth is not None
+                assert weight is not None
+                low = b if c is None else c
+                reference = (upsample(low, recipe.ratio) - truth).abs() if stage.relative else None
+                loss = _loss((network(a, b, c) - truth).abs(), weight, reference)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -171,7 +204,7 @@ def fit(
                 for key, value in network.state_dict().items():
                     average[key].lerp_(value.detach(), 1 - keep)
                 losses.append(float(loss.detach()) * GAIN)
-                last = step + 1 == stage.steps
+                last = step + 1 == stage.end
                 if (step + 1) % every == 0 or last:
                     judge = make(stage.features)
                     judge.load_state_dict(average)
@@ -196,7 +229,7 @@ def fit(
                     scratch = saved.with_suffix(".tmp")
                     torch.save(state, scratch)
                     scratch.replace(saved)  # never a half-written checkpoint
-        done_before += stage.steps
+        done_before += stage.end
         previous = make(stage.features)
         previous.load_state_dict(average)
     log.close()

@@ -14,8 +14,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
+from rasterio.crs import CRS
 
 from xsen2.bands import GRIDS
+from xsen2.cube import DIMS, write_crs
 from xsen2.errors import SourceError
 from xsen2.kernels import degrade_array, taps
 
@@ -32,6 +35,22 @@ class Scene:
     name: str
     bands: dict[int, Array]  # gsd → (band, y, x)
     valid: dict[int, npt.NDArray[np.bool_]]  # gsd → (y, x)
+    level: str = ""
+    epsg: int | None = None
+    corner: tuple[float, float] = (0.0, 0.0)  # west, north
+
+    def cube(self) -> xr.Dataset:
+        """The scene as a cube, NaN where pixels are not real."""
+        west, north = self.corner
+        variables = {}
+        for gsd, bands in self.bands.items():
+            ydim, xdim = DIMS[gsd]
+            y, x = (np.arange(n) + 0.5 for n in bands.shape[1:])
+            coords = {ydim: north - y * gsd, xdim: west + x * gsd}
+            for name, dn in zip(GRIDS[gsd], bands, strict=True):
+                variables[name] = xr.DataArray(np.where(self.valid[gsd], dn, np.float32(np.nan)), coords, (ydim, xdim))
+        ds = xr.Dataset(variables, attrs={"title": self.name})
+        return ds if self.epsg is None else write_crs(ds, CRS.from_epsg(self.epsg))
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,8 @@ def read_scenes(folder: str | Path) -> Iterator[Scene]:
     if not files:
         raise SourceError(f"no .npz scenes in {folder}: give the folder that holds them")
     for file in files:
-        offset = float(about.get(file.stem, {}).get("offset_dn", 0))
+        note = about.get(file.stem, {})
+        offset = float(note.get("offset_dn", 0))
         with np.load(file) as data:
             raw = {gsd: data[f"b{gsd}"] for gsd in GRIDS if f"b{gsd}" in data}
             real = {gsd: data[f"valid{gsd}"] for gsd in GRIDS if f"valid{gsd}" in data}
@@ -80,6 +100,9 @@ def read_scenes(folder: str | Path) -> Iterator[Scene]:
                 f"{file.stem}/{i}" if stack else file.stem,
                 {gsd: x.astype(np.float32) - np.float32(offset) for gsd, x in dn.items()},
                 seen,
+                note.get("level", ""),
+                note.get("epsg"),
+                (float(note.get("ulx", 0)), float(note.get("uly", 0))),
             )
 
 
@@ -128,9 +151,7 @@ def _mirror(pair: Pair, least: int) -> Pair:
         return np.pad(x, pad, mode=mode)
 
     c = None if pair.c is None else wide(pair.c, 6)
-    return Pair(
-        pair.name, wide(pair.a, 1), wide(pair.b, 2), c, wide(pair.truth, 1), wide(pair.weight, 1, "constant")
-    )
+    return Pair(pair.name, wide(pair.a, 1), wide(pair.b, 2), c, wide(pair.truth, 1), wide(pair.weight, 1, "constant"))
 
 
 def _dihedral(x: Array, turn: int) -> Array:
@@ -156,16 +177,18 @@ def batches(
     size: int,
     patch: int,
     seed: int,
+    *,
     start: int = 0,
     noise: float = 0.0,
     haze: float = 0.0,
+    share: float = 1.0,
 ) -> Iterator[tuple[Array, Array, Array | None, Array, Array]]:
     """Random patches for ever: ``(a, b, c, truth, weight)``, each with a leading batch axis.
 
     Parameters
     ----------
     data : list of list of Pair
-        Per scene, its pairs; a patch picks a scene by area, then one of its pairs.
+        Per scene, its pairs; a patch picks a scene by ``area ** share``, then one of its pairs.
     patch : int
         Side of a patch on the finest grid, a multiple of `ratio`.
     seed, start : int
@@ -177,7 +200,7 @@ def batches(
         Share of patches that lose part of what all their pixels have in common, band by band, and get
         other gains, as atmospheric correction does: what was learnt on L1C then serves L2A.
     """
-    area = np.array([p[0].weight.size for p in data], float)
+    area = np.array([p[0].weight.size for p in data], float) ** share
     area /= area.sum()
     step = start
     while True:
@@ -187,9 +210,7 @@ def batches(
             pair = data[which][rng.integers(len(data[which]))]
             side = min(patch, *(n // ratio * ratio for n in pair.weight.shape))
             if side < patch:
-                raise SourceError(
-                    f"scene {pair.name} is smaller than a patch of {patch}: use smaller patches"
-                )
+                raise SourceError(f"scene {pair.name} is smaller than a patch of {patch}: use smaller patches")
             y, x = (int(rng.integers((n - patch) // ratio + 1)) * ratio for n in pair.weight.shape)
             turn = int(rng.integers(8))
 
@@ -203,9 +224,7 @@ def batches(
             truth = cut(pair.truth, 1)
             if haze and rng.random() < haze:
                 inputs, truth = _clear(inputs, truth, rng)
-            rows.append(
-                (inputs[0], inputs[1], inputs[2] if len(inputs) == 3 else None, truth, cut(pair.weight, 1))
-            )
+            rows.append((inputs[0], inputs[1], inputs[2] if len(inputs) == 3 else None, truth, cut(pair.weight, 1)))
         a, b, c, truths, weights = zip(*rows, strict=True)
         yield (
             np.stack(a),

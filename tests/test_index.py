@@ -1,0 +1,158 @@
+"""Spectral indices: the published formulas, on reflectance, lazily."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import spyndex
+import xarray as xr
+from cubes import make_cube, no_compute
+
+import xsen2
+from xsen2.bands import BANDS
+from xsen2.errors import BandError, GridError, MethodError
+from xsen2.index import index
+
+
+@pytest.fixture
+def ten() -> xr.Dataset:
+    """All bands on one 10 m grid, as superresolve gives them."""
+    cube = make_cube(4, 5, dates=2, chunks=12)
+    like = cube["B02"]
+    rng = np.random.default_rng(1)
+    pixels = {b: like.copy(data=rng.uniform(10, 6000, like.shape).astype("f4")) for b in BANDS}
+    return xr.Dataset(pixels).rio.write_crs(32631).chunk(time=1, y=12, x=12)
+
+
+def refl(ds: xr.Dataset, band: str) -> xr.DataArray:
+    return ds[band].compute().astype(float) / 10000
+
+
+FORMULAS: dict[str, Any] = {
+    "NDWI": lambda r: (r("B03") - r("B08")) / (r("B03") + r("B08")),
+    "MNDWI": lambda r: (r("B03") - r("B11")) / (r("B03") + r("B11")),
+    "NDMI": lambda r: (r("B08") - r("B11")) / (r("B08") + r("B11")),
+    "NDVI": lambda r: (r("B08") - r("B04")) / (r("B08") + r("B04")),
+    "EVI": lambda r: 2.5 * (r("B08") - r("B04")) / (r("B08") + 6 * r("B04") - 7.5 * r("B02") + 1),
+    "SAVI": lambda r: 1.5 * (r("B08") - r("B04")) / (r("B08") + r("B04") + 0.5),
+    "NBR": lambda r: (r("B08") - r("B12")) / (r("B08") + r("B12")),
+    "NDREI": lambda r: (r("B08") - r("B05")) / (r("B08") + r("B05")),
+    "kNDVI": lambda r: np.tanh(((r("B08") - r("B04")) / (r("B08") + r("B04"))) ** 2),
+    "FAI": lambda r: r("B08") - (r("B04") + (r("B11") - r("B04")) * (832.8 - 664.6) / (1613.7 - 664.6)),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_published_formulas(ten: xr.Dataset, name: str) -> None:
+    params = {"L": 0.5} if name == "SAVI" else {}
+    with no_compute():
+        out = index(ten, name, **params)
+    want = FORMULAS[name](lambda band: refl(ten, band))
+    fine = np.abs(want) < 100  # near a pole float32 has nothing to say
+    np.testing.assert_allclose(out.where(fine), want.where(fine), rtol=2e-3, atol=1e-5)
+    assert (out.name, out.dims, out.dtype) == (name, ("time", "y", "x"), np.float32)
+    assert out.chunks == ten["B02"].chunks
+    assert out.attrs["long_name"] == spyndex.indices[name].long_name
+    assert out.attrs["reference"].startswith("http")
+    assert out.rio.crs == ten.rio.crs
+    assert out.encoding["grid_mapping"] == "spatial_ref"
+    xr.testing.assert_equal(out["time"], ten["time"])
+
+
+def test_every_index_of_the_list_works_or_says_why(ten: xr.Dataset) -> None:
+    corner = ten.isel(y=slice(2), x=slice(2)).compute()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, spec in spyndex.indices.items():
+            if "Sentinel-2" in spec.platforms:
+                params = {"PAR": 1.0} if name == "NIRvP" else {}
+                assert index(corner, name, **params).shape == corner["B02"].shape
+            elif set(spec.bands) & {"T", "T1", "G1", "Y", "VV", "VH", "HH", "HV"}:
+                with pytest.raises(BandError, match="Sentinel-2 does not measure"):
+                    index(corner, name)
+    with pytest.raises(MethodError, match="pass PAR="):
+        index(corner, "NIRvP")
+
+
+def test_nodata_and_zero_by_zero_are_nan_without_warnings() -> None:
+    ds = make_cube(2, 2, grids=(10,), chunks=12)
+    ds["B03"] = ds["B03"].where(ds["x"] > float(ds["x"][0]))
+    ds["B08"] = ds["B08"].where(ds["y"] < float(ds["y"][0]))
+    zero = (ds["x"] == ds["x"][3]) & (ds["y"] == ds["y"][4])
+    ds = ds.map(lambda v: v.where(~zero, 0.0), keep_attrs=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = index(ds, "NDWI").values
+    want = np.zeros(out.shape, bool)
+    want[0, :] = want[:, 0] = want[4, 3] = True
+    np.testing.assert_array_equal(np.isnan(out), want)
+    assert np.isfinite(index(ds, "NDVI")[1:, 0]).all()  # B03 is not in it
+
+
+def test_integers_use_their_nodata_value() -> None:
+    ds = make_cube(2, 2, grids=(10,), dtype=np.uint16)
+    ds["B03"][0, 0] = 0
+    ds["B08"].attrs["_FillValue"] = 65535
+    ds["B08"][1, 1] = 65535
+    out = index(ds, "NDWI")
+    assert np.argwhere(np.isnan(out.values)).tolist() == [[0, 0], [1, 1]]
+    b3, b8 = ds["B03"].values.astype(float), ds["B08"].values.astype(float)
+    np.testing.assert_allclose(out[2:], ((b3 - b8) / (b3 + b8))[2:], rtol=1e-4, atol=1e-6)
+
+
+def test_reflectance(ten: xr.Dataset) -> None:
+    want = index(ten, "EVI").values
+    small = ten.map(lambda v: v * np.float32(1e-4), keep_attrs=True)
+    np.testing.assert_allclose(index(small, "EVI", quantification=1), want, rtol=1e-3)
+    for band in small.data_vars:
+        small[band].encoding["scale_factor"] = 1e-4  # as CF decoding leaves it
+    np.testing.assert_allclose(index(small, "EVI"), want, rtol=1e-3)
+
+
+def test_any_catalogues_names(ten: xr.Dataset) -> None:
+    names = {b: band.common_name for b, band in BANDS.items()}
+    np.testing.assert_array_equal(index(ten.rename(names), "NBR"), index(ten, "NBR"))
+    np.testing.assert_array_equal(index(ten, "ndwi"), index(ten, "NDWI"))
+
+
+def test_native_cube_needs_bands_of_one_grid() -> None:
+    cube = make_cube(3, 3, chunks=12)
+    assert index(cube, "NDWI").dims == ("y", "x")
+    assert index(cube, "NBR2").dims == ("y_20m", "x_20m")
+    with pytest.raises(GridError, match=r"B03 on \(y, x\), B11 on \(y_20m, x_20m\).*superresolve"), no_compute():
+        index(cube, "MNDWI")
+
+
+def test_wrong_names_are_refused_with_the_nearest(ten: xr.Dataset) -> None:
+    with pytest.raises(MethodError, match=r"did you mean .*NDVI"):
+        index(ten, "NDIV")
+    with pytest.raises(MethodError, match="BAI or BaI"):
+        index(ten, "bai")
+    with pytest.raises(MethodError, match=r"EVI has no constant gain; it has: g, C1, C2, L"):
+        index(ten, "EVI", gain=2)
+    with pytest.raises(BandError, match=r"NDWI needs B08 \(near infrared\), but the dataset has only: B02, B03"):
+        index(ten[["B02", "B03"]], "NDWI")
+    with pytest.raises(BandError, match=r"twice .*B08, nir"):
+        index(ten.assign(nir=ten["B08"]), "NDWI")
+    with pytest.raises(BandError, match=r"T \(Thermal Infrared\), which Sentinel-2 does not measure"):
+        index(ten, "EBBI")
+
+
+def test_accessor_on_the_sample() -> None:
+    sr = xsen2.sample().dsen2.superresolve(method="bicubic")
+    with no_compute():
+        ndwi = sr.dsen2.index("NDWI")
+    water = float((ndwi > 0).mean())
+    assert 0.05 < water < 0.6  # a coast and a river
+
+
+def test_spyndex_is_imported_only_when_an_index_is_asked_for() -> None:
+    code = "import xsen2, xsen2.index, sys; print('spyndex' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert run.stdout.split()[-1] == "False"
