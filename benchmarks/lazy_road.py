@@ -25,8 +25,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-import xsen2
-from xsen2.bands import B, GRIDS
+from xsen2.bands import GRIDS, B
 from xsen2.networks import cards
 
 DIMS = {10: ("y", "x"), 20: ("y_20m", "x_20m"), 60: ("y_60m", "x_60m")}
@@ -124,8 +123,11 @@ def main() -> None:
         return
     import torch
 
+    from xsen2.inference import best_device, best_dtype
+
     result = {
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, {best_dtype(best_device())}",
         "scheduler": f"dask {dask.__version__}, threads",
         "speed": {"size": args.size, "chunk": args.chunk, **speed(args.size, args.chunk, args.repeat)},
         "graph, 12 dates of a tile": graph(),

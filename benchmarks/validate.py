@@ -47,7 +47,9 @@ def evaluate(scene: Scene, scale: int, operator: str) -> dict[str, Any] | None:
 def main() -> None:
     """Score all scenes and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with validation/ and scenes.json")
+    parser.add_argument(
+        "data", type=Path, nargs="?", default=Path("../shared/data"), help="folder with validation/ and scenes.json"
+    )
     parser.add_argument("--card", action="store_true", help="write the numbers into the model cards too")
     args = parser.parse_args()
     start = time.perf_counter()
@@ -67,7 +69,10 @@ def main() -> None:
             "scenes": len(rows),
             "mean ratio": round(float(np.mean(ratios)), 3),
             "worst ratio": round(max(ratios), 3),
-            "RMSE": {m: round(float(np.mean([np.mean(list(r["rmse"][m].values())) for r in rows.values()])), 1) for m in METHODS},
+            "RMSE": {
+                m: round(float(np.mean([np.mean(list(r["rmse"][m].values())) for r in rows.values()])), 1)
+                for m in METHODS
+            },
             "SAM": {m: round(float(np.mean([r["sam"][m] for r in rows.values()])), 2) for m in METHODS},
         }
         for level in ("L1C", "L2A"):
@@ -95,7 +100,8 @@ def markdown(summary: dict[str, Any], table: dict[str, dict[str, Any]]) -> str:
         "Scenes: other places than those trained on. 40 → 20 m and 360 → 60 m; what a method does there is evidence",
         "for 20 → 10 m and 60 → 10 m, not proof. Contains modified Copernicus Sentinel data 2015-2020.",
         "",
-        "| bands, operator | scenes | RMSE bicubic | RMSE default | ratio | worst scene | L1C | L2A | SAM bicubic | SAM default |",
+        "| bands, operator | scenes | RMSE bicubic | RMSE default | ratio | worst scene | L1C | L2A "
+        "| SAM bicubic | SAM default |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, s in summary.items():
@@ -106,7 +112,12 @@ def markdown(summary: dict[str, Any], table: dict[str, dict[str, Any]]) -> str:
         )
     for name, rows in table.items():
         bands = list(next(iter(rows.values()))["rmse"]["default"])
-        lines += ["", f"## {name}", "", "| scene | level | ratio | " + " | ".join(f"{b} bicubic → default" for b in bands) + " |"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            "| scene | level | ratio | " + " | ".join(f"{b} bicubic → default" for b in bands) + " |",
+        ]
         lines.append("|---|---|---|" + "---|" * len(bands))
         for scene, row in rows.items():
             cells = [f"{row['rmse']['bicubic'][b]} → {row['rmse']['default'][b]}" for b in bands]

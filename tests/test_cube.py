@@ -69,8 +69,13 @@ def test_dims_by_spacing_not_by_name(letters, south_up, transposed, dates):
 
 def test_datatree_with_masks_that_repeat_the_names():
     ds = make_cube(chunks=12)
-    groups = {f"/measurements/reflectance/r{g}m": ds[list(names)].rename({DIMS[g][0]: "y", DIMS[g][1]: "x"} if g > 10 else {})
-              .drop_vars("spatial_ref").rename({b: b.lower() for b in names}) for g, names in GRIDS.items()}
+    groups = {
+        f"/measurements/reflectance/r{g}m": ds[list(names)]
+        .rename({DIMS[g][0]: "y", DIMS[g][1]: "x"} if g > 10 else {})
+        .drop_vars("spatial_ref")
+        .rename({b: b.lower() for b in names})
+        for g, names in GRIDS.items()
+    }
     # EOPF repeats the finer bands in the coarser groups, and the names in masks.
     coarse = groups["/measurements/reflectance/r20m"]
     groups["/measurements/reflectance/r20m"] = coarse.assign(b02=coarse["b05"])
@@ -119,7 +124,7 @@ def twice():
 @refused(xsen2.SingleGridError, "xsen2.native")
 def single_grid():
     ds = make_cube(grids=(10,))
-    return ds.assign({b: ds["B02"] for b in GRIDS[20] + GRIDS[60]})
+    return ds.assign(dict.fromkeys(GRIDS[20] + GRIDS[60], ds["B02"]))
 
 
 @refused(xsen2.GridError, "native grid is 20 m")

@@ -42,7 +42,7 @@ def test_chunks_change_nothing(rows, columns, chunks, operator, holes, seed):
     if holes:
         rng = np.random.default_rng(seed)
         ds = change(ds, "B05", lambda x: np.putmask(x, rng.random(x.shape) < 0.3, np.nan))
-    cut = ds.chunk({d: chunks for d in ("y", "x", "y_20m", "x_20m", "y_60m", "x_60m")})
+    cut = ds.chunk(dict.fromkeys(("y", "x", "y_20m", "x_20m", "y_60m", "x_60m"), chunks))
     for band in BANDS:
         np.testing.assert_allclose(
             cut.degrade(2, operator)[band], ds.degrade(2, operator)[band], rtol=0, atol=1e-3, err_msg=band

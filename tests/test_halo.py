@@ -16,7 +16,9 @@ class Check:
 
     def __init__(self, images, halo):
         self.halo = halo
-        self.padded = [np.pad(x, [(0, 0), (halo // f, halo // f), (halo // f, halo // f)], mode="symmetric") for x, f in images]
+        self.padded = [
+            np.pad(x, [(0, 0), (halo // f, halo // f), (halo // f, halo // f)], mode="symmetric") for x, f in images
+        ]
         self.factors = [f for _, f in images]
 
     def __call__(self, windows):
@@ -67,8 +69,7 @@ def test_split_keeps_the_total_and_the_multiples(chunks, cell):
 
 def test_layers_of_mixed_dtype_and_chunks():
     one, two = da.ones((8, 8), chunks=4, dtype="u2"), da.full((8, 8), 0.5, chunks=3)
-    out = map_windows(_total, [Layer([one, two], 1)],
-                      shape=(8, 8), halo=0, chunks=((4, 4), (8,)), bands=1)
+    out = map_windows(_total, [Layer([one, two], 1)], shape=(8, 8), halo=0, chunks=((4, 4), (8,)), bands=1)
     np.testing.assert_array_equal(out.compute(), np.full((1, 8, 8), 1.5))
 
 

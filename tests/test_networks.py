@@ -97,8 +97,10 @@ def test_method_is_small_and_pickles():
 
 def inputs(side, seed=0):
     ds = make_cube(side, side, seed=seed)
-    return [np.stack([ds[b].values for b in names]) for names in (("B02", "B03", "B04", "B08"),
-            ("B05", "B06", "B07", "B8A", "B11", "B12"), ("B01", "B09"))]
+    return [
+        np.stack([ds[b].values for b in names])
+        for names in (("B02", "B03", "B04", "B08"), ("B05", "B06", "B07", "B8A", "B11", "B12"), ("B01", "B09"))
+    ]
 
 
 @pytest.mark.parametrize("card", ALL, ids=lambda c: c.name)
@@ -117,7 +119,9 @@ def test_patches_and_batches_leave_no_seam(card, monkeypatch):
 def test_bfloat16_is_close(card):
     a, b, c = inputs(11)
     h = card.halo * card.ratio
-    exact, rough = (inference.infer(card, a, b, c, device="cpu", dtype=d)[:, h:-h, h:-h] for d in ("float32", "bfloat16"))
+    exact, rough = (
+        inference.infer(card, a, b, c, device="cpu", dtype=d)[:, h:-h, h:-h] for d in ("float32", "bfloat16")
+    )
     assert np.sqrt(np.mean((exact - rough) ** 2)) < 5  # DN
     assert not np.array_equal(exact, rough)
 

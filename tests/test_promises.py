@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import dask
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xsen2
-from xsen2.bands import A, B, BANDS, C, grid_of
+from xsen2.bands import BANDS, A, B, C, grid_of
 from xsen2.cube import recognise
 from xsen2.protocol import finest_halo
 from xsen2.registry import resolve
@@ -150,8 +148,11 @@ def test_georeferencing_and_names(method):
         south_up=st.booleans(),
     )
     def check(rows, columns, dates, names, dims, epsg, south_up):
-        rename = {"canonical": {}, "common": {b.name: b.common_name for b in BANDS.values()},
-                  "lower": {b: b.lower() for b in BANDS}}[names]
+        rename = {
+            "canonical": {},
+            "common": {b.name: b.common_name for b in BANDS.values()},
+            "lower": {b: b.lower() for b in BANDS},
+        }[names]
         all_dims = {10: dims, 20: ("v", "u"), 60: ("q", "p")}
         ds = make_cube(rows, columns, dates=dates, epsg=epsg, dims=all_dims, chunks=12)
         sr = superresolve(ds.rename(rename).isel({dims[0]: slice(None, None, -1)} if south_up else {}), method)
@@ -164,7 +165,11 @@ def test_georeferencing_and_names(method):
             sr[name].rio.set_spatial_dims(dims[1], dims[0], inplace=True)
         np.testing.assert_allclose(sr[dims[0]], ds[dims[0]], rtol=0, atol=1e-3)
         np.testing.assert_allclose(sr[dims[1]], ds[dims[1]], rtol=0, atol=1e-3)
-        assert sr[next(iter(sr.data_vars))].rio.transform().almost_equals(ds["B02"].rio.set_spatial_dims(dims[1], dims[0]).rio.transform(), 1e-3)
+        assert (
+            sr[next(iter(sr.data_vars))]
+            .rio.transform()
+            .almost_equals(ds["B02"].rio.set_spatial_dims(dims[1], dims[0]).rio.transform(), 1e-3)
+        )
         if dates:
             np.testing.assert_array_equal(sr.time, ds.time)
 

@@ -11,7 +11,7 @@ import xarray as xr
 from cubes import make_cube, no_compute
 
 import xsen2
-from xsen2.bands import A, B, BANDS, C
+from xsen2.bands import BANDS, A, B, C
 
 
 def test_bands_and_native():
@@ -136,7 +136,8 @@ from cubes import make_cube
 sr = make_cube(20, 20, chunks=60).dsen2.superresolve()
 sr.degrade  # accessors too
 assert "torch" not in sys.modules, "torch was imported before a block ran"
-print(max(len(pickle.dumps(dict(layer))) for n, layer in sr["B11"].__dask_graph__().layers.items() if n.startswith("xsen2-")))
+layers = sr["B11"].__dask_graph__().layers.items()
+print(max(len(pickle.dumps(dict(layer))) for n, layer in layers if n.startswith("xsen2-")))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="tests", check=False)
     assert out.returncode == 0, out.stderr

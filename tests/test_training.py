@@ -90,7 +90,9 @@ def test_widening_keeps_the_function(ratio):
     torch.testing.assert_close(wide(*x), narrow(*x), rtol=1e-4, atol=1e-4)
 
 
-RECIPE = Recipe(2, (Stage(4, 6, 1e-3), Stage(8, 5, 1e-3, relative=True, share=0.5, until=4)), batch=2, patch=24, haze=0.5)
+RECIPE = Recipe(
+    2, (Stage(4, 6, 1e-3), Stage(8, 5, 1e-3, relative=True, share=0.5, until=4)), batch=2, patch=24, haze=0.5
+)
 
 
 def run(scene, folder, **kwargs):

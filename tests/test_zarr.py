@@ -288,6 +288,7 @@ class _Cut(BaseException):
     """The power goes."""
 
 
+@pytest.mark.filterwarnings(r"ignore:Object at \.xsen2")
 @pytest.mark.parametrize(("after", "overwrite"), [(False, False), (True, False), (True, True)])
 def test_a_stop_at_any_step_is_recovered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool, overwrite: bool
@@ -419,7 +420,7 @@ def test_only_zarr_stores_are_replaced(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="zip"):
         to_zarr(ds, tmp_path / "a.zip", progress=False)
     foreign = tmp_path / "foreign.zarr"
-    xr.Dataset({"a": ("x", [1, 2])}).to_zarr(foreign)
+    xr.Dataset({"a": ("x", [1, 2])}).to_zarr(foreign, consolidated=False)
     with pytest.raises(StoreError, match=r"not written by this call.*overwrite=True"):
         to_zarr(ds, foreign, progress=False)
     assert "B02" in to_zarr(ds, foreign, overwrite=True, progress=False)

@@ -61,7 +61,7 @@ def base_spacing(candidates: dict[str, list[Candidate]]) -> float:
     if base < 9.9 or abs(base / 10 - round(base / 10)) > 1e-3:
         raise GridError(
             f"the {finest} m bands are spaced {base * finest / 10:g} in the units of their coordinates: native "
-            "Sentinel-2 grids are 10, 20 and 60 m (or whole multiples, after .degrade). Load them in the tile's UTM zone"
+            "Sentinel-2 grids are 10, 20 and 60 m (or whole multiples, after .degrade). Load them in the tile's CRS"
         )
     return float(round(base / 10) * 10)
 
@@ -104,7 +104,7 @@ def nested(chosen: dict[str, Candidate], base: float) -> Bounds:
             raise GridError(
                 f"grids do not nest: {chosen[first].name} spans x {boxes[first][0]:.2f}…{boxes[first][2]:.2f}, "
                 f"y {boxes[first][1]:.2f}…{boxes[first][3]:.2f}, but {chosen[band].name} spans "
-                f"x {box[0]:.2f}…{box[2]:.2f}, y {box[1]:.2f}…{box[3]:.2f}. {hint}Load all grids with the same bounds on "
+                f"x {box[0]:.2f}…{box[2]:.2f}, y {box[1]:.2f}…{box[3]:.2f}. {hint}Load all grids with bounds on "
                 f"multiples of {cell:g} m (xsen2.load does), or cut them: x from {west:g} to {east:g}, y from "
                 f"{south:g} to {north:g} is common to all"
             )
@@ -130,6 +130,6 @@ def check_times(chosen: dict[str, Candidate]) -> None:
             raise TimeError(f"{first_band} and {band} disagree on having a time dim: select one date with .isel first")
         if values is not None and reference is not None and not np.array_equal(values, reference):
             raise TimeError(
-                f"{candidate.name} has {len(values)} times that differ from the {len(reference)} of {first.name}: keep the "
+                f"{candidate.name} has {len(values)} times that differ from the {len(reference)} of {first.name}: keep "
                 "common dates with xr.align(…, join='inner')"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,10 @@ def demo(out: Path, bbox: Bbox | None, when: str | None, api: str | None, method
     else:
         item = _clearest(bbox, str(when), api or xsen2.EARTH_SEARCH)
         cube, truth, what = xsen2.load([item], bbox=bbox), None, f"{item.id}, bbox {' '.join(map(str, bbox))}"
+    area = [] if bbox is None else ["--bbox", *map(str, bbox), "--datetime", str(when)]
+    command = shlex.join(["xsen2", "demo", *area, "--method", method])
     say = (lambda line: None) if quiet else click.echo
-    demonstrate(cube, out, method=method, truth=truth, what=what, say=say, progress=_bar(quiet))
+    demonstrate(cube, out, method=method, truth=truth, what=what, command=command, say=say, progress=_bar(quiet))
 
 
 @main.command()

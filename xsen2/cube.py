@@ -75,7 +75,8 @@ class Cube:
         west, _, _, north = self.bounds
         size = self.resolution * gsd / 10
         height, width = self.shape(gsd)
-        return north - (np.arange(height) + 0.5) * size, west + (np.arange(width) + 0.5) * size
+        y, x = (np.arange(n, dtype=np.float64) + 0.5 for n in (height, width))
+        return np.asarray(north - y * size, np.float64), np.asarray(west + x * size, np.float64)
 
     def dataset(self) -> xr.Dataset:
         """The cube as a Dataset with canonical names and dims."""

@@ -66,8 +66,8 @@ def degrade(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "
     height, width = (n // cell * cell for n in cube.shape(10))
     if not height or not width:
         raise GridError(
-            f"the cube is {cube.shape(10)[0]} x {cube.shape(10)[1]} pixels of {cube.resolution:g} m, less than the {cell} that "
-            f"one pixel of its {max(cube.grids)} m grid takes at scale {scale}: use a larger area"
+            f"the cube is {cube.shape(10)[0]} x {cube.shape(10)[1]} pixels of {cube.resolution:g} m, less than the {cell} "
+            f"that one pixel of its {max(cube.grids)} m grid takes at scale {scale}: use a larger area"
         )
     west, _, _, north = cube.bounds
     size = cube.resolution * scale

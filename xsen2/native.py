@@ -30,8 +30,8 @@ def _take(block: npt.NDArray[Any], ratio: int, name: str) -> npt.NDArray[Any]:
     if not same.all():
         share = 1 - same.mean()
         raise GridError(
-            f"{name}: {share:.1%} of the pixels differ inside {ratio} x {ratio} cells, so it was not loaded with nearest "
-            "neighbour on an aligned grid: load the bands at their own resolutions (xsen2.load does)"
+            f"{name}: {share:.1%} of the pixels differ inside {ratio} x {ratio} cells, so it was not loaded with "
+            "nearest neighbour on an aligned grid: load the bands at their own resolutions (xsen2.load does)"
         )
     return taken
 
@@ -127,4 +127,5 @@ def _native_band(band: str, variable: xr.DataArray) -> xr.DataArray:
 
 
 def _middle(variable: xr.DataArray, dim: Hashable, ratio: int) -> npt.NDArray[Any]:
-    return np.asarray(variable[dim].values, np.float64).reshape(-1, ratio).mean(axis=1)
+    centres: npt.NDArray[Any] = np.asarray(variable[dim].values, np.float64).reshape(-1, ratio).mean(axis=1)
+    return centres

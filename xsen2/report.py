@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ def demonstrate(
     method: str = "default",
     truth: xr.Dataset | None = None,
     what: str = "",
+    command: str = "",
     say: Callable[[str], object] = print,
     progress: bool = True,
 ) -> None:
@@ -57,6 +57,8 @@ def demonstrate(
         All bands at 10 m, where they are known.
     what : str
         What the cube is, for the summary.
+    command : str
+        How this was called, for the summary.
     say : callable
         Takes each line about what is going on.
     progress : bool
@@ -73,7 +75,7 @@ def demonstrate(
     picture(cube, {method: result}, out / "before-after.png", truth=truth)
     say("degrading the scene, to score where the truth is known")
     sections = _scores(cube, result, method, truth)
-    page = _page(cube, result, method, what, seconds, default_timer() - begun, sections)
+    page = _page(cube, result, method, what, command, seconds, default_timer() - begun, sections)
     (out / "summary.md").write_text(_markdown(page), encoding="utf-8")
     (out / "summary.html").write_text(_html(page, out), encoding="utf-8")
     say(f"done: {out / 'summary.html'}")
@@ -104,9 +106,10 @@ def picture(cube: xr.Dataset, results: dict[str, xr.Dataset], path: Path, *, tru
     row, column, side = _richest(cube)
     rows: list[tuple[str, tuple[str, ...]]] = []
     swir = tuple(b for b in SWIR if b in cube)
-    if swir:
-        shown = swir if len(swir) == 3 else swir[:1]
-        rows.append((f"20 m bands {', '.join(shown)}" if len(shown) == 3 else f"20 m band {shown[0]}", shown))
+    if len(swir) == 3:
+        rows.append((f"20 m bands {', '.join(swir)}", swir))
+    elif swir:
+        rows.append((f"20 m band {swir[0]}", swir[:1]))
     rows += [(f"60 m band {b}", (b,)) for b in GRIDS[60] if b in cube][:1]
     columns = {"bicubic": superresolve(cube, method="bicubic"), **results}
     if truth is not None:
@@ -114,9 +117,9 @@ def picture(cube: xr.Dataset, results: dict[str, xr.Dataset], path: Path, *, tru
     figure = Figure(figsize=(3.2 * (1 + len(columns)), 3.45 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 1 + len(columns), squeeze=False)
     for line, (label, bands) in zip(axes, rows, strict=True):
-        measured = _pixels(cube, bands, row, column, side)
-        low, high = (np.nanpercentile(measured, q, axis=(0, 1)) for q in (1, 99))
-        panels = {"measured": measured, **{k: _pixels(v, bands, row, column, side) for k, v in columns.items()}}
+        panels = {name: _pixels(ds, bands, row, column, side) for name, ds in {"measured": cube, **columns}.items()}
+        pooled = np.concatenate([p.reshape(-1, len(bands)) for p in panels.values()])
+        low, high = (np.nanpercentile(pooled, q, axis=0) for q in (1, 99))  # one stretch for all panels
         for ax, (name, pixels) in zip(line, panels.items(), strict=True):
             scaled = np.clip((pixels - low) / np.maximum(high - low, 1), 0, 1)
             gray = scaled.shape[-1] == 1
@@ -213,6 +216,7 @@ def _page(
     result: xr.Dataset,
     method: str,
     what: str,
+    command: str,
     seconds: float,
     total: float,
     scores: list[_Table | str],
@@ -230,7 +234,7 @@ def _page(
         "before-after.png",
         "RMSE: less is better. SRE and UIQ: more is better.",
         *scores,
-        f"Command: `{shlex.join(['xsen2', *sys.argv[1:]])}`",
+        *([f"Command: `{command}`"] if command else []),
         "Versions: Python " + sys.version.split()[0] + "".join(f", {p} {_version(p)}" for p in packages),
         f"Attribution: {cube.attrs.get('attribution', 'unknown')}",
     ]

@@ -101,7 +101,7 @@ def superresolve(
         for band in cube.bands:
             if grid_of(band) == 10:
                 made[band] = _passed(cube, band, chunks, scales[band])
-    return _assemble(cube, made, chunks, used)
+    return _assemble(cube, made, chunks, used, next(iter(scales.values())).gain)
 
 
 def lazy(data: Any) -> da.Array:
@@ -109,7 +109,8 @@ def lazy(data: Any) -> da.Array:
     if isinstance(data, da.Array):
         return data
     chunks = (*(1,) * (data.ndim - 2), CHUNK, CHUNK)
-    return da.from_array(np.asarray(data), chunks=chunks)
+    out: da.Array = da.from_array(np.asarray(data), chunks=chunks)
+    return out
 
 
 def _targets(cube: Cube, bands: Sequence[str] | None) -> tuple[str, ...]:
@@ -134,8 +135,9 @@ def _require(cube: Cube, method: Method) -> None:
     missing = [b for b in method.needs if b not in cube.bands]
     if missing:
         raise BandError(
-            f"method {method.name!r} reads {', '.join(missing)} to make {', '.join(method.produces)}, but the cube has only "
-            f"{', '.join(cube.names.values())}: load them too, leave those bands out with bands=[…], or use method='bicubic'"
+            f"method {method.name!r} reads {', '.join(missing)} to make {', '.join(method.produces)}, but the cube has "
+            f"only {', '.join(cube.names.values())}: load them too, leave those bands out with bands=[…], or use "
+            "method='bicubic'"
         )
 
 
@@ -233,7 +235,9 @@ def _passed(cube: Cube, band: str, chunks: tuple[tuple[int, ...], tuple[int, ...
     """A native 10 m band: the same values in float32, NaN for nodata."""
     data = lazy(cube.bands[band].data)
     data = data.rechunk({data.ndim - 2: chunks[0], data.ndim - 1: chunks[1]})
-    return da.map_blocks(to_nan, data, scale.nodata, dtype=np.float32, meta=np.empty((0,) * data.ndim, np.float32))
+    meta = np.empty((0,) * data.ndim, np.float32)
+    out: da.Array = da.map_blocks(to_nan, data, scale.nodata, dtype=np.float32, meta=meta)
+    return out
 
 
 def _repeat(x: npt.NDArray[Any], ratio: int) -> npt.NDArray[Any]:
@@ -245,7 +249,8 @@ def _nearest(array: xr.DataArray, gsd: int, chunks: tuple[tuple[int, ...], tuple
     if ratio > 1:
         wide = (*data.chunks[:-2], *(tuple(n * ratio for n in c) for c in data.chunks[-2:]))
         data = da.map_blocks(_repeat, data, ratio, chunks=wide, dtype=data.dtype, meta=data._meta)
-    return data.rechunk({data.ndim - 2: chunks[0], data.ndim - 1: chunks[1]})
+    out: da.Array = data.rechunk({data.ndim - 2: chunks[0], data.ndim - 1: chunks[1]})
+    return out
 
 
 def _assemble(
@@ -253,6 +258,7 @@ def _assemble(
     made: dict[str, da.Array],
     chunks: tuple[tuple[int, ...], tuple[int, ...]],
     used: dict[str, str],
+    gain: float,
 ) -> xr.Dataset:
     lead = () if cube.time is None else ("time",)
     size = round(cube.resolution) if cube.resolution == round(cube.resolution) else cube.resolution
@@ -264,6 +270,8 @@ def _assemble(
         out = xr.DataArray(made[band], coords, (*lead, "y", "x"), attrs=dict(cube.bands[band].attrs))
         for stale in ("_FillValue", "nodata", "missing_value", "grid_mapping", "scale_factor", "add_offset"):
             out.attrs.pop(stale, None)
+        if gain != 1:  # reflectance: said in the way that CF decoding leaves behind, for whatever comes after
+            out.attrs["units"], out.encoding["scale_factor"] = "1", 1 / gain
         out.attrs |= {"gsd": size, "native_gsd": round(size * grid_of(band) / 10)}
         variables[cube.names[band]] = out
     for name, extra in cube.extras.items():

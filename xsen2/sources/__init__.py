@@ -1,0 +1,1 @@
+"""Where cubes come from: STAC items, stores, the embedded sample."""

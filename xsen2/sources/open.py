@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def _open_zarr(source: str, bbox: Bbox) -> xr.Dataset | xr.DataTree:
     if bbox is not None:
         raise SourceError("--bbox cuts STAC sources only: cut a Zarr store with xarray's .sel, on multiples of 60 m")
     try:
-        tree = xr.open_datatree(source, engine="zarr", chunks={}, decode_coords="all")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata")
+            tree = xr.open_datatree(source, engine="zarr", chunks={}, decode_coords="all")
     except Exception as error:  # zarr and fsspec raise a dozen kinds for a store that is not there or broken
         raise SourceError(f"{source} cannot be read as a Zarr store: {error}") from error
     return tree if tree.children else tree.to_dataset()
