@@ -18,6 +18,7 @@ import numpy as np
 
 import xsen2
 from xsen2.networks import WEIGHTS
+from xsen2.training.export import describe
 from xsen2.training.patches import Scene, read_scenes
 
 RESULTS = Path(__file__).parent / "results"
@@ -88,6 +89,7 @@ def main() -> None:
             gsd = 10 * card["ratio"]
             card["validation"] = {k: v for k, v in summary.items() if k.startswith(f"{gsd} m")}
             path.write_text(json.dumps(card, indent=1) + "\n")
+        describe()
     print(markdown(summary, table).split("## ")[0], f"{time.perf_counter() - start:.0f} s")
 
 

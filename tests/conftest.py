@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # The tests are not a package, and helper modules are imported by their bare names.
 sys.path.insert(0, str(Path(__file__).parent))
 
 import scenes
 import stac_api
+
+# Examples compute through dask and torch: the first of each kind is slow, and machines differ.
+settings.register_profile("xsen2", deadline=None, max_examples=30, print_blob=True)
+settings.load_profile("xsen2")
 
 
 @dataclass(frozen=True)

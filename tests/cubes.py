@@ -10,13 +10,8 @@ import dask
 import dask.array
 import numpy as np
 import xarray as xr
-from hypothesis import settings
 
 from xsen2.bands import GRIDS
-
-# Examples compute through dask and torch: the first of each kind is slow, and machines differ.
-settings.register_profile("xsen2", deadline=None, max_examples=30, print_blob=True)
-settings.load_profile("xsen2")
 
 ORIGIN = (600000.0, 5000040.0)  # west, north: multiples of 60
 DIMS = {10: ("y", "x"), 20: ("y_20m", "x_20m"), 60: ("y_60m", "x_60m")}

@@ -85,6 +85,19 @@ def test_run_from_a_store_to_a_store(stored: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(back["B11"], want["B11"].values)
 
 
+def test_a_store_is_never_its_own_source(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {p: p.read_bytes() for p in stored.rglob("*") if p.is_file()}
+    link = stored.parent / "link.zarr"
+    link.symlink_to(stored)
+    monkeypatch.chdir(stored.parent)
+    for source in (stored, f"{stored}/", "cube.zarr", link, f"file://{stored}"):
+        for more in ((), ("--overwrite",)):
+            assert "is where SOURCE is" in refused("run", source, stored, "--method", "bicubic", *more)
+    assert "is where SOURCE is" in refused("run", stored / "B02", stored, "--overwrite")
+    assert "is where SOURCE is" in refused("run", "s3://b/a.zarr/", "s3://b/a.zarr", "--overwrite")
+    assert {p: p.read_bytes() for p in stored.rglob("*") if p.is_file()} == before
+
+
 def test_run_from_resolution_groups(tmp_path: Path) -> None:
     cube = make_cube(4, 3, chunks=24)
     groups = {}

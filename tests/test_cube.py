@@ -216,3 +216,40 @@ def test_snap_contains_and_is_on_multiples(west, south, width, height):
     assert w > west - 60.01
     assert e < box[2] + 60.01
     assert snap((w, s, e, n)) == (w, s, e, n)
+
+
+def tree_of(ds):
+    return xr.DataTree.from_dict({f"/r{g}m": ds[[b for b in names if b in ds]] for g, names in GRIDS.items()})
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: tree_of(make_cube(grids=(10, 20)).drop_vars(GRIDS[20])), xsen2.BandError, "nothing to super-resolve"),
+        (lambda: xr.DataTree.from_dict({"/r10m": xr.Dataset({"dem": 1})}), xsen2.BandError, "found: none"),
+        (lambda: tree_of(shifted()), xsen2.GridError, "do not nest"),
+        (lambda: tree_of(geographic()), xsen2.CRSError, "geographic"),
+        (
+            lambda: xr.DataTree.from_dict({"/a": tree_of(make_cube()), "/b": tree_of(make_cube())}),
+            xsen2.BandError,
+            "/a, /b",
+        ),
+    ],
+)
+def test_refusals_of_trees(make, error, words):
+    with pytest.raises(error, match=words):
+        make().dsen2.superresolve()
+
+
+def test_names_decide_where_nothing_else_does():
+    """Both axes rise, no CF attributes, (x, y) order."""
+    ds = make_cube(2, 3)
+    turned = ds.isel(y=slice(None, None, -1), y_20m=slice(None, None, -1), y_60m=slice(None, None, -1))
+    turned = turned.transpose("x", "y", "x_20m", "y_20m", "x_60m", "y_60m")
+    cube = recognise(turned)
+    np.testing.assert_array_equal(cube.bands["B05"], ds["B05"])
+
+
+def test_numbers_for_dates_last():
+    ds = make_cube(2, 3, dates=2).assign_coords(time=[0, 1]).transpose(..., "time")
+    assert recognise(ds).bands["B05"].dims == ("time", "y_20m", "x_20m")

@@ -16,7 +16,7 @@ from cubes import make_cube, no_compute
 
 import xsen2
 from xsen2.bands import BANDS
-from xsen2.errors import BandError, GridError, MethodError
+from xsen2.errors import BandError, GridError, MethodError, RadiometryError
 from xsen2.index import index
 
 
@@ -113,6 +113,38 @@ def test_reflectance(ten: xr.Dataset) -> None:
     for band in small.data_vars:
         small[band].encoding["scale_factor"] = 1e-4  # as CF decoding leaves it
     np.testing.assert_allclose(index(small, "EVI"), want, rtol=1e-3)
+
+
+@pytest.mark.parametrize("edit", [lambda ds: ds.where(ds["B02"] > 0), lambda ds: ds.chunk(y=6), lambda ds: ds.load()])
+def test_reflectance_that_was_superresolved_and_edited(edit: Any) -> None:
+    cube = make_cube(4, 5, chunks=12, scale=1e-4)
+    for band in cube.data_vars:
+        cube[band].encoding["scale_factor"] = 1e-4
+    want = index(make_cube(4, 5, chunks=12).dsen2.superresolve(method="bicubic"), "EVI").values
+    sr = edit(cube.dsen2.superresolve(method="bicubic"))
+    np.testing.assert_allclose(sr.dsen2.index("EVI"), want, rtol=1e-2, atol=1e-4)
+
+
+def test_values_that_are_not_what_metadata_say_are_refused(ten: xr.Dataset) -> None:
+    want = index(ten, "EVI").values
+    small = ten.map(lambda v: v * np.float32(1e-4), keep_attrs=True)
+    with pytest.raises(RadiometryError, match=r"taken for DN but looks like reflectance.*quantification=1 "):
+        index(small, "EVI").compute()
+    one = ten.assign(B08=small["B08"])  # the others are DN, which must not hide it
+    one["B08"].attrs["units"] = "1"
+    np.testing.assert_allclose(index(one, "EVI"), want, rtol=1e-3)
+    large = ten.assign({b: ten[b].assign_attrs(units="1") for b in ten.data_vars})
+    with pytest.raises(RadiometryError, match=r"taken for reflectance but looks like DN.*quantification=10000"):
+        index(large, "EVI").compute()
+    np.testing.assert_array_equal(index(large, "EVI", quantification=10000), want)
+    dark = ten.map(lambda v: (v * 0).where(v > 100, 1))  # 0 and 1 are DN like any
+    assert np.isfinite(index(dark, "EVI")).all()
+    for wrong in ({"scale_factor": 1e-4}, {"add_offset": -0.1}):
+        raw = ten.assign(B04=ten["B04"].assign_attrs(wrong))
+        with pytest.raises(RadiometryError, match=r"B04 still has .*mask_and_scale=True"), no_compute():
+            index(raw, "EVI", quantification=1)
+    with pytest.raises(RadiometryError, match="quantification=0"):
+        index(ten, "EVI", quantification=0)
 
 
 def test_any_catalogues_names(ten: xr.Dataset) -> None:

@@ -75,3 +75,17 @@ def test_refuses_other_spacing_and_no_bands():
         xsen2.native(flat["B02"])
     with pytest.raises(xsen2.BandError, match="no Sentinel-2 bands"):
         xsen2.native(flat[["B02"]].rename(B02="dem"))
+
+
+def test_refuses_a_band_twice():
+    flat = flatten(make_cube())
+    with pytest.raises(xsen2.BandError, match="more than once"):
+        xsen2.native(flat.assign(red=flat["B04"]))
+
+
+def test_other_dims_and_a_mask():
+    flat = flatten(make_cube(dates=2)).rename(time="t", y="n", x="e")
+    flat = flat.assign(SCL=(flat["B05"] % 12).astype("uint8"))
+    cube = xsen2.native(flat)
+    sr = cube.dsen2.superresolve(method="bicubic")
+    np.testing.assert_array_equal(sr["SCL"], flat["SCL"])

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,7 +69,7 @@ def test_forward_pass_against_numpy(ratio):
 
 @pytest.mark.parametrize("card", ALL, ids=lambda c: c.name)
 def test_shipped_weights(card):
-    raw = Path(card.path).read_bytes()
+    raw = card.file.read_bytes()
     assert hashlib.sha256(raw).hexdigest() == card.sha256
     network = inference.load(card, torch.device("cpu"), torch.float32)
     assert inference.load(card, torch.device("cpu"), torch.float32) is network
@@ -84,7 +83,7 @@ def test_shipped_weights(card):
 
 def test_names_are_distinct_weights_and_small():
     assert len({c.sha256 for c in ALL}) == len({c.name for c in ALL}) == len(ALL)
-    assert sum(Path(c.path).stat().st_size for c in ALL) < 25e6
+    assert sum(c.file.stat().st_size for c in ALL) < 25e6
 
 
 def test_method_is_small_and_pickles():
@@ -132,7 +131,7 @@ def test_damaged_and_missing_weights(tmp_path, monkeypatch):
     card = dataclasses.replace(ALL[0], path=str(file))
     with pytest.raises(xsen2.WeightsError, match="cannot be read"):
         inference.load(card, torch.device("cpu"), torch.float32)
-    file.write_bytes(Path(ALL[0].path).read_bytes()[:-10])
+    file.write_bytes(ALL[0].file.read_bytes()[:-10])
     with pytest.raises(xsen2.WeightsError, match="its sha256 is"):
         inference.load(card, torch.device("cpu"), torch.float32)
 

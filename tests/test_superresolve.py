@@ -150,3 +150,110 @@ def test_one_task_per_block():
     graph = dict(sr["B11"].__dask_graph__())
     runs = [k for k in graph if isinstance(k, tuple) and str(k[0]).startswith("xsen2-dsen2")]
     assert len(runs) == 4
+
+
+def test_time_chunks_that_differ_between_grids():
+    ds = make_cube(2, 2, dates=3)
+    mixed = ds.chunk({"y": 6, "x": 6})
+    for i, band in enumerate(BANDS):
+        mixed[band] = mixed[band].chunk(time=[(1, 2), (2, 1), (3,)][i % 3])
+    want = ds.dsen2.superresolve(method="dsen2", dtype="float32").compute()
+    sr = mixed.dsen2.superresolve(method="dsen2", dtype="float32")
+    assert sr.chunks["time"] == (1, 1, 1)
+    got = sr.compute()
+    for band in BANDS:
+        np.testing.assert_allclose(got[band], want[band], rtol=0, atol=1e-3)
+
+
+def test_variables_that_ride_along():
+    """On a grid: nearest on the 10 m grid. Off the grids, or of time alone: as they are."""
+    ds = make_cube(2, 2, dates=2, dims={10: ("y10", "x10"), 20: ("y20", "x20"), 60: ("y60", "x60")}, chunks=6)
+    ds = ds.assign(
+        SCL=(ds["B05"] % 12).astype("uint8").chunk(time=2),
+        AOT=ds["B09"].isel(time=0, drop=True),
+        cloud=("time", [0.1, 0.2]),
+        sza=(("y", "x"), np.eye(24), {"note": "another grid"}),
+    )
+    ds["AOT"].encoding = {"dtype": "uint16", "_FillValue": 0, "scale_factor": 0.001, "add_offset": 0.0}
+    ds = ds.assign_coords(y=np.arange(24) * 5000.0, x=np.arange(24) * 5000.0).rename(time="when")
+    sr = ds.dsen2.superresolve(method="bicubic")
+    assert sr["SCL"].dims == ("when", "y10", "x10")
+    np.testing.assert_array_equal(sr["AOT"], ds["AOT"].values.repeat(6, 0).repeat(6, 1))
+    assert sr["AOT"].encoding["scale_factor"] == 0.001
+    np.testing.assert_array_equal(sr["cloud"], [0.1, 0.2])
+    assert sr["cloud"].dims == ("when",)
+    np.testing.assert_array_equal(sr["sza"], np.eye(24))
+    assert not set(sr["sza"].dims) & {"y10", "x10"}
+    assert sr.chunks["when"] == (1, 1)
+
+
+def test_scalar_coordinates_stay():
+    ds = make_cube(2, 2, dates=2)
+    parts = [ds.isel(time=i).dsen2.superresolve(method="bicubic") for i in range(2)]
+    np.testing.assert_array_equal(xr.concat(parts, "time").time, ds.time)
+
+
+def test_a_file_opened_without_chunks_is_not_read(tmp_path):
+    make_cube(2, 2, dates=2).to_zarr(tmp_path / "cube.zarr")
+    ds = xr.open_dataset(tmp_path / "cube.zarr", engine="zarr", decode_coords="all", chunks=None)
+    sr = ds.dsen2.superresolve(method="bicubic")
+    assert not any(ds[band]._in_memory for band in BANDS)
+    assert sr["B05"].chunks is not None
+
+
+def test_units_that_differ_between_bands_are_refused():
+    ds = make_cube(2, 2) / 10000
+    for band in BANDS:
+        ds[band].encoding["scale_factor"] = 1e-4
+    ds["B05"] = ds["B05"].where(ds["B05"] > 0)  # drops the encoding
+    with pytest.raises(xsen2.RadiometryError, match="two units"):
+        ds.dsen2.superresolve()
+    ds.dsen2.superresolve(quantification=1).compute()
+
+
+def test_reflectance_says_so_on_the_way_out():
+    ds = (make_cube(2, 2) / 10000).rio.write_crs(32631)
+    sr = ds.dsen2.superresolve(quantification=1, method="bicubic")
+    assert sr["B05"].attrs["units"] == "1"
+    assert sr["B02"].encoding["scale_factor"] == pytest.approx(1e-4)
+
+
+def test_named_10m_bands_come_without_the_others():
+    ds = make_cube(2, 2)
+    assert list(ds.dsen2.superresolve(["B03", "B11"], native=False)) == ["B03", "B11"]
+    assert list(ds.dsen2.superresolve(["green"], native=False)) == ["B03"]
+
+
+def test_methods_that_break_the_protocol():
+    class Wrong:
+        name, produces, needs, halo = "wrong", ("B11",), ("B11",), 1
+
+        def fit(self, cube):
+            return self
+
+        def __call__(self, a, b, c):
+            return b
+
+    ds = make_cube(2, 2)
+    with pytest.raises(xsen2.MethodError, match="is a class"):
+        ds.dsen2.superresolve(["B11"], method=Wrong)
+    with pytest.raises(xsen2.MethodError, match=r"'wrong' gave a block of shape \(1, 12, 12\)"):
+        ds.dsen2.superresolve(["B11"], method=Wrong()).compute()
+
+
+def test_twice():
+    sr = make_cube(2, 2).dsen2.superresolve()
+    with pytest.raises(xsen2.SingleGridError, match="at 10 m already"):
+        sr.dsen2.superresolve()
+
+
+def test_bfloat16_has_no_step_at_chunk_borders():
+    """Promise 2 in bf16: chunking moves pixels no further than rounding itself does."""
+    ds = make_cube(8, 4)
+    exact = ds.dsen2.superresolve(B, native=False, dtype="float32").compute()
+    whole = ds.dsen2.superresolve(B, native=False, dtype="bfloat16").compute()
+    cut = ds.chunk(y=24, y_20m=12).dsen2.superresolve(B, native=False, dtype="bfloat16").compute()
+    for band in B:
+        rounding = np.abs(whole[band] - exact[band])
+        seam = np.abs(cut[band] - whole[band]).isel(y=slice(22, 26))
+        assert float(seam.max()) <= float(rounding.max())

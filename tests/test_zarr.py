@@ -178,6 +178,23 @@ def test_coarser_grids_get_proportional_chunks(tmp_path: Path) -> None:
     assert [back[b].encoding["chunks"] for b in ("B02", "B05", "B01")] == [(120, 120), (60, 60), (20, 20)]
 
 
+def test_what_is_no_plane_of_numbers_is_stored_too(tmp_path: Path) -> None:
+    ds = flat(rows=2, columns=2, dates=2, chunks=60)
+    lat = ds["y"] / 1e5 + 0 * ds["x"]
+    seen = ds["time"] + (ds["B02"] // 1).astype("timedelta64[s]")
+    ds = ds.assign(
+        each=ds["B02"].mean(("y", "x")), all=ds["B02"].mean(), column=ds["B02"].isel(time=0, x=0), seen=seen
+    ).assign_coords(lat=lat.chunk(y=60), cloudy=ds["B02"].mean(("y", "x")) > 0)
+    lazy = ("each", "all", "column", "seen", "lat", "cloudy")
+    assert all(ds[name].chunks for name in lazy if ds[name].ndim)
+    back = to_zarr(ds, tmp_path / "a.zarr", progress=False)
+    for name in lazy:
+        np.testing.assert_array_equal(back[name].values, ds[name].values)
+    assert "lat" in back.coords
+    assert list(back.data_vars) == list(ds.data_vars)
+    assert ds["each"].chunks  # the caller's is left as it was
+
+
 pieces = st.lists(st.integers(1, 9), min_size=1, max_size=6).map(tuple)
 
 
@@ -318,7 +335,7 @@ def test_a_stop_at_any_step_is_recovered(
         if overwrite:
             to_zarr(old, store, progress=False)
         with monkeypatch.context() as patch:
-            for name in ("pipe_file", "rm", "makedirs", "rmdir"):
+            for name in ("pipe_file", "rm", "makedirs", "rmdir", "mv"):
                 patch.setattr(LocalFileSystem, name, cutting(getattr(LocalFileSystem, name)))
             steps = stop
             try:
@@ -327,10 +344,14 @@ def test_a_stop_at_any_step_is_recovered(
                 pass
             else:
                 break
-        if (store / "zarr.json").exists() and not overwrite:
-            assert "B02" in xr.open_zarr(store, consolidated=False)
+        if (store / "zarr.json").exists():
+            found = xr.open_zarr(store, consolidated=False)
+            assert found.equals(ds.round()) or (overwrite and found.equals(old.round()))
+        elif overwrite:  # between two moves: both lie beside it
+            assert len(list(tmp_path.glob(f".{stop}.zarr.*/zarr.json"))) == 2
         to_zarr(ds, store, overwrite=overwrite, progress=False)
         assert files(store) == want, f"after a stop at step {stop}"
+        assert not list(tmp_path.glob(".*"))
     assert stop > 10
 
 
@@ -353,7 +374,7 @@ def test_the_same_call_again_computes_nothing(tmp_path: Path) -> None:
         (lambda ds: ds.assign_coords(x=ds["x"] + 60), "coordinates"),
         (lambda ds: ds.assign_attrs(xsen2_method="other"), "attributes"),
         (lambda ds: ds.chunk(x=60), "storage"),
-        (lambda ds: ds.map(lambda v: v * 1.01, keep_attrs=True), "other pixels"),
+        (lambda ds: ds.where(ds["B02"] > 0), "steps"),
     ],
 )
 def test_another_run_is_refused(
@@ -374,6 +395,73 @@ def test_another_run_is_refused(
     back = to_zarr(other, store, overwrite=True, progress=False)
     name = next(iter(other.data_vars))
     np.testing.assert_array_equal(back[name], np.rint(other[name].values))
+
+
+@pytest.mark.parametrize("edit", ["mask", "below half a DN", "seed"])
+def test_other_pixels_are_never_taken_for_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str) -> None:
+    monkeypatch.setattr(regions, "REGION", 1)
+    ds = flat(rows=3, columns=2, dates=2, chunks=60)
+
+    def edited() -> xr.Dataset:  # in memory, so that the steps of Dask are the same
+        new = ds.compute()
+        if edit == "mask":
+            new["B04"][1, 70:80, 70:80] = np.nan  # neither the first date nor the first chunk
+        elif edit == "below half a DN":
+            new = new.map(lambda v: v + np.float32(0.9), keep_attrs=True)
+        else:
+            new = flat(rows=3, columns=2, dates=2, seed=1)
+        return new.chunk(ds.chunks)
+
+    to_zarr(ds, tmp_path / "a.zarr", progress=False)
+    before = files(tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match=r"is finished, and may belong to another run.*overwrite=True"), no_compute():
+        to_zarr(edited(), tmp_path / "a.zarr", progress=False)
+    assert files(tmp_path / "a.zarr") == before
+    if edit != "mask":
+        unfinish(tmp_path / "b.zarr", ds)
+        before = files(tmp_path / "b.zarr")
+        with pytest.raises(StoreError, match=r"B02 has other pixels.*overwrite=True"):
+            to_zarr(edited(), tmp_path / "b.zarr", progress=False)
+        assert files(tmp_path / "b.zarr") == before
+
+
+@pytest.mark.parametrize("region", [0, 1])
+def test_each_region_that_was_written_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, region: int) -> None:
+    monkeypatch.setattr(regions, "REGION", 1)
+    ds = flat(rows=3, columns=2, dates=2, chunks=120)
+    unfinish(tmp_path / "a.zarr", ds)  # two regions: both of the first date
+    other = ds.compute()
+    other["B03"][0, 120 * region : 120 * region + 5] += 1
+    with pytest.raises(StoreError, match="B03 has other pixels"):
+        to_zarr(other.chunk(ds.chunks), tmp_path / "a.zarr", progress=False)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_store_can_be_replaced_by_what_is_made_of_it(tmp_path: Path, link: bool) -> None:
+    store = given = tmp_path / "a.zarr"
+    ds = flat(rows=2, columns=2, dates=2, chunks=60)
+    to_zarr(ds, store, progress=False)
+    if link:
+        (given := tmp_path / "link.zarr").symlink_to(store)
+    source = xr.open_zarr(store, decode_coords="all")
+    new = source.where(source["B02"].round() > 1500)
+    want = new.compute()
+    assert 0 < int(want["B03"].count()) < want["B03"].size
+
+    broken = new.map(lambda v: v.copy(data=v.data.map_blocks(_fails, dtype="f4", meta=np.empty((0, 0, 0), "f4"))))
+    before = files(store)
+    with pytest.raises(OSError, match="cannot be read"):
+        to_zarr(broken, given, overwrite=True, progress=False)
+    assert files(store) == before
+
+    back = to_zarr(new, given, overwrite=True, progress=False)
+    for band in want.data_vars:
+        np.testing.assert_array_equal(back[band], want[band])
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["a.zarr", "link.zarr"][: 1 + link]
+
+
+def _fails(block: np.ndarray) -> np.ndarray:
+    raise OSError("a link that cannot be read")
 
 
 def unfinish(store: Path, ds: xr.Dataset) -> None:
@@ -508,6 +596,11 @@ def test_url(tmp_path: Path) -> None:
         with no_compute():
             to_zarr(ds, url, progress=False)
     assert json.loads((tmp_path / "a.zarr/zarr.json").read_text())["zarr_format"] == 3
+    with pytest.raises(StoreError, match="stores at a URL are not replaced"):
+        to_zarr(ds, "memory://somewhere/a.zarr", overwrite=True, progress=False)
+    np.testing.assert_array_equal(xr.open_zarr("memory://somewhere/a.zarr")["B02"], np.rint(ds["B02"].values))
+    back = to_zarr(ds + 1, f"file://{tmp_path}/a.zarr", overwrite=True, progress=False)
+    np.testing.assert_array_equal(back["B02"], np.rint(ds["B02"].values + 1))
 
 
 def test_superresolved_sample(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def check_crs(crs: dict[str, Any]) -> None:
             )
 
 
-def base_spacing(candidates: dict[str, list[Candidate]]) -> float:
+def base_spacing(candidates: dict[str, list[Candidate]], done: bool = False) -> float:
     """Spacing that plays the 10 m part: every band's is 1, 2 or 6 times this."""
     sizes = {b: [c.size for c in found if c.size is not None] for b, found in candidates.items()}
     known = {b: min(found) for b, found in sizes.items() if found}
@@ -51,6 +51,8 @@ def base_spacing(candidates: dict[str, list[Candidate]]) -> float:
     grids = {grid_of(b) for b in known}
     if len(grids) > 1 and len({round(s, 6) for found in sizes.values() for s in found}) == 1:
         size = next(iter(known.values()))
+        if done:
+            raise SingleGridError("this dataset has been super-resolved: all its bands are at 10 m already")
         raise SingleGridError(
             f"all {len(known)} bands are on one grid of {size:g} m: if they were loaded with nearest neighbour at "
             "10 m, xsen2.native(ds) takes the native pixels back out; otherwise load each at its own resolution "

@@ -126,6 +126,8 @@ def run(
 
     if not out.rstrip("/").endswith(".zarr"):
         raise StoreError(f"{out} does not end in .zarr, the only format that can be written")
+    if _inside(source, out):
+        raise StoreError(f"{out} is where SOURCE is, and would be replaced while it is read: give another path")
     cube = open_source(source, bbox)
     wanted = None if bands is None else [name.strip() for name in bands.split(",")]
     sr = cube.dsen2.superresolve(wanted, method, device=device, dtype=precision)
@@ -141,6 +143,14 @@ def methods() -> None:
     import xsen2
 
     click.echo(xsen2.methods().to_string())
+
+
+def _inside(source: str, out: str) -> bool:
+    """Whether `source` is `out` or a group in it."""
+    here, there = (name.removeprefix("file://") for name in (source, out))
+    if "://" in here or "://" in there:
+        return f"{here.rstrip('/')}/".startswith(f"{there.rstrip('/')}/")
+    return Path(here).resolve().is_relative_to(Path(there).resolve())
 
 
 def _bar(quiet: bool) -> bool:

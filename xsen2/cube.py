@@ -15,13 +15,16 @@ import xarray as xr
 
 from xsen2.bands import BANDS, GRIDS, UNUSED, find, grid_of
 from xsen2.checks import Candidate, base_spacing, check_crs, check_times, choose, nested
-from xsen2.errors import BandError
-from xsen2.grid import Axes, Bounds, axes_of, crs_of, snap, spacing
+from xsen2.errors import BandError, GridError, TimeError
+from xsen2.grid import Axes, Bounds, axes_of, crs_of, edges, snap, spacing
 
-__all__ = ["DIMS", "Cube", "canonicalise", "recognise", "snap", "write_crs"]
+__all__ = ["CHUNK", "DIMS", "Cube", "canonicalise", "recognise", "snap", "write_crs"]
 
 DIMS: dict[int, tuple[str, str]] = {10: ("y", "x"), 20: ("y_20m", "x_20m"), 60: ("y_60m", "x_60m")}
 """Canonical dims of each native grid."""
+
+CHUNK = 1200
+"""10 m pixels: side of the chunks of data that are not chunked yet."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Cube:
     names : dict
         Canonical name → the caller's name.
     extras : dict
-        Variables that are not bands, with canonical dims where they lie on one of the grids.
+        Variables that are not bands: name → the grid they lie on, or None, and the variable, with
+        canonical dims if it lies on a grid.
     dims : tuple
         The caller's names of the 10 m dims.
     time : hashable or None
@@ -51,7 +55,7 @@ class Cube:
 
     bands: dict[str, xr.DataArray]
     names: dict[str, str]
-    extras: dict[Hashable, xr.DataArray]
+    extras: dict[Hashable, tuple[int | None, xr.DataArray]]
     dims: tuple[Hashable, Hashable]
     time: Hashable | None
     crs: Any
@@ -80,7 +84,8 @@ class Cube:
 
     def dataset(self) -> xr.Dataset:
         """The cube as a Dataset with canonical names and dims."""
-        ds = xr.Dataset({**self.bands, **self.extras}, attrs=self.attrs)
+        extras = {name: variable for name, (_, variable) in self.extras.items()}
+        ds = xr.Dataset({**self.bands, **extras}, attrs=self.attrs)
         return ds if self.crs is None else write_crs(ds, self.crs)
 
 
@@ -163,7 +168,8 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
     for name, variable, attrs in source:
         band = find(name)
         if band is None:
-            if name.upper() not in UNUSED:
+            # A tree may hold a mask at several resolutions: the finest says most.
+            if name.upper() not in UNUSED and variable.size >= getattr(extras.get(name), "size", 0):
                 extras[name] = variable
             continue
         axes = axes_of(variable, name)
@@ -178,7 +184,7 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
             "a DataArray with a band dim becomes a Dataset with .to_dataset(dim='band')"
         )
     check_crs(crs)
-    base = base_spacing(candidates)
+    base = base_spacing(candidates, done="xsen2_method" in obj.attrs)
     chosen = {band: choose(band, found, base) for band, found in candidates.items()}
     order = [b for b in BANDS if b in chosen]
     bounds = nested(chosen, base)
@@ -197,8 +203,11 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
     )
     check_times({b: chosen[b] for b in order})
     for band in order:
-        cube.bands[band] = _straighten(chosen[band], cube, grid_of(band))
-    cube.extras.update(_carry(extras, chosen, cube))
+        one = chosen[band]
+        cube.bands[band] = _straighten(one.array, one.axes, cube, grid_of(band))
+        cube.bands[band].attrs = {**BANDS[band].attrs, **one.array.attrs}
+    for extra, variable in extras.items():
+        cube.extras[extra] = _carry(str(extra), variable, cube)
     return cube
 
 
@@ -215,9 +224,11 @@ def canonicalise(obj: xr.Dataset | xr.DataTree) -> xr.Dataset:
     return recognise(obj).dataset()
 
 
-def _straighten(candidate: Candidate, cube: Cube, gsd: int) -> xr.DataArray:
-    """North up, canonical dims, exact centres, no foreign coordinates."""
-    axes, array = candidate.axes, candidate.array
+def _straighten(array: xr.DataArray, axes: Axes, cube: Cube, gsd: int) -> xr.DataArray:
+    """North up, canonical dims, exact centres, no coordinates but those of time and scalars."""
+    if not array._in_memory and array.chunks is None:
+        # A variable of an unchunked file: its data would be read as a whole, here and now.
+        array = array.chunk({axes.y: CHUNK, axes.x: CHUNK} | ({} if axes.time is None else {axes.time: 1}))
     if array.sizes[axes.x] > 1 and array[axes.x].values[0] > array[axes.x].values[-1]:
         array = array.isel({axes.x: slice(None, None, -1)})
     if array.sizes[axes.y] > 1 and array[axes.y].values[0] < array[axes.y].values[-1]:
@@ -226,14 +237,12 @@ def _straighten(candidate: Candidate, cube: Cube, gsd: int) -> xr.DataArray:
     array = array.transpose(*lead, axes.y, axes.x)
     ydim, xdim = DIMS[gsd]
     y, x = cube.centres(gsd)
-    dims = (*(("time",) if lead else ()), ydim, xdim)
     coords: dict[Hashable, Any] = {ydim: (ydim, y, _AXIS["y"]), xdim: (xdim, x, _AXIS["x"])}
-    if lead and axes.time in array.coords:
-        coords["time"] = ("time", array[axes.time].values, array[axes.time].attrs)
-        for name, coord in array.coords.items():
-            if coord.dims == (axes.time,) and name != axes.time and coord.dtype != object:
-                coords[name] = ("time", coord.values, coord.attrs)
-    out = xr.DataArray(array.variable.data, coords, dims, attrs={**BANDS[candidate.band].attrs, **array.attrs})
+    for name, coord in array.coords.items():
+        if name == axes.time or (coord.dims in ((), (axes.time,)) and coord.dtype != object and name != "spatial_ref"):
+            new = "time" if name == axes.time else name
+            coords[new] = (("time",) if coord.dims else (), coord.data, coord.attrs)
+    out = xr.DataArray(array.variable.data, coords, (*(("time",) if lead else ()), ydim, xdim), attrs=array.attrs)
     out.encoding = dict(array.encoding)
     return out
 
@@ -243,23 +252,23 @@ _AXIS = {
 }
 
 
-def _carry(
-    extras: dict[Hashable, xr.DataArray], chosen: dict[str, Candidate], cube: Cube
-) -> dict[Hashable, xr.DataArray]:
-    """Extra variables: canonical dims for those on one of the grids, the rest as they are."""
-    out: dict[Hashable, xr.DataArray] = {}
-    homes = {grid_of(b): c for b, c in chosen.items()}
-    for name, variable in extras.items():
-        for gsd, home in homes.items():
-            if {home.axes.y, home.axes.x} <= set(variable.dims) and variable.sizes[home.axes.y] == cube.shape(gsd)[0]:
-                axes = Axes(home.axes.y, home.axes.x, home.axes.time if home.axes.time in variable.dims else None)
-                rest = set(variable.dims) - {axes.y, axes.x, axes.time}
-                if not rest:
-                    carried = _straighten(Candidate(home.band, home.name, variable, axes, None), cube, gsd)
-                    out[name] = carried.assign_attrs(variable.attrs)
-                    out[name].attrs = dict(variable.attrs)
-                    break
-        else:
-            if not set(variable.dims) & {d for h in homes.values() for d in (h.axes.y, h.axes.x)}:
-                out[name] = variable.drop_vars([c for c, v in variable.coords.items() if v.dtype == object])
-    return out
+def _carry(name: str, variable: xr.DataArray, cube: Cube) -> tuple[int | None, xr.DataArray]:
+    """An extra variable: canonical dims if it lies on one of the grids, else as it is."""
+    for gsd in GRIDS:
+        size = cube.resolution * gsd / 10
+        try:
+            axes = axes_of(variable, name)
+            found = spacing(variable, axes, name) or size
+            same = abs(found - size) < 0.01 * size and np.allclose(edges(variable, axes, size), cube.bounds, atol=0.1)
+        except (GridError, TimeError):
+            break
+        if same and axes.time in (None, cube.time):
+            return gsd, _straighten(variable, axes, cube, gsd)
+    plain = variable.drop_vars([n for n, c in variable.coords.items() if c.dtype == object or n in variable.dims])
+    # Its dims may have the names that the grids get: those of the time stay, others are made its own.
+    taken = {"time", *cube.dims, *(d for pair in DIMS.values() for d in pair)}
+    rename: dict[Hashable, Hashable] = {d: f"{d}_{name}" for d in variable.dims if d in taken and d != cube.time}
+    if cube.time in variable.dims:
+        rename[cube.time] = "time"
+    keep = {rename.get(d, d): (rename.get(d, d), variable[d].values) for d in variable.dims if d in variable.coords}
+    return None, plain.rename({k: v for k, v in rename.items() if k != v}).assign_coords(keep)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -41,7 +41,8 @@ def degrade(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "
     xarray.Dataset
         A cube with canonical names, float32, NaN for nodata (where fewer than half of the pixels
         under a coarse one are valid), spaced ``10 * scale``, ``20 * scale`` and ``60 * scale`` metres.
-        Rows and columns at the south and east that do not fill a coarsest pixel are left out.
+        Rows and columns at the south and east that do not fill a coarsest pixel are left out, and so are
+        variables that are not bands.
 
     Raises
     ------
@@ -57,7 +58,10 @@ def degrade(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "
     >>> float(abs(coarse.x[1] - coarse.x[0]))
     20.0
     """
-    cube = recognise(ds)
+    return _degrade(recognise(ds), scale, operator)
+
+
+def _degrade(cube: Cube, scale: int, operator: str) -> xr.Dataset:
     if operator not in OPERATORS:
         raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
     if int(scale) != scale or scale < 2:
@@ -66,8 +70,8 @@ def degrade(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "
     height, width = (n // cell * cell for n in cube.shape(10))
     if not height or not width:
         raise GridError(
-            f"the cube is {cube.shape(10)[0]} x {cube.shape(10)[1]} pixels of {cube.resolution:g} m, less than the {cell} "
-            f"that one pixel of its {max(cube.grids)} m grid takes at scale {scale}: use a larger area"
+            f"the cube is {cube.shape(10)[0]} x {cube.shape(10)[1]} pixels of {cube.resolution:g} m, less than the "
+            f"{cell} that one pixel of its {max(cube.grids)} m grid takes at scale {scale}: use a larger area"
         )
     west, _, _, north = cube.bounds
     size = cube.resolution * scale
@@ -173,7 +177,9 @@ def pair(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "mtf
         raise GridError(
             f"the cube has no {gsd} m bands, so nothing is known at scale {scale}: load them, or use another scale"
         )
-    coarse = degrade(ds, scale, operator)
+    if scale == 2 and 60 in cube.grids and min(cube.shape(60)) < 2:
+        cube = replace(cube, bands={b: a for b, a in cube.bands.items() if grid_of(b) != 60})  # none is needed here
+    coarse = _degrade(cube, scale, operator)
     out: dict[str, xr.DataArray] = {}
     height, width = coarse.sizes["y"], coarse.sizes["x"]
     ydim, xdim = DIMS[gsd]

@@ -38,9 +38,9 @@ def _is_time(da: xr.DataArray, dim: Hashable) -> bool:
 def axes_of(da: xr.DataArray, label: str) -> Axes:
     """Find rows, columns and time from coordinates, never from the names of dims.
 
-    Rows and columns are the last two dims that are not dates. They are taken as ``(x, y)`` only
-    where CF attributes say so or the first one rises and the second one falls, as no image's
-    ``(y, x)`` does.
+    Rows and columns are the last two dims that are not dates; or the first two, where only those
+    have the same spacing. They are taken as ``(x, y)`` only where CF attributes say so or the first one
+    rises and the second one falls, as no image's ``(y, x)`` does; names decide where nothing else does.
 
     Raises
     ------
@@ -53,6 +53,8 @@ def axes_of(da: xr.DataArray, label: str) -> Axes:
     if len(rest) < 2:
         raise GridError(f"{label} has dims {da.dims}: two spatial dims are needed")
     first, second = rest[-2:]
+    if len(rest) > 2 and _step(da, rest[0]) == _step(da, rest[1]) != _step(da, second):
+        first, second = rest[:2]  # (y, x, time) with numbers for dates
     for dim in (first, second):
         if dim not in da.coords or not np.issubdtype(da[dim].dtype, np.number):
             raise GridError(
@@ -62,13 +64,26 @@ def axes_of(da: xr.DataArray, label: str) -> Axes:
     others = [d for d in da.dims if d not in (first, second)]
     if len(others) > 1:
         raise TimeError(f"{label} has dims {da.dims}: at most one dim besides rows and columns can be used")
-    if (
-        _role(da, first) == "x"
-        or _role(da, second) == "y"
-        or (_role(da, first) is None and _slope(da, first) > 0 > _slope(da, second))
-    ):
+    if _swapped(da, first, second):
         first, second = second, first
     return Axes(first, second, others[0] if others else None)
+
+
+def _swapped(da: xr.DataArray, first: Hashable, second: Hashable) -> bool:
+    """Whether two spatial dims stand as ``(x, y)``."""
+    roles = (_role(da, first), _role(da, second))
+    if roles != (None, None):
+        return roles[0] == "x" or roles[1] == "y"
+    rise, other = _slope(da, first), _slope(da, second)
+    if rise * other > 0:
+        return str(first).lower().startswith(("x", "east", "col")) and not str(second).lower().startswith("x")
+    return rise > 0 > other
+
+
+def _step(da: xr.DataArray, dim: Hashable) -> float | None:
+    if dim not in da.coords or not np.issubdtype(da[dim].dtype, np.number):
+        return None
+    return round(abs(_slope(da, dim)) / max(1, da.sizes[dim] - 1), 3)
 
 
 def _role(da: xr.DataArray, dim: Hashable) -> str | None:

@@ -9,7 +9,7 @@ three grids were chunked, and no chunk is too small for its halo.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
-__all__ = ["Layer", "map_windows", "split"]
+__all__ = ["Layer", "common_dates", "map_windows", "split"]
 
 Array = npt.NDArray[Any]
 Span = tuple[int, int]
@@ -57,6 +57,13 @@ def split(chunks: Sequence[int], cell: int, most: int = 2400) -> tuple[int, ...]
         pieces = -(-(stop - start) // most)
         borders |= {round((start + (stop - start) * i / pieces) / cell) * cell for i in range(pieces)}
     return tuple(int(n) for n in np.diff(sorted(b for b in borders if b <= total)))
+
+
+def common_dates(arrays: Mapping[str, da.Array]) -> dict[str, da.Array]:
+    """The arrays with one chunking along time: a border wherever any of them has one."""
+    borders = sorted({b for a in arrays.values() if a.ndim == 3 for b in np.cumsum(a.chunks[0]).tolist()})
+    dates = tuple(np.diff([0, *borders]).tolist())
+    return {name: a.rechunk({0: dates}) if a.ndim == 3 and a.chunks[0] != dates else a for name, a in arrays.items()}
 
 
 def map_windows(
@@ -98,8 +105,9 @@ def map_windows(
         ``(bands, [time,] y, x)``, one task and one chunk per block and date.
     """
     layers = [Layer(_same_chunks(layer.arrays), layer.factor) for layer in layers]
-    leads = [array.chunks[:-2] for layer in layers for array in layer.arrays]
-    lead = leads[0]
+    lead = layers[0].arrays[0].chunks[:-2]
+    if any(array.chunks[:-2] != lead for layer in layers for array in layer.arrays):
+        raise ValueError("all layers need the same chunks along time: see common_dates")
     name = f"{label}-{tokenize(func, [[a.name for a in la.arrays] for la in layers], shape, halo, chunks, per_pixel)}"
     graph: dict[Any, Task] = {}
     rows, columns = (_spans(c) for c in chunks)

@@ -13,7 +13,7 @@ import xarray as xr
 
 from xsen2.bands import BANDS, find
 from xsen2.cube import canonicalise
-from xsen2.errors import BandError, GridError, MethodError
+from xsen2.errors import BandError, GridError, MethodError, RadiometryError
 from xsen2.grid import nodata_of
 
 __all__ = ["index"]
@@ -31,7 +31,8 @@ def index(
     name : str
         Any index of spyndex that Sentinel-2 has the bands for: "NDWI", "MNDWI", "NDMI", "NDVI", "EVI", ….
     quantification : float, optional
-        Value of a reflectance of 1 in the data. By default 10000, or 1 where CF decoding made reflectance.
+        Value of a reflectance of 1 in the data. By default 1 where CF decoding made reflectance or the
+        attribute ``units`` is "1", else 10000.
     **params : float
         Constants of the index, where the default is not wanted: ``L=0.5`` for SAVI, ``sigma`` for the
         kernel indices (by default half the sum of the two reflectances).
@@ -50,6 +51,9 @@ def index(
         The index needs a band that `ds` or Sentinel-2 does not have.
     GridError
         The bands it needs are on different grids.
+    RadiometryError
+        A band is raw, its ``scale_factor`` or ``add_offset`` still to be applied. When blocks are
+        computed: the values do not look like what metadata let expect, DN or reflectance.
 
     Examples
     --------
@@ -66,6 +70,8 @@ def index(
     letters, constants = _needs(spyndex, name, spec.bands, params)
     bands = {letter: _band(ds, name, letter, spyndex.bands) for letter in letters}
     _same_grid(name, bands)
+    if quantification is not None and not quantification > 0:
+        raise RadiometryError(f"quantification={quantification}: use 10000 for DN, 1 for reflectance")
     out: xr.DataArray = xr.apply_ufunc(
         _compute,
         *bands.values(),
@@ -75,7 +81,8 @@ def index(
             "constants": constants,
             "kernels": tuple(b for b in spec.bands if _KERNEL.fullmatch(b)),
             "nodata": tuple(nodata_of(b) for b in bands.values()),
-            "gains": tuple(1 / (quantification or _quantification(b)) for b in bands.values()),
+            "gains": tuple(1 / _quantification(b, quantification) for b in bands.values()),
+            "sure": quantification is not None or all(b.dtype.kind in "iu" for b in bands.values()),
         },
         dask="parallelized",
         output_dtypes=[np.float32],
@@ -94,6 +101,8 @@ def index(
         out.encoding["grid_mapping"] = mapping
     return out
 
+
+_REFLECTANCE, _DN = 2.0, 100.0  # what is below the one is not DN, what is above the other not reflectance
 
 _KERNEL = re.compile(r"k([A-Z])([A-Z])")
 """kNR is k(N, R), a kernel over two bands or a band and a constant."""
@@ -186,10 +195,37 @@ def _same_grid(name: str, bands: Mapping[str, xr.DataArray]) -> None:
         )
 
 
-def _quantification(band: xr.DataArray) -> float:
-    """What a reflectance of 1 is in the data: 10000, unless CF decoding has divided by it already."""
-    scale = band.encoding.get("scale_factor")
-    return 1.0 if band.dtype.kind == "f" and scale is not None and abs(scale) < 0.01 else 10000.0
+def _quantification(band: xr.DataArray, given: float | None) -> float:
+    """What a reflectance of 1 is in the data: 10000, unless it is given or metadata say that it is 1."""
+    gain, offset = (band.attrs.get(k, neutral) for k, neutral in (("scale_factor", 1), ("add_offset", 0)))
+    if gain != 1 or offset != 0:
+        raise RadiometryError(
+            f"{band.name} still has scale_factor={gain} and add_offset={offset} in its attributes, so its values are "
+            "raw: open it with mask_and_scale=True, or apply them and drop the attributes"
+        )
+    if given is not None:
+        return given
+    scale = band.encoding.get("scale_factor")  # arithmetic drops it, and keeps the attributes
+    decoded = (scale is not None and abs(scale) < 0.01) or band.attrs.get("units") == "1"
+    return 1.0 if band.dtype.kind == "f" and decoded else 10000.0
+
+
+def _check(name: str, blocks: tuple[npt.NDArray[Any], ...], gains: tuple[float, ...], seen: npt.NDArray[Any]) -> None:
+    """Refuse values that are not what their metadata say, for the index would be off without a sign of it."""
+    for gain in set(gains):
+        # Together: a single band may well be that dark.
+        pixels = [block[seen] for block, g in zip(blocks, gains, strict=True) if g == gain]
+        top = max(float(np.abs(p).max(initial=0)) for p in pixels)
+        if gain == 1:
+            wrong, taken, looks = top > _DN, "reflectance", "DN"
+        else:
+            fractions = 0 < top < _REFLECTANCE and not all((p == np.rint(p)).all() for p in pixels)
+            wrong, taken, looks = fractions, "DN", "reflectance"
+        if wrong:
+            raise RadiometryError(
+                f"{name}: the largest value of a block is {top:.3g}, which is taken for {taken} but looks like {looks}. "
+                "Say which it is: quantification=1 for reflectance or quantification=10000 for DN"
+            )
 
 
 def _compute(
@@ -200,6 +236,7 @@ def _compute(
     kernels: tuple[str, ...],
     nodata: tuple[float | None, ...],
     gains: tuple[float, ...],
+    sure: bool,
 ) -> npt.NDArray[np.float32]:
     """One block of an index from one block of each band."""
     spyndex = _spyndex()
@@ -208,6 +245,8 @@ def _compute(
     for letter, block, missing, gain in zip(letters, blocks, nodata, gains, strict=True):
         values[letter] = block.astype(np.float32) * np.float32(gain)
         empty |= np.isnan(values[letter]) if missing is None else np.isnan(values[letter]) | (block == missing)
+    if not sure:
+        _check(name, blocks, gains, ~empty)
     with np.errstate(all="ignore"):
         for kernel in kernels:
             a, b = (values[part] for part in _KERNEL.fullmatch(kernel).groups())  # type: ignore[union-attr]

@@ -88,14 +88,14 @@ def _read(card: Card) -> torch.nn.Module:
     from safetensors.torch import load as parse
 
     try:
-        with open(card.path, "rb") as file:
+        with open(card.file, "rb") as file:
             raw = file.read()
     except OSError as error:
-        raise WeightsError(f"weights {card.name} cannot be read from {card.path} on this worker: {error}") from error
+        raise WeightsError(f"weights {card.name} cannot be read from {card.file} on this worker: {error}") from error
     found = hashlib.sha256(raw).hexdigest()
     if found != card.sha256:
         raise WeightsError(
-            f"{card.path} is not {card.name}: its sha256 is {found[:12]}…, the card says {card.sha256[:12]}…; "
+            f"{card.file} is not {card.name}: its sha256 is {found[:12]}…, the card says {card.sha256[:12]}…; "
             "install xsen2 again, with the same version on every worker"
         )
     module, _, name = card.architecture.rpartition(".")

@@ -77,6 +77,10 @@ def native(ds: xr.Dataset | xr.DataArray) -> xr.Dataset:
         if band is None:
             extras[name] = variable
         else:
+            if band in bands:
+                raise BandError(
+                    f"{band} is there more than once ({bands[band].name}, {name}): drop one with ds.drop_vars"
+                )
             bands[band] = variable.rename(name)
     if not bands:
         raise BandError(f"no Sentinel-2 bands among {list(ds.data_vars)}")
@@ -85,6 +89,10 @@ def native(ds: xr.Dataset | xr.DataArray) -> xr.Dataset:
     for band, variable in bands.items():
         out[variable.name] = _native_band(band, variable)
     crs = next((c for v in bands.values() if (c := crs_of(v, ds.attrs)) is not None), None)
+    first = next(iter(bands.values()))
+    axes = axes_of(first, str(first.name))
+    to = {axes.y: "y", axes.x: "x"}  # the 10 m dims of the result; extra variables lie on that grid
+    extras = {n: v.rename({d: to[d] for d in v.dims if to.get(d, d) != d}) for n, v in extras.items()}
     cube = xr.Dataset({**out, **extras}, attrs=ds.attrs)
     cube = cube.drop_vars([n for n, c in cube.coords.items() if c.dtype == object and n not in cube.dims])
     return cube if crs is None else write_crs(cube, crs)

@@ -12,7 +12,7 @@ from xsen2.cube import Cube
 from xsen2.errors import RadiometryError
 from xsen2.grid import nodata_of
 
-__all__ = ["Scale", "check_dn", "scale_of", "to_nan"]
+__all__ = ["Scale", "check_dn", "scale_of", "scales_of", "to_nan"]
 
 _REFLECTANCE = 2.0  # DN: a float block whose largest value is below this holds reflectance
 
@@ -50,18 +50,40 @@ def scale_of(cube: Cube, band: str, quantification: float | None) -> Scale:
             raise RadiometryError(f"quantification={quantification}: use 10000 for DN, 1 for reflectance")
         return Scale(10000.0 / quantification, nodata, True)
     decoded = array.encoding.get("scale_factor")
-    if not integer and decoded is not None and abs(decoded) < 0.01:
-        # CF decoding has multiplied by 0.0001: what is left is reflectance.
+    # CF decoding multiplies by 0.0001 and leaves reflectance; superresolve says so in `units`.
+    if not integer and ((decoded is not None and abs(decoded) < 0.01) or array.attrs.get("units") == "1"):
         return Scale(10000.0, nodata, True)
     return Scale(1.0, nodata, bool(integer))
 
 
+def scales_of(cube: Cube, quantification: float | None) -> dict[str, Scale]:
+    """The scale of every band, which must be in one unit.
+
+    Raises
+    ------
+    RadiometryError
+        If some bands are reflectance by their metadata and others are not: a step before has
+        dropped the encoding of some.
+    """
+    scales = {band: scale_of(cube, band, quantification) for band in cube.bands}
+    if len({s.gain for s in scales.values()}) > 1:
+        units: dict[str, list[str]] = {"reflectance": [], "DN": []}
+        for band, scale in scales.items():
+            units["DN" if scale.gain == 1 else "reflectance"].append(cube.names[band])
+        found = "; ".join(f"{unit}: {', '.join(names)}" for unit, names in units.items())
+        raise RadiometryError(
+            f"by their metadata the bands are in two units ({found}): say quantification=1 if all are reflectance, "
+            "quantification=10000 if all are DN"
+        )
+    return scales
+
+
 def check_dn(x: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_]) -> None:
-    """Refuse reflectance where DN are needed. Only networks, which are not linear, read the 10 m bands."""
+    """Refuse reflectance where DN are needed."""
     top = float(np.abs(x, where=seen, out=np.zeros_like(x)).max(initial=0))
     if 0 < top < _REFLECTANCE and not (x[seen] == np.round(x[seen])).all():
         raise RadiometryError(
-            f"the largest value in a block of the 10 m bands is {top:.3g}: that looks like reflectance, not DN "
+            f"the largest value in a block of bands is {top:.3g}: that looks like reflectance, not DN "
             "(10000 x reflectance). Say superresolve(quantification=1), or quantification=10000 if it is DN"
         )
 

@@ -96,6 +96,8 @@ def resolve(method: str | Method, bands: Sequence[str], device: str = "auto", dt
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise MethodError(f"unknown method {method!r}: use one of {', '.join(entries)}{hint}")
         found = list(entries[method].make(tuple(bands), device, dtype))
+    elif isinstance(method, type):
+        raise MethodError(f"method={method.__name__} is a class: pass an object, as method={method.__name__}(…)")
     elif isinstance(method, Method):
         found = [method]
     else:

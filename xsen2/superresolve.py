@@ -13,17 +13,15 @@ import numpy.typing as npt
 import xarray as xr
 
 from xsen2.bands import BANDS, GRIDS, canonical, grid_of
-from xsen2.cube import DIMS, Cube, recognise, write_crs
+from xsen2.cube import CHUNK, Cube, recognise, write_crs
 from xsen2.errors import BandError, MethodError
-from xsen2.halo import Layer, map_windows, split
+from xsen2.halo import Layer, common_dates, map_windows, split
 from xsen2.nodata import fill
 from xsen2.protocol import Method, finest_halo
-from xsen2.radiometry import Scale, check_dn, scale_of, to_nan
+from xsen2.radiometry import Scale, check_dn, scales_of, to_nan
 from xsen2.registry import resolve
 
 __all__ = ["lazy", "superresolve"]
-
-CHUNK = 1200  # 10 m pixels, for cubes that are not chunked yet
 
 
 def superresolve(
@@ -44,24 +42,25 @@ def superresolve(
         A cube: bands on their native grids, offset removed; see `xsen2.cube.recognise` for what is
         accepted. ``(time, y, x)`` per grid, time optional.
     bands : sequence of str, optional
-        20 m and 60 m bands to make, under any known name. All of the cube's by default.
+        Bands to make, under any known name. All of the cube's by default.
     method : str or Method
         A name of `xsen2.methods`, or an object that follows `xsen2.protocol.Method`.
     native : bool
-        Whether the 10 m bands come along, unchanged.
+        Whether the 10 m bands come along, unchanged, even if `bands` does not name them.
     device : str
         ``"auto"`` takes CUDA, MPS or the CPU, whichever the worker has; or a torch device.
     dtype : {"auto", "float32", "bfloat16", "float16"}
         What networks compute in. ``"auto"`` takes bfloat16 where the device is faster in it.
     quantification : float, optional
-        Value of a reflectance of 1 in the data: 10000 for DN, 1 for reflectance. By default taken
-        from ``scale_factor`` and ``units``, else 10000.
+        Value of a reflectance of 1 in the data: 10000 for DN, 1 for reflectance. By default 1 for floats
+        that CF decoding has scaled (``encoding["scale_factor"]``) or whose ``units`` are "1", else 10000.
 
     Returns
     -------
     xarray.Dataset
         All bands float32 on the 10 m grid ``(time, y, x)``, in the units of the input and under the
-        caller's names, NaN exactly where a band that is needed has no data. Other variables come
+        caller's names, NaN exactly where a band that is needed has no data (NaN or infinite; the value of
+        ``_FillValue`` or ``nodata``; 0 for integers that declare none, not for floats). Other variables come
         out on the 10 m grid by nearest neighbour. Nothing is computed yet.
 
     Raises
@@ -69,7 +68,8 @@ def superresolve(
     BandError, GridError, CRSError, TimeError
         If the input is not a cube, or lacks what the method reads; before anything is computed.
     RadiometryError
-        When blocks are computed: if values without known units look like reflectance, not DN.
+        If bands are in different units; or, when blocks are computed, if values without known units look
+        like reflectance, not DN.
 
     Examples
     --------
@@ -85,22 +85,23 @@ def superresolve(
         raise MethodError(f"dtype={dtype!r}: use 'auto', 'float32', 'bfloat16' or 'float16'")
     targets = _targets(cube, bands)
     chunks = _chunks(cube)
-    scales = {band: scale_of(cube, band, quantification) for band in cube.bands}
+    scales = scales_of(cube, quantification)
+    arrays = common_dates({band: lazy(array.data) for band, array in cube.bands.items()})
     made: dict[str, da.Array] = {}
     used: dict[str, str] = {}
-    for one in resolve(method, targets, device, dtype):
+    low = [band for band in targets if grid_of(band) != 10]
+    for one in resolve(method, low, device, dtype):
         _require(cube, one)
         block = one.fit(cube)
-        stack = _apply(cube, block, chunks, scales)
+        stack = _apply(cube, block, chunks, scales, arrays)
         for number, band in enumerate(block.produces):
             if band in targets:
                 made[band] = stack[number]
         weights = getattr(block, "card", None)
         used[block.name if weights is None else weights.name] = "" if weights is None else weights.sha256[:16]
-    if native:
-        for band in cube.bands:
-            if grid_of(band) == 10:
-                made[band] = _passed(cube, band, chunks, scales[band])
+    for band in cube.bands:
+        if grid_of(band) == 10 and (native or band in targets):
+            made[band] = _passed(arrays[band], chunks, scales[band])
     return _assemble(cube, made, chunks, used, next(iter(scales.values())).gain)
 
 
@@ -128,7 +129,7 @@ def _targets(cube: Cube, bands: Sequence[str] | None) -> tuple[str, ...]:
     missing = [b for b in asked if b not in cube.bands]
     if missing:
         raise BandError(f"the cube has no {', '.join(missing)}: it has {', '.join(cube.names.values())}")
-    return tuple(b for b in low if b in asked)
+    return tuple(b for b in cube.bands if b in asked)
 
 
 def _require(cube: Cube, method: Method) -> None:
@@ -173,7 +174,8 @@ class _Block:
         seen = {}
         for window, (gsd, _), scales in zip(windows, self.grids, self.scales, strict=True):
             inputs[gsd], seen[gsd] = self._dn(window, scales)
-            if gsd == 10 and not scales[0].sure:
+            # One band alone may be as dark as that, in water; only classical methods, which are linear, read one.
+            if len(scales) > 2 and not all(scale.sure for scale in scales):
                 check_dn(inputs[gsd], seen[gsd])
             factor = gsd // 10
             m = margin // factor
@@ -189,6 +191,9 @@ class _Block:
             h = self.halo // factor
             cut[gsd] = np.ascontiguousarray(x[:, h : x.shape[1] - h, h : x.shape[2] - h])
         out = self.method(cut[10], cut[20], cut[60])
+        want = (len(self.method.produces), *(n - 2 * self.halo for n in size))
+        if out.shape != want:
+            raise MethodError(f"method {self.method.name!r} gave a block of shape {out.shape} where {want} is needed")
         out = out[:, self.halo : out.shape[1] - self.halo, self.halo : out.shape[2] - self.halo]
         gain = self.scales[0][0].gain
         return np.where(core, out if gain == 1 else out / np.float32(gain), np.float32(np.nan))
@@ -207,7 +212,11 @@ class _Block:
 
 
 def _apply(
-    cube: Cube, method: Method, chunks: tuple[tuple[int, ...], tuple[int, ...]], scales: dict[str, Scale]
+    cube: Cube,
+    method: Method,
+    chunks: tuple[tuple[int, ...], tuple[int, ...]],
+    scales: dict[str, Scale],
+    arrays: dict[str, da.Array],
 ) -> da.Array:
     """One task per block: ``(produces, [time,] y, x)``."""
     halo = finest_halo(method)
@@ -219,7 +228,7 @@ def _apply(
         tuple(tuple(scales[b] for b in names) for names in groups.values()),
         halo,
     )
-    layers = [Layer([lazy(cube.bands[b].data) for b in names], g // 10) for g, names in groups.items()]
+    layers = [Layer([arrays[b] for b in names], g // 10) for g, names in groups.items()]
     return map_windows(
         block,
         layers,
@@ -231,9 +240,8 @@ def _apply(
     )
 
 
-def _passed(cube: Cube, band: str, chunks: tuple[tuple[int, ...], tuple[int, ...]], scale: Scale) -> da.Array:
+def _passed(data: da.Array, chunks: tuple[tuple[int, ...], tuple[int, ...]], scale: Scale) -> da.Array:
     """A native 10 m band: the same values in float32, NaN for nodata."""
-    data = lazy(cube.bands[band].data)
     data = data.rechunk({data.ndim - 2: chunks[0], data.ndim - 1: chunks[1]})
     meta = np.empty((0,) * data.ndim, np.float32)
     out: da.Array = da.map_blocks(to_nan, data, scale.nodata, dtype=np.float32, meta=meta)
@@ -244,13 +252,12 @@ def _repeat(x: npt.NDArray[Any], ratio: int) -> npt.NDArray[Any]:
     return np.repeat(np.repeat(x, ratio, axis=-2), ratio, axis=-1)
 
 
-def _nearest(array: xr.DataArray, gsd: int, chunks: tuple[tuple[int, ...], tuple[int, ...]]) -> da.Array:
+def _nearest(array: xr.DataArray, gsd: int) -> da.Array:
     data, ratio = lazy(array.data), gsd // 10
     if ratio > 1:
         wide = (*data.chunks[:-2], *(tuple(n * ratio for n in c) for c in data.chunks[-2:]))
         data = da.map_blocks(_repeat, data, ratio, chunks=wide, dtype=data.dtype, meta=data._meta)
-    out: da.Array = data.rechunk({data.ndim - 2: chunks[0], data.ndim - 1: chunks[1]})
-    return out
+    return data
 
 
 def _assemble(
@@ -274,15 +281,17 @@ def _assemble(
             out.attrs["units"], out.encoding["scale_factor"] = "1", 1 / gain
         out.attrs |= {"gsd": size, "native_gsd": round(size * grid_of(band) / 10)}
         variables[cube.names[band]] = out
-    for name, extra in cube.extras.items():
-        gsd = next((g for g, dims in DIMS.items() if set(dims) <= set(extra.dims)), None)
+    dates = next(iter(made.values())).chunks[:-2]
+    for name, (gsd, extra) in cube.extras.items():
         if gsd is None:
             variables[name] = extra
             continue
         dims = (*(("time",) if "time" in extra.dims else ()), "y", "x")
         own = {n: c for n, c in coords.items() if set(c.dims) <= set(dims)}
-        variables[name] = xr.DataArray(_nearest(extra, gsd, chunks), own, dims, attrs=extra.attrs)
-        variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in ("dtype", "_FillValue")}
+        target = (*(dates if "time" in extra.dims else ()), *chunks)
+        variables[name] = xr.DataArray(_nearest(extra, gsd).rechunk(target), own, dims, attrs=extra.attrs)
+        kept = ("dtype", "_FillValue", "scale_factor", "add_offset")
+        variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in kept}
     from xsen2 import __version__  # not importable yet while this module is being imported
 
     attrs = {

@@ -42,7 +42,7 @@ class Card:
     training, validation : mapping
         What was run, and what it measured.
     path : str
-        The weights file.
+        The weights file; empty for shipped weights, which every worker finds in its own package.
     """
 
     name: str
@@ -56,15 +56,21 @@ class Card:
     source: str
     training: Mapping[str, Any]
     validation: Mapping[str, Any]
-    path: str
+    path: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Card:
         """Read ``NAME.json``, which lies beside ``NAME.safetensors``."""
         try:
-            return cls(**json.loads(path.read_text()), path=str(path.with_suffix(".safetensors")))
+            own = "" if path.parent == WEIGHTS else str(path.with_suffix(".safetensors"))
+            return cls(**json.loads(path.read_text()), path=own)
         except (OSError, ValueError, TypeError) as error:
             raise WeightsError(f"{path} is not a card of weights: {error}") from error
+
+    @property
+    def file(self) -> Path:
+        """The weights file on this machine."""
+        return Path(self.path) if self.path else WEIGHTS / f"{self.name}.safetensors"
 
 
 @cache

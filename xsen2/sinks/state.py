@@ -3,6 +3,9 @@
 The folder ``.xsen2`` inside the store holds ``run`` (which run this is), ``ready`` (all metadata is
 written), ``group.json`` (the group's metadata, put in place last) and ``done-G-N`` for each finished region.
 Each step can be repeated after a kill at any point, a step that was cut short included.
+
+A store that replaces another is written beside it, in the hidden folder ``.NAME.xsen2-new``; in the end the two
+change places.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ __all__ = ["RUN", "State"]
 RUN = "xsen2_run"
 """Attribute of a finished store that says which run wrote it."""
 
-_ZARR = {"zarr.json", ".zgroup", ".zmetadata", ".zarray", ".xsen2"}
+_GROUP = {"zarr.json", ".zgroup", ".zmetadata", ".zarray"}
+_ZARR = {*_GROUP, ".xsen2"}
 
 
 class State:
@@ -54,7 +58,7 @@ class State:
         StoreError
             The store is not ours, or differs from `run` in more than the names of its pixels.
         """
-        names = {name.rpartition("/")[2] for name in self._ls(self._path)}
+        names = self._names()
         if not names:
             return None
         found = self._run()
@@ -74,6 +78,39 @@ class State:
             )
         return found
 
+    def beside(self) -> State:
+        """Where to write what shall replace this store: here, if there is nothing that can be read.
+
+        Raises
+        ------
+        StoreError
+            There is something that is not a Zarr store, or a store that cannot be replaced in one step.
+        """
+        names = self._names()
+        if not names or (".xsen2" in names and not names & _GROUP):
+            return self
+        self._check_zarr(names)
+        if not self._local:
+            raise StoreError(
+                f"{self.root} exists, and stores at a URL are not replaced, since they cannot be moved in one step: "
+                "delete it first or write to another path"
+            )
+        return State(self._sibling("new"))
+
+    def replace(self, new: State) -> None:
+        """Put a finished store in the place of this one."""
+        place, old = os.path.realpath(self._path), self._sibling("old")
+        self._fs.mv(place, old)
+        self._fs.mv(new._path, place)
+        self._fs.rm(old, recursive=True)
+
+    def mend(self) -> None:
+        """Finish a replacement that was cut short."""
+        if self._local and self._fs.exists(old := self._sibling("old")):
+            if not self._fs.exists(place := os.path.realpath(self._path)):
+                self._fs.mv(self._sibling("new"), place)
+            self._fs.rm(old, recursive=True)
+
     @property
     def complete(self) -> bool:
         """Whether the store is finished."""
@@ -92,9 +129,8 @@ class State:
         StoreError
             There is something at the path that is not a Zarr store.
         """
-        names = {name.rpartition("/")[2] for name in self._ls(self._path)}
-        if names and not names & _ZARR:
-            raise StoreError(f"{self.root} is not a Zarr store, so it is not deleted: write to another path")
+        names = self._names()
+        self._check_zarr(names)
         if self.ready:
             self._fs.rm(self._at(".xsen2/ready"))
         self._fs.makedirs(self._at(".xsen2"), exist_ok=True)
@@ -165,6 +201,17 @@ class State:
         except (FileNotFoundError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    def _names(self) -> set[str]:
+        return {name.rpartition("/")[2] for name in self._ls(self._path)}
+
+    def _check_zarr(self, names: set[str]) -> None:
+        if names and not names & _ZARR:
+            raise StoreError(f"{self.root} is not a Zarr store, so it is not deleted: write to another path")
+
+    def _sibling(self, what: str) -> str:
+        folder, name = os.path.split(os.path.realpath(self._path))
+        return os.path.join(folder, f".{name}.xsen2-{what}")
 
     def _at(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +49,8 @@ def to_zarr(
     ----------
     ds : xarray.Dataset or xarray.DataTree
         Bands (DN, NaN = nodata) on one grid or several, ``(y, x)`` or ``(time, y, x)``, with a CRS.
-        Other variables are stored in their own dtype.
+        Other variables are stored in their own dtype. Coordinates, and what is not a plane of numbers
+        (dates, text, means over the image), are computed at once, in memory.
     store : path or URL
         A local folder, or a URL that fsspec can write to (``s3://…`` with s3fs installed, its
         credentials in the environment).
@@ -68,7 +70,9 @@ def to_zarr(
         Rows and columns of a chunk of the finest grid, coarser grids proportionally. By default the
         largest divisor of the Dask chunks up to 1200, so that nothing is rechunked. One date per chunk.
     overwrite : bool
-        Delete the Zarr store at `store` and start again, even if it is unfinished work of this run.
+        Start again, even from unfinished work of this run, and replace the Zarr store at `store`, which
+        `ds` may be read from: until the new one is finished it stands, and both need their space on
+        disk. Local folders only; at a URL nothing that can be read is ever replaced.
     progress : bool
         Show Dask's progress bar, or that of ``distributed`` when a client is active.
 
@@ -82,7 +86,7 @@ def to_zarr(
     CRSError
         `ds` has no CRS.
     StoreError
-        `store` holds something else or another run's result, or metadata cannot be stored.
+        `store` holds something else, or a result that may be another run's; or metadata cannot be stored.
 
     Notes
     -----
@@ -91,8 +95,12 @@ def to_zarr(
     A store that this same call has finished before is returned at once, without computing.
 
     Calls are the same run when grids, names, dtypes, attributes, coordinates, chunks and Dask's names
-    for the pixels agree. Dask's names may change from one session to the next (links that are
-    signed anew); then one chunk that was written is computed again and compared.
+    for the pixels agree. Dask's names change with whatever the pixels are read from, links that are
+    signed anew included. A finished store is then refused: whether it holds the same pixels nobody
+    could tell without computing them all. Unfinished work is taken up if the steps of the computation
+    are the same, and one chunk of each region that was written is the same to the bit when it is
+    computed again. So give the same call the same inputs: a change that neither shows, another
+    threshold say, would hold in the regions to come only.
 
     Examples
     --------
@@ -111,11 +119,19 @@ def to_zarr(
     state = State(os.fspath(store))
     if isinstance(ds, xr.DataTree):
         ds = canonicalise(ds)
+    state.mend()
     ds = _georeferenced(clean(ds))
     grids = plan(ds, dtype, chunks)
+    ds = _loaded(ds, grids)
     run = _fingerprint(ds, grids)
+    place, state = state, state.beside() if overwrite else state
     found = None if overwrite else state.check(run)
-    if found is not None and found != run and (state.ready or state.complete):
+    if found is not None and found != run:
+        if state.complete:
+            raise StoreError(
+                f"{state.root} is finished, and may belong to another run: its pixels have other sources or other "
+                "parameters. Open it as it is, write to another path, or replace it with overwrite=True"
+            )
         _probe(state, grids)
     if overwrite or not state.complete:
         if overwrite or not state.ready:
@@ -132,8 +148,16 @@ def to_zarr(
             progress=progress,
         )
     state.finish()
-    back: xr.Dataset = xr.open_zarr(state.root, decode_coords="all", chunks={})
+    if state is not place:
+        place.replace(state)
+    back: xr.Dataset = xr.open_zarr(place.root, decode_coords="all", chunks={})
     return back
+
+
+def _loaded(ds: xr.Dataset, grids: list[Grid]) -> xr.Dataset:
+    """The dataset with all but the pixels in memory: only pixels are written region by region."""
+    rest = ds.drop_vars([name for grid in grids for name in grid.arrays]).load()
+    return ds.assign_coords(rest.coords).assign(rest.data_vars)
 
 
 def _georeferenced(ds: xr.Dataset) -> xr.Dataset:
@@ -163,18 +187,24 @@ def _georeferenced(ds: xr.Dataset) -> xr.Dataset:
 def _fingerprint(ds: xr.Dataset, grids: list[Grid]) -> str:
     """What makes two calls the same run, without computing a pixel."""
     pixels = {name: array for grid in grids for name, array in grid.arrays.items()}
+    layers = {layer for array in pixels.values() for layer in array.dask.layers}
     variables = sorted(((str(n), v) for n, v in ds.variables.items()), key=lambda pair: pair[0])
     said: dict[str, Any] = {
         "grids": [(n, v.dims, v.shape, str(v.dtype)) for n, v in variables],
         "coordinates": [(n, hashlib.sha256(_bytes(v)).hexdigest()) for n, v in variables if n not in pixels],
         "attributes": [{k: v for k, v in ds.attrs.items() if k != RUN}, [v.attrs for _, v in variables]],
         "storage": [(g.packings, g.chunks, g.regions) for g in grids],
+        "steps": sorted(_TOKEN.sub("", layer) for layer in layers),
         "pixels": sorted((name, array.name) for name, array in pixels.items()),
     }
     hashes = {
         k: hashlib.sha256(json.dumps(v, default=str, sort_keys=True).encode()).hexdigest()[:12] for k, v in said.items()
     }
     return ";".join(f"{k}={v}" for k, v in hashes.items())
+
+
+_TOKEN = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}")
+"""What Dask adds to the name of a step: a hash of all that goes in, or a random number."""
 
 
 def _bytes(variable: xr.Variable) -> bytes:
@@ -248,26 +278,22 @@ def _stored(grid: Grid, name: str, region: Region) -> da.Array:
 
 
 def _probe(state: State, grids: list[Grid]) -> None:
-    """Compute one chunk that was written before, and see that this run would write the same."""
+    """Compute one chunk of each region that was written before, and see that this run would write the same."""
     for g, grid in enumerate(grids):
-        first = next(iter(grid.arrays))
-        stored = state.array(first, mode="r")
-        for r, region in enumerate(grid.regions):
-            if not (state.complete or state.done(g, r)):
-                continue
-            for window in _windows(region, grid.chunks):
-                if np.all(_is_fill(stored[window], stored)):
-                    continue
-                names = list(grid.arrays)
-                for name, new in zip(names, compute(*(_stored(grid, n, window) for n in names)), strict=True):
-                    old = state.array(name, mode="r")[window]
-                    slack = {"atol": 1.0} if old.dtype.kind in "iu" else {"rtol": 1e-3, "atol": 1e-3}
-                    if not np.allclose(new.astype(float), old.astype(float), equal_nan=True, **slack):
-                        raise StoreError(
-                            f"{state.root} belongs to another run: its {name} has other pixels. Write to "
-                            "another path, or replace it with overwrite=True"
-                        )
-                return
+        olds = {name: state.array(name, mode="r") for name in grid.arrays} if state.ready else {}
+        for region in (region for r, region in enumerate(grid.regions) if state.done(g, r)):
+            first = next(iter(olds.values()))
+            windows = _windows(region, grid.chunks)
+            window = next(
+                (w for w in windows if not np.all(_is_fill(first[w], first))), next(_windows(region, grid.chunks))
+            )
+            news = compute(*(_stored(grid, name, window) for name in olds))
+            for (name, old), new in zip(olds.items(), news, strict=True):
+                if not np.array_equal(new, old[window], equal_nan=new.dtype.kind == "f"):
+                    raise StoreError(
+                        f"{state.root} belongs to another run: its {name} has other pixels. Write to "
+                        "another path, or replace it with overwrite=True"
+                    )
 
 
 def _windows(region: Region, chunks: tuple[int, ...]) -> Iterator[Region]:

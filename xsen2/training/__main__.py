@@ -21,7 +21,9 @@ RECIPES = {
             Stage(32, 3000, 1e-3),
             Stage(64, 2000, 5e-4, until=750),
             Stage(64, 1000, 4e-4, relative=True, share=0.5),
-            Stage(128, 450, 3e-4, relative=True, share=0.5),
+            # Added noise teaches smoothing, which costs on dark water, where all structure is noise already.
+            Stage(64, 900, 3e-4, relative=True, share=0.15, noise=0.0),
+            Stage(128, 120, 2e-4, relative=True, share=0.15, noise=0.0),
         ),
     ),
     # Few L2A scenes are large enough for the 60 m bands, hence the haze.
@@ -30,7 +32,8 @@ RECIPES = {
         (
             Stage(32, 3000, 1e-3, until=2500),
             Stage(64, 1000, 5e-4, relative=True, share=0.5),
-            Stage(128, 400, 3e-4, relative=True, share=0.5),
+            Stage(64, 900, 3e-4, relative=True, share=0.15, noise=0.0),
+            Stage(128, 120, 2e-4, relative=True, share=0.15, noise=0.0),
         ),
         haze=0.5,
     ),
@@ -75,7 +78,11 @@ def main(data: Path, ratio: str, out: Path, threads: int | None) -> None:
         every=250,
         threads=threads,
     )
-    export(weights, recipe, out, [p[0].name for p in train])
+    operators = ", ".join(
+        f"{b.operator} (blur x {b.blur}, shift {b.shift} px)" if b.operator == "mtf" else b.operator for b in BLURS
+    )
+    device = f"CPU ({threads or 'all'} threads), float32"
+    export(weights, recipe, out, [p[0].name for p in train], operators=operators, device=device)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,19 @@ from safetensors.torch import save
 from xsen2.networks import WEIGHTS
 from xsen2.training.fit import Recipe
 
-__all__ = ["export"]
+__all__ = ["describe", "export"]
 
 
-def export(weights: dict[str, torch.Tensor], recipe: Recipe, run: Path, scenes: list[str], version: int = 1) -> Path:
+def export(
+    weights: dict[str, torch.Tensor],
+    recipe: Recipe,
+    run: Path,
+    scenes: list[str],
+    *,
+    operators: str,
+    device: str,
+    version: int = 1,
+) -> Path:
     """Save `weights` as fp16 and a card beside them; `run` is the folder that `fit` logged into.
 
     The validation table of the card is filled by ``benchmarks/validate.py --card``, through the same
@@ -46,11 +55,11 @@ def export(weights: dict[str, torch.Tensor], recipe: Recipe, run: Path, scenes: 
         "training": {
             "command": f"python -m xsen2.training --data DATA --ratio {recipe.ratio} --out RUN",
             "recipe": asdict(recipe),
-            "operators": "dsen2 (2 of 5 patches), mtf (3 of 5, sigma x 0.9, 1, 1.1, shifts up to 0.15 px)",
+            "operators": operators,
             "scenes": places,
             "steps": sum(s.steps for s in recipe.stages),
             "hours": round(log[-1]["seconds"] / 3600, 2),
-            "device": "one core of a CPU, float32",
+            "device": device,
             "last_log": log[-1],
         },
         "validation": {},
@@ -58,3 +67,37 @@ def export(weights: dict[str, torch.Tensor], recipe: Recipe, run: Path, scenes: 
     path = WEIGHTS / f"{name}.json"
     path.write_text(json.dumps(card, indent=1) + "\n")
     return path
+
+
+def describe(folder: Path = WEIGHTS) -> Path:
+    """Write the cards of a folder as one page for people, ``README.md`` beside them."""
+    lines = ["# Model cards", "", "Made from the `.json` cards by `python benchmarks/validate.py --card`.", ""]
+    for path in sorted(folder.glob("*.json")):
+        card = json.loads(path.read_text())
+        training, recipe = card["training"], card["training"]["recipe"]
+        lines += [
+            f"## {card['name']}",
+            "",
+            f'- **What**: {card["source"]}; `method="{card["network"]}"`, the {10 * card["ratio"]} m bands at 10 m.',
+            f"- **Data**: {', '.join(training['scenes'])}; contains modified Copernicus Sentinel data 2015-2020.",
+            f"- **Operators**: {training['operators']}.",
+            f"- **Run**: `{training['command']}`; {training['steps']} steps of {recipe['batch']} patches of "
+            f"{recipe['patch']} px, widths {' → '.join(str(s['features']) for s in recipe['stages'])}, "
+            f"{training['hours']} h on {training['device']}.",
+            f"- **Licence**: {card['licence']}.",
+            f"- **sha256**: `{card['sha256']}`, fp16.",
+            "- **Validation** (other places; RMSE divided by bicubic's, at the lower scale):",
+            "",
+            "| bands, operator | scenes | mean | worst scene | L1C | L2A |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, scores in card["validation"].items():
+            levels = [f"{s['mean ratio']} ({s['scenes']})" if (s := scores[v]) else "–" for v in ("L1C", "L2A")]
+            lines.append(
+                f"| {name} | {scores['scenes']} | {scores['mean ratio']} | {scores['worst ratio']} | "
+                f"{levels[0]} | {levels[1]} |"
+            )
+        lines.append("")
+    out = folder / "README.md"
+    out.write_text("\n".join(lines))
+    return out

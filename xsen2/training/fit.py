@@ -36,6 +36,8 @@ class Stage:
         counts as much as a bright city.
     share : float
         Scenes are drawn by area to this power: under 1 favours small ones.
+    noise : float
+        Standard deviation, in DN, of the noise added to the inputs.
     until : int, optional
         Leave the stage before the end of its schedule.
     """
@@ -45,6 +47,7 @@ class Stage:
     rate: float
     relative: bool = False
     share: float = 1.0
+    noise: float = 2.0
     until: int | None = None
 
     @property
@@ -61,7 +64,6 @@ class Recipe:
     stages: tuple[Stage, ...]
     batch: int = 8
     patch: int = 48
-    noise: float = 2.0
     ema: float = 0.998
     haze: float = 0.0
     seed: int = 0
@@ -176,7 +178,7 @@ def fit(
             recipe.patch,
             recipe.seed,
             start=done_before + first,
-            noise=recipe.noise,
+            noise=stage.noise,
             haze=recipe.haze,
             share=stage.share,
         )
