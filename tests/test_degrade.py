@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cubes import change, make_cube, no_compute
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xsen2
@@ -29,10 +29,11 @@ def test_is_the_kernel_on_every_band(operator, scale):
         np.testing.assert_allclose(coarse[band], want, rtol=0, atol=2e-3, err_msg=band)
 
 
+@settings(max_examples=15)
 @given(
     rows=st.integers(2, 7),
     columns=st.integers(2, 7),
-    chunks=st.integers(3, 50),
+    chunks=st.integers(5, 50),
     operator=st.sampled_from(OPERATORS),
     holes=st.booleans(),
     seed=st.integers(0, 99),
@@ -43,10 +44,9 @@ def test_chunks_change_nothing(rows, columns, chunks, operator, holes, seed):
         rng = np.random.default_rng(seed)
         ds = change(ds, "B05", lambda x: np.putmask(x, rng.random(x.shape) < 0.3, np.nan))
     cut = ds.chunk(dict.fromkeys(("y", "x", "y_20m", "x_20m", "y_60m", "x_60m"), chunks))
+    got, want = cut.degrade(2, operator).compute(), ds.degrade(2, operator).compute()
     for band in BANDS:
-        np.testing.assert_allclose(
-            cut.degrade(2, operator)[band], ds.degrade(2, operator)[band], rtol=0, atol=1e-3, err_msg=band
-        )
+        np.testing.assert_allclose(got[band], want[band], rtol=0, atol=1e-3, err_msg=band)
 
 
 def test_grids_nest_and_ragged_ends_are_left_out():

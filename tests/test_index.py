@@ -128,13 +128,13 @@ def test_reflectance_that_was_superresolved_and_edited(edit: Any) -> None:
 def test_values_that_are_not_what_metadata_say_are_refused(ten: xr.Dataset) -> None:
     want = index(ten, "EVI").values
     small = ten.map(lambda v: v * np.float32(1e-4), keep_attrs=True)
-    with pytest.raises(RadiometryError, match=r"taken for DN but looks like reflectance.*quantification=1 "):
+    with pytest.raises(RadiometryError, match=r"taken for DN but look like reflectance.*quantification=1 "):
         index(small, "EVI").compute()
     one = ten.assign(B08=small["B08"])  # the others are DN, which must not hide it
     one["B08"].attrs["units"] = "1"
     np.testing.assert_allclose(index(one, "EVI"), want, rtol=1e-3)
     large = ten.assign({b: ten[b].assign_attrs(units="1") for b in ten.data_vars})
-    with pytest.raises(RadiometryError, match=r"taken for reflectance but looks like DN.*quantification=10000"):
+    with pytest.raises(RadiometryError, match=r"taken for reflectance but look like DN.*quantification=10000"):
         index(large, "EVI").compute()
     np.testing.assert_array_equal(index(large, "EVI", quantification=10000), want)
     dark = ten.map(lambda v: (v * 0).where(v > 100, 1))  # 0 and 1 are DN like any

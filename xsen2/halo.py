@@ -49,7 +49,7 @@ def split(chunks: Sequence[int], cell: int, most: int = 2400) -> tuple[int, ...]
     Examples
     --------
     >>> split((1024, 1024, 152), 6), split((5000,), 6)
-    ((1020, 1026, 154), (1668, 1668, 1664))
+    ((1026, 1020, 154), (1668, 1668, 1664))
     """
     total = sum(chunks)
     borders = {0, total}

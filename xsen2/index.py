@@ -59,7 +59,7 @@ def index(
     --------
     >>> import xsen2
     >>> sr = xsen2.sample().dsen2.superresolve(method="bicubic")
-    >>> index(sr, "MNDWI").dims
+    >>> sr.dsen2.index("MNDWI").dims
     ('time', 'y', 'x')
     """
     spyndex = _spyndex()
@@ -223,7 +223,7 @@ def _check(name: str, blocks: tuple[npt.NDArray[Any], ...], gains: tuple[float, 
             wrong, taken, looks = fractions, "DN", "reflectance"
         if wrong:
             raise RadiometryError(
-                f"{name}: the largest value of a block is {top:.3g}, which is taken for {taken} but looks like {looks}. "
+                f"{name}: a block has values up to {top:.3g}, which are taken for {taken} but look like {looks}. "
                 "Say which it is: quantification=1 for reflectance or quantification=10000 for DN"
             )
 

@@ -106,7 +106,7 @@ def to_zarr(
     --------
     >>> import tempfile, xsen2
     >>> cube = xsen2.sample()
-    >>> back = to_zarr(cube, tempfile.mkdtemp() + "/cube.zarr", progress=False)
+    >>> back = cube.dsen2.to_zarr(tempfile.mkdtemp() + "/cube.zarr", progress=False)
     >>> back["B02"].dtype, back["B02"].rio.crs == cube["B02"].rio.crs
     (dtype('float32'), True)
     """
