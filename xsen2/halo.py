@@ -112,15 +112,16 @@ def map_windows(
     graph: dict[Any, Task] = {}
     rows, columns = (_spans(c) for c in chunks)
     plans = [_plan(layer, rows, columns, shape, halo) for layer in layers]
+    chunk_refs = [_refs(layer) for layer in layers]
     for date in np.ndindex(*(len(c) for c in lead)):
         for (i, _), (j, _) in product(enumerate(rows), enumerate(columns)):
             refs: list[TaskRef] = []
             layout = []
             strips: dict[tuple[int, int], list[tuple[slice, slice, list[TaskRef]]]] = {}
-            for layer, (vertical, horizontal) in zip(layers, plans, strict=True):
+            for layer, (vertical, horizontal), known in zip(layers, plans, chunk_refs, strict=True):
                 pasted = []
                 for (ci, si, oi), (cj, sj, oj) in product(vertical[i].pieces, horizontal[j].pieces):
-                    sources = [TaskRef((a.name, *date, ci, cj)) for a in layer.arrays]
+                    sources = known[(*date, ci, cj)]
                     if si is None and sj is None:
                         pasted.append(_Paste(oi, oj, len(refs), None))
                         refs += sources
@@ -144,6 +145,12 @@ def map_windows(
     arrays: list[Any] = [a for layer in layers for a in layer.arrays]
     meta = np.empty((0,) * len(out_chunks), dtype=dtype)
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=arrays), name, out_chunks, meta=meta)
+
+
+def _refs(layer: Layer) -> dict[tuple[int, ...], list[TaskRef]]:
+    """References to the chunks of all bands, by chunk: most are used nine times."""
+    names = [a.name for a in layer.arrays]
+    return {index: [TaskRef((n, *index)) for n in names] for index in np.ndindex(*layer.arrays[0].numblocks)}
 
 
 class _Paste(NamedTuple):

@@ -93,7 +93,7 @@ def sample(*, truth: bool = False) -> xr.Dataset:
         "comment": "synthetic: drawn by code, no pixel was measured",
         "units": "DN = 10000 x reflectance",
         "offset": "none: the pixels never had one",
-        "attribution": "xsen2",
+        "attribution": "synthetic, made by xsen2; no satellite data",
     }
     return write_crs(xr.Dataset(variables, coords, attrs), _crs())
 

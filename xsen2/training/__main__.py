@@ -81,7 +81,7 @@ def main(data: Path, ratio: str, out: Path, threads: int | None) -> None:
     operators = ", ".join(
         f"{b.operator} (blur x {b.blur}, shift {b.shift} px)" if b.operator == "mtf" else b.operator for b in BLURS
     )
-    device = f"CPU ({threads or 'all'} threads), float32"
+    device = f"a CPU ({'all cores' if threads is None else f'{threads} of its cores'}), float32"
     export(weights, recipe, out, [p[0].name for p in train], operators=operators, device=device)
 
 

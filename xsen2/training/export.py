@@ -57,7 +57,7 @@ def export(
             "recipe": asdict(recipe),
             "operators": operators,
             "scenes": places,
-            "steps": sum(s.steps for s in recipe.stages),
+            "steps": sum(s.end for s in recipe.stages),
             "hours": round(log[-1]["seconds"] / 3600, 2),
             "device": device,
             "last_log": log[-1],
