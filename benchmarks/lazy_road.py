@@ -26,7 +26,7 @@ import numpy as np
 import xarray as xr
 
 from xsen2.bands import GRIDS, B
-from xsen2.networks import cards
+from xsen2.networks import GAIN, cards
 
 DIMS = {10: ("y", "x"), 20: ("y_20m", "x_20m"), 60: ("y_60m", "x_60m")}
 
@@ -49,7 +49,7 @@ def bare_loop(a: np.ndarray, b: np.ndarray, side: int) -> np.ndarray:
     """What a script would do: mirror the image, cut windows, run the network, paste."""
     import torch
 
-    from xsen2.inference import GAIN, best_device, best_dtype, load
+    from xsen2.inference import best_device, best_dtype, load
 
     card = next(c for c in cards()["dsen2"] if c.ratio == 2)
     device = best_device()

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import xsen2
+from xsen2.networks import GAIN
 from xsen2.networks.dsen2 import DSen2
 from xsen2.sources.sample import sample
 from xsen2.training.fit import Recipe, Stage, fit, widen
-from xsen2.training.patches import GAIN, Blur, Scene, batches, pairs, read_scenes
+from xsen2.training.patches import Blur, Scene, batches, pairs, read_scenes
 
 
 @pytest.fixture(scope="module")

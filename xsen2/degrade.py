@@ -13,7 +13,7 @@ import xarray as xr
 from xsen2.bands import GRIDS, grid_of
 from xsen2.cube import DIMS, Cube, recognise, write_crs
 from xsen2.errors import GridError, MethodError
-from xsen2.grid import nodata_of
+from xsen2.grid import NODATA_ATTRS, nodata_of
 from xsen2.halo import Layer, map_windows, split
 from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
 from xsen2.radiometry import to_nan
@@ -114,7 +114,7 @@ def _band(small: Cube, band: str, array: xr.DataArray, scale: int, operator: str
     y, x = small.centres(gsd)
     coords: dict[Any, Any] = {n: c for n, c in array.coords.items() if c.dims == ("time",)}
     coords |= {ydim: (ydim, y, array[ydim].attrs), xdim: (xdim, x, array[xdim].attrs)}
-    attrs = {k: v for k, v in array.attrs.items() if k not in ("_FillValue", "nodata", "missing_value", "grid_mapping")}
+    attrs = {k: v for k, v in array.attrs.items() if k not in (*NODATA_ATTRS, "grid_mapping")}
     result = xr.DataArray(out, coords, array.dims, attrs={**attrs, "gsd": round(small.resolution * gsd / 10)})
     result.encoding = {k: v for k, v in array.encoding.items() if k == "scale_factor"}
     return result
@@ -129,11 +129,7 @@ class _Degrade:
     nodata: float | None
 
     def __call__(self, windows: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        raw = windows[0]
-        x = raw.astype(np.float32)
-        if self.nodata is not None:
-            x[raw == self.nodata] = np.nan
-        out = degrade_array(x, np.asarray(self.weights), self.before, self.scale)
+        out = degrade_array(to_nan(windows[0], self.nodata), np.asarray(self.weights), self.before, self.scale)
         edge = self.halo // self.scale
         return out[..., edge : out.shape[-2] - edge, edge : out.shape[-1] - edge]
 
@@ -188,6 +184,6 @@ def pair(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "mtf
         nodata = nodata_of(array)
         data = da.map_blocks(to_nan, lazy(array.data), nodata, dtype=np.float32)
         out[band] = array.copy(data=data).rename({ydim: "y", xdim: "x"}).assign_coords(y=coarse["y"], x=coarse["x"])
-        out[band].attrs = {k: v for k, v in array.attrs.items() if k not in ("_FillValue", "nodata", "missing_value")}
+        out[band].attrs = {k: v for k, v in array.attrs.items() if k not in NODATA_ATTRS}
     truth = xr.Dataset(out, attrs=coarse.attrs)
     return coarse, truth if cube.crs is None else write_crs(truth, cube.crs)

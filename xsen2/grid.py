@@ -16,9 +16,11 @@ import xarray as xr
 
 from xsen2.errors import CRSError, GridError, TimeError
 
-__all__ = ["Axes", "Bounds", "axes_of", "crs_of", "edges", "nodata_of", "snap", "spacing"]
+__all__ = ["NODATA_ATTRS", "Axes", "Bounds", "axes_of", "crs_of", "edges", "nodata_of", "snap", "spacing"]
 
 Bounds = tuple[float, float, float, float]
+NODATA_ATTRS = ("_FillValue", "nodata", "missing_value")
+"""Attributes that name the nodata value; they go when pixels become NaN."""
 _SLACK = 0.01  # of a pixel: coordinates that went through text or float32 are not exact
 
 
@@ -196,7 +198,7 @@ def nodata_of(da: xr.DataArray) -> float | None:
     Taken from ``_FillValue``, ``nodata`` or ``missing_value``; integers that declare none use 0,
     Sentinel-2's own nodata value.
     """
-    for name in ("_FillValue", "nodata", "missing_value"):
+    for name in NODATA_ATTRS:
         value = da.attrs.get(name)
         if value is not None and np.ndim(value) == 0 and not isinstance(value, str):
             return None if np.isnan(value) else float(value)

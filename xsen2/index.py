@@ -15,6 +15,7 @@ from xsen2.bands import BANDS, find
 from xsen2.cube import canonicalise
 from xsen2.errors import BandError, GridError, MethodError, RadiometryError
 from xsen2.grid import nodata_of
+from xsen2.radiometry import quantification_of
 
 __all__ = ["index"]
 
@@ -70,8 +71,6 @@ def index(
     letters, constants = _needs(spyndex, name, spec.bands, params)
     bands = {letter: _band(ds, name, letter, spyndex.bands) for letter in letters}
     _same_grid(name, bands)
-    if quantification is not None and not quantification > 0:
-        raise RadiometryError(f"quantification={quantification}: use 10000 for DN, 1 for reflectance")
     out: xr.DataArray = xr.apply_ufunc(
         _compute,
         *bands.values(),
@@ -81,7 +80,7 @@ def index(
             "constants": constants,
             "kernels": tuple(b for b in spec.bands if _KERNEL.fullmatch(b)),
             "nodata": tuple(nodata_of(b) for b in bands.values()),
-            "gains": tuple(1 / _quantification(b, quantification) for b in bands.values()),
+            "gains": tuple(1 / quantification_of(b, b.name, quantification) for b in bands.values()),
             "sure": quantification is not None or all(b.dtype.kind in "iu" for b in bands.values()),
         },
         dask="parallelized",
@@ -193,21 +192,6 @@ def _same_grid(name: str, bands: Mapping[str, xr.DataArray]) -> None:
             f"{name} needs bands of different grids: {where}. Make them all 10 m first: "
             f"ds.dsen2.superresolve().dsen2.index({name!r})"
         )
-
-
-def _quantification(band: xr.DataArray, given: float | None) -> float:
-    """What a reflectance of 1 is in the data: 10000, unless it is given or metadata say that it is 1."""
-    gain, offset = (band.attrs.get(k, neutral) for k, neutral in (("scale_factor", 1), ("add_offset", 0)))
-    if gain != 1 or offset != 0:
-        raise RadiometryError(
-            f"{band.name} still has scale_factor={gain} and add_offset={offset} in its attributes, so its values are "
-            "raw: open it with mask_and_scale=True, or apply them and drop the attributes"
-        )
-    if given is not None:
-        return given
-    scale = band.encoding.get("scale_factor")  # arithmetic drops it, and keeps the attributes
-    decoded = (scale is not None and abs(scale) < 0.01) or band.attrs.get("units") == "1"
-    return 1.0 if band.dtype.kind == "f" and decoded else 10000.0
 
 
 def _check(name: str, blocks: tuple[npt.NDArray[Any], ...], gains: tuple[float, ...], seen: npt.NDArray[Any]) -> None:

@@ -18,12 +18,11 @@ import numpy as np
 import torch
 
 from xsen2.errors import MethodError, WeightsError
-from xsen2.networks import Card
+from xsen2.networks import GAIN, Card
 from xsen2.protocol import Array
 
 __all__ = ["best_device", "best_dtype", "infer", "load"]
 
-GAIN = 2000.0  # networks see DN / 2000
 PATCH = 600  # largest side, in 10 m pixels, that goes through a network at a time
 BATCH_PIXELS = {"cpu": 600 * 600, "mps": 1200 * 1200, "cuda": 4 * 1200 * 1200}
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 
 from xsen2.cube import Cube
 from xsen2.errors import RadiometryError
 from xsen2.grid import nodata_of
 
-__all__ = ["Scale", "check_dn", "scale_of", "scales_of", "to_nan"]
+__all__ = ["Scale", "check_dn", "quantification_of", "scale_of", "scales_of", "to_nan"]
 
 _REFLECTANCE = 2.0  # DN: a float block whose largest value is below this holds reflectance
 
@@ -24,6 +25,31 @@ class Scale:
     gain: float
     nodata: float | None
     sure: bool
+
+
+def quantification_of(array: xr.DataArray, name: object, given: float | None) -> float:
+    """What a reflectance of 1 is in the values: `given`, else 1 if metadata say reflectance, else 10000.
+
+    Raises
+    ------
+    RadiometryError
+        If the values are raw, with a scale and offset still to be applied, or `given` is not positive.
+    """
+    gain, offset = (array.attrs.get(k, neutral) for k, neutral in (("scale_factor", 1), ("add_offset", 0)))
+    if gain != 1 or offset != 0:  # rioxarray writes the neutral ones
+        raise RadiometryError(
+            f"{name} still has scale_factor={gain} and add_offset={offset} in its attributes, so its values are raw: "
+            "open it with mask_and_scale=True, or apply them and drop the attributes"
+        )
+    if given is not None:
+        if not given > 0:
+            raise RadiometryError(f"quantification={given}: use 10000 for DN, 1 for reflectance")
+        return given
+    # CF decoding multiplies by 0.0001 and leaves reflectance; superresolve says so in `units`, since arithmetic
+    # drops the encoding and keeps the attributes.
+    decoded = array.encoding.get("scale_factor")
+    reflectance = (decoded is not None and abs(decoded) < 0.01) or array.attrs.get("units") == "1"
+    return 1.0 if array.dtype.kind == "f" and reflectance else 10000.0
 
 
 def scale_of(cube: Cube, band: str, quantification: float | None) -> Scale:
@@ -39,21 +65,8 @@ def scale_of(cube: Cube, band: str, quantification: float | None) -> Scale:
     integer = np.issubdtype(array.dtype, np.integer)
     if array.dtype.kind not in "iuf":
         raise RadiometryError(f"{name} is of dtype {array.dtype}: reflectance or DN are needed")
-    gain, offset = (array.attrs.get(k, neutral) for k, neutral in (("scale_factor", 1), ("add_offset", 0)))
-    if gain != 1 or offset != 0:  # rioxarray writes the neutral ones
-        raise RadiometryError(
-            f"{name} still has scale_factor={gain} and add_offset={offset} in its attributes, so its values are raw: "
-            "open it with mask_and_scale=True, or apply them and drop the attributes"
-        )
-    if quantification is not None:
-        if not quantification > 0:
-            raise RadiometryError(f"quantification={quantification}: use 10000 for DN, 1 for reflectance")
-        return Scale(10000.0 / quantification, nodata, True)
-    decoded = array.encoding.get("scale_factor")
-    # CF decoding multiplies by 0.0001 and leaves reflectance; superresolve says so in `units`.
-    if not integer and ((decoded is not None and abs(decoded) < 0.01) or array.attrs.get("units") == "1"):
-        return Scale(10000.0, nodata, True)
-    return Scale(1.0, nodata, bool(integer))
+    found = quantification_of(array, name, quantification)
+    return Scale(10000.0 / found, nodata, bool(integer) or quantification is not None or found == 1)
 
 
 def scales_of(cube: Cube, quantification: float | None) -> dict[str, Scale]:

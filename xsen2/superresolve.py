@@ -15,6 +15,7 @@ import xarray as xr
 from xsen2.bands import BANDS, GRIDS, canonical, grid_of
 from xsen2.cube import CHUNK, Cube, recognise, write_crs
 from xsen2.errors import BandError, MethodError
+from xsen2.grid import NODATA_ATTRS
 from xsen2.halo import Layer, common_dates, map_windows, split
 from xsen2.nodata import fill
 from xsen2.protocol import Method, finest_halo
@@ -84,9 +85,9 @@ def superresolve(
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise MethodError(f"dtype={dtype!r}: use 'auto', 'float32', 'bfloat16' or 'float16'")
     targets = _targets(cube, bands)
-    chunks = _chunks(cube)
     scales = scales_of(cube, quantification)
     arrays = common_dates({band: lazy(array.data) for band, array in cube.bands.items()})
+    chunks = _chunks(cube, arrays)
     made: dict[str, da.Array] = {}
     used: dict[str, str] = {}
     low = [band for band in targets if grid_of(band) != 10]
@@ -142,12 +143,10 @@ def _require(cube: Cube, method: Method) -> None:
         )
 
 
-def _chunks(cube: Cube) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _chunks(cube: Cube, arrays: dict[str, da.Array]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Blocks of the output: near the chunks of the 10 m bands, on borders that all grids share."""
     cell = max(cube.grids) // 10
-    ten = next((a for b, a in cube.bands.items() if grid_of(b) == 10), None)
-    assert ten is not None  # _targets has refused cubes without
-    rows, columns = lazy(ten.data).chunks[-2:]
+    rows, columns = next(a.chunks[-2:] for b, a in arrays.items() if grid_of(b) == 10)
     return split(rows, cell), split(columns, cell)
 
 
@@ -156,7 +155,7 @@ class _Block:
     """What a task does with its windows: to DN, fill, run the method, cut the halo off, back to units."""
 
     method: Method
-    grids: tuple[tuple[int, ...], ...]  # per window: its gsd, and how many bands
+    grids: tuple[int, ...]  # per window: its gsd
     scales: tuple[tuple[Scale, ...], ...]  # per window, per band
     halo: int  # of the method, in finest pixels
 
@@ -166,13 +165,13 @@ class _Block:
         return np.stack([self._date([w[:, t] for w in windows]) for t in range(windows[0].shape[1])], axis=1)
 
     def _date(self, windows: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        gsd = self.grids[0][0]
+        gsd = self.grids[0]
         size = (windows[0].shape[1] * gsd // 10, windows[0].shape[2] * gsd // 10)
         margin = 2 * self.halo
         core = np.ones((size[0] - 2 * margin, size[1] - 2 * margin), bool)
         inputs = {g: np.empty((0, size[0] * 10 // g, size[1] * 10 // g), np.float32) for g in GRIDS}
         seen = {}
-        for window, (gsd, _), scales in zip(windows, self.grids, self.scales, strict=True):
+        for window, gsd, scales in zip(windows, self.grids, self.scales, strict=True):
             inputs[gsd], seen[gsd] = self._dn(window, scales)
             # One band alone may be as dark as that, in water; only classical methods, which are linear, read one.
             if len(scales) > 2 and not all(scale.sure for scale in scales):
@@ -224,7 +223,7 @@ def _apply(
     groups = {g: names for g, names in groups.items() if names}
     block = _Block(
         method,
-        tuple((g, len(names)) for g, names in groups.items()),
+        tuple(groups),
         tuple(tuple(scales[b] for b in names) for names in groups.values()),
         halo,
     )
@@ -269,13 +268,12 @@ def _assemble(
 ) -> xr.Dataset:
     lead = () if cube.time is None else ("time",)
     size = round(cube.resolution) if cube.resolution == round(cube.resolution) else cube.resolution
-    some = next(iter(cube.bands.values()))
     like = next(a for b, a in cube.bands.items() if grid_of(b) == 10)
     variables: dict[Hashable, xr.DataArray] = {}
     coords = {n: c for n, c in like.coords.items() if n != "spatial_ref"}
     for band in (b for b in BANDS if b in made):
         out = xr.DataArray(made[band], coords, (*lead, "y", "x"), attrs=dict(cube.bands[band].attrs))
-        for stale in ("_FillValue", "nodata", "missing_value", "grid_mapping", "scale_factor", "add_offset"):
+        for stale in (*NODATA_ATTRS, "grid_mapping", "scale_factor", "add_offset"):
             out.attrs.pop(stale, None)
         if gain != 1:  # reflectance: said in the way that CF decoding leaves behind, for whatever comes after
             out.attrs["units"], out.encoding["scale_factor"] = "1", 1 / gain
@@ -302,5 +300,5 @@ def _assemble(
     ds = xr.Dataset(variables, attrs=attrs)
     if cube.crs is not None:
         ds = write_crs(ds, cube.crs)
-    back = {"y": cube.dims[0], "x": cube.dims[1]} | ({"time": cube.time} if "time" in some.dims else {})
+    back = {"y": cube.dims[0], "x": cube.dims[1]} | ({"time": cube.time} if lead else {})
     return ds.rename({k: v for k, v in back.items() if k != v and k in ds.dims})

@@ -14,9 +14,11 @@ from xsen2.cube import Cube
 from xsen2.errors import WeightsError
 from xsen2.protocol import Array
 
-__all__ = ["DEFAULT", "Card", "NetworkMethod", "cards", "network_methods"]
+__all__ = ["DEFAULT", "GAIN", "Card", "NetworkMethod", "cards", "network_methods"]
 
 DEFAULT = "dsen2"
+GAIN = 2000.0
+"""Networks see DN / 2000, as the paper."""
 WEIGHTS = Path(__file__).parent / "weights"
 
 

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from xsen2.networks import GAIN
 from xsen2.networks.dsen2 import upsample
-from xsen2.training.patches import GAIN, Pair, batches
+from xsen2.training.patches import Pair, batches
 
 __all__ = ["Recipe", "Stage", "fit", "widen"]
 

@@ -21,11 +21,11 @@ from xsen2.bands import GRIDS
 from xsen2.cube import DIMS, write_crs
 from xsen2.errors import SourceError
 from xsen2.kernels import degrade_array, taps
+from xsen2.networks import GAIN
 
 __all__ = ["Blur", "Pair", "Scene", "batches", "pairs", "read_scenes"]
 
 Array = npt.NDArray[np.float32]
-GAIN = 2000.0  # the networks see DN / 2000, as the paper
 
 
 @dataclass(frozen=True)
