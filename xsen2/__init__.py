@@ -23,6 +23,7 @@ from xsen2.errors import (
 )
 from xsen2.native import native
 from xsen2.registry import methods
+from xsen2.sources.safe import open_safe
 from xsen2.sources.sample import sample
 from xsen2.sources.stac import EARTH_SEARCH, PLANETARY_COMPUTER, load
 
@@ -44,5 +45,6 @@ __all__ = [
     "load",
     "methods",
     "native",
+    "open_safe",
     "sample",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from xsen2.errors import SourceError
+from xsen2.grid import snap
 
 __all__ = ["open_source"]
 
@@ -24,9 +25,10 @@ def open_source(source: str, bbox: Bbox = None) -> xr.Dataset | xr.DataTree:
     ----------
     source : str
         A Zarr store with a cube (one group, or a group per resolution), or a STAC item, item
-        collection or search response as JSON; a path or a URL.
+        collection or search response as JSON; a path or a URL. Or the path of a Sentinel-2 product,
+        a .SAFE folder or its .zip.
     bbox : sequence of float, optional
-        West, south, east, north in degrees. Only STAC sources can be cut.
+        West, south, east, north in degrees. STAC sources and SAFE products can be cut.
 
     Returns
     -------
@@ -35,15 +37,17 @@ def open_source(source: str, bbox: Bbox = None) -> xr.Dataset | xr.DataTree:
     Raises
     ------
     SourceError
-        There is nothing at `source`, or nothing that is known.
+        There is nothing at `source`, or nothing that is known; or `bbox` lies outside it.
     """
     remote = "://" in source
     if not remote and not Path(source).exists():
-        raise SourceError(f"{source} does not exist: give a Zarr store or a STAC item, as a path or URL")
+        raise SourceError(f"{source} does not exist: give a Zarr store, a STAC item or a SAFE product")
     for is_it, opener in _OPENERS:
         if is_it(source):
             return opener(source, bbox)
-    raise SourceError(f"{source} is neither a Zarr store nor a STAC item (.json): these can be opened")
+    raise SourceError(
+        f"{source} is neither a Zarr store nor a STAC item (.json) nor a product (.SAFE, .zip): these can be opened"
+    )
 
 
 def _is_zarr(source: str) -> bool:
@@ -53,7 +57,10 @@ def _is_zarr(source: str) -> bool:
 
 def _open_zarr(source: str, bbox: Bbox) -> xr.Dataset | xr.DataTree:
     if bbox is not None:
-        raise SourceError("--bbox cuts STAC sources only: cut a Zarr store with xarray's .sel, on multiples of 60 m")
+        raise SourceError(
+            "--bbox cuts STAC sources only, and SAFE products: cut a Zarr store with xarray's .sel, on "
+            "multiples of 60 m"
+        )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata")
@@ -87,8 +94,43 @@ def _open_stac(source: str, bbox: Bbox) -> xr.Dataset:
     return load(items, bbox=bbox)
 
 
+def _is_safe(source: str) -> bool:
+    if "://" in source:
+        return False
+    return source.rstrip("/").lower().endswith((".safe", ".zip")) or any(Path(source).glob("*MTD_*.xml"))
+
+
+def _open_safe(source: str, bbox: Bbox) -> xr.Dataset:
+    from xsen2.sources.safe import open_safe
+
+    cube = open_safe(source)
+    return cube if bbox is None else _cut(cube, bbox, source)
+
+
+def _cut(cube: xr.Dataset, bbox: Sequence[float], source: str) -> xr.Dataset:
+    """The whole 60 m pixels that an area in degrees touches."""
+    from xsen2.cube import DIMS, recognise
+    from xsen2.sources._area import Area, lonlat
+
+    whole = recognise(cube)
+    left, bottom, right, top = (round(edge) for edge in whole.bounds)
+    extent, epsg, area = (left, bottom, right, top), whole.crs.to_epsg(), Area.read(bbox, None)
+    box = None if area is None else area.box(extent, epsg)
+    if box is None:
+        where = " ".join(f"{degrees:.4f}" for degrees in lonlat(extent, epsg))
+        raise SourceError(f"--bbox {' '.join(map(str, bbox))} lies outside {source}, which covers {where}")
+    # The tile's own 60 m grid: south of the equator it does not lie on multiples of 60 m.
+    west, south, east, north = snap((box[0] - left, box[1] - bottom, box[2] - left, box[3] - bottom))
+    spans = {}
+    for gsd, (ydim, xdim) in DIMS.items():
+        spans[ydim] = slice(round(top - bottom - north) // gsd, round(top - bottom - south) // gsd)
+        spans[xdim] = slice(round(west) // gsd, round(east) // gsd)
+    return cube.isel(spans, missing_dims="ignore")
+
+
 _OPENERS: tuple[tuple[Callable[[str], bool], Callable[[str, Bbox], xr.Dataset | xr.DataTree]], ...] = (
     (_is_zarr, _open_zarr),
+    (_is_safe, _open_safe),
     (_is_stac, _open_stac),
 )
 """First match wins. A new kind of source is a function that knows it, and one that opens it."""

@@ -1,0 +1,219 @@
+"""A lazy cube from a product as ESA delivers it: a .SAFE folder, or the zip that it came in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from xsen2.bands import BANDS, canonical
+from xsen2.errors import BandError, SourceError
+from xsen2.sources import stac
+from xsen2.sources._assemble import assemble
+from xsen2.sources._safe_files import Files
+from xsen2.sources._safe_metadata import (
+    GSD,
+    Granule,
+    Radiometry,
+    granules,
+    level_of,
+    masks,
+    place,
+    radiometry,
+    sensed,
+)
+from xsen2.sources._safe_pixels import Decode, Image, as_dn, as_flags, as_is
+
+__all__ = ["open_safe"]
+
+_SUFFIXES = (".jp2", ".tif")  # ESA's, and those of products that were processed for the Planetary Computer
+
+_EXTRA_ATTRS: dict[str, dict[str, Any]] = {
+    **stac._EXTRA_ATTRS,
+    "CLDPRB": {"long_name": "cloud probability", "gsd": GSD["CLDPRB"], "units": "%"},
+    "CLASSI": {
+        "long_name": "cloud and snow masks of L1C",
+        "gsd": GSD["CLASSI"],
+        "flag_masks": [1, 2, 4],
+        "flag_meanings": "opaque_cloud cirrus snow_or_ice",
+    },
+}
+
+
+def open_safe(
+    path: str | os.PathLike[str],
+    bands: Sequence[str] | None = None,
+    chunks: int = 2048,
+    *,
+    tile: str | None = None,
+    offset: float | None = None,
+) -> xr.Dataset:
+    """Make a lazy cube of a Sentinel-2 product: every band on the grid that it was measured on.
+
+    The product's own metadata say which file is which band, what its pixels mean and where they lie;
+    the files' headers are checked against them. No pixel is read before the cube is computed.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A ``.SAFE`` folder or a ``.zip`` with one, which is not extracted. L1C or L2A, of any processing
+        baseline, in the naming of today or that of until 2016, with images in JPEG 2000 or GeoTIFF.
+    bands : sequence of str, optional
+        Bands in any catalogue's words (``"red"``, ``"B04"``), and layers that are no bands: ``"SCL"``
+        (scene classification of L2A), ``"CLDPRB"`` (cloud probability of L2A, per cent), ``"CLASSI"``
+        (cloud, cirrus and snow masks since baseline 04.00, as bits 1, 2 and 4). All bands and SCL by
+        default, as far as the product lists them on their native grid; B10 never.
+    chunks : int
+        Pixels of the 10 m grid along y and x in one dask chunk; the other grids get a half and a sixth
+        of it. Moved to the nearest multiple of the tiles inside each file (ESA's are 1024, 640 and 192
+        pixels wide), so that each of them is decoded once.
+    tile : str, optional
+        MGRS name of the tile, such as ``"32TQM"``: products until 2016 hold several.
+    offset : float, optional
+        DN to add to the pixels, when the metadata do not settle it or are known to be wrong: -1000
+        where pixels carry ESA's +1000 (processing baseline 04.00 and later), 0 where not.
+
+    Returns
+    -------
+    xarray.Dataset
+        A cube of one date, as `load` gives it: bands named B01 … B12, B8A, float32 DN (10000 x
+        reflectance, offset removed), NaN where the raw pixel is the metadata's NODATA; dims ``(time,
+        y, x)``, ``(time, y_20m, x_20m)``, ``(time, y_60m, x_60m)``; pixel centres as coordinates;
+        `spatial_ref`. SCL and masks are uint8 on their native grid; 0 in SCL means no data. Saturated
+        pixels keep their value. The coordinate `offset` tells what was added to the pixels. `time` is
+        the tile's own sensing time, which Earth Search's items have too.
+
+    Raises
+    ------
+    SourceError
+        If there is no product, or several tiles and no `tile`; if metadata or images are missing,
+        damaged or not safe to read. A damaged image may show only when it is decoded.
+    BandError
+        If a band is unknown, or the product does not list it.
+    RadiometryError
+        If the metadata about quantification, offset or nodata are missing or contradict each other.
+    GridError
+        If the grids do not nest, an image has another size or place than the metadata say, or `chunks`
+        is not a positive integer.
+    CRSError
+        If the CRS is not a UTM zone, or an image has another.
+
+    Notes
+    -----
+    Offset and quantification are those of ``MTD_MSI*.xml``: DN = (raw + ``RADIO_ADD_OFFSET`` or
+    ``BOA_ADD_OFFSET``) x 10000 / quantification (Sentinel-2 Products Specification Document, ESA).
+    Cloud masks of baselines before 04.00 are polygons (GML) and are not read; L2A products of that time
+    have SCL and CLDPRB.
+
+    A zip whose images are compressed once more is unpacked from the beginning of an image up to the
+    pixels in question at each read: extract it where reading takes longer than inference.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> cube = xsen2.open_safe("S2B_MSIL2A_20220413T150759_N0400_R025_T33XWJ_20220414T082126.SAFE")  # doctest: +SKIP
+    >>> sr = cube.dsen2.superresolve()  # doctest: +SKIP
+    >>> cube.attrs["offset"]  # doctest: +SKIP
+    "removed once: -1000 DN added to the raw pixels; per date in the coordinate 'offset'"
+    """
+    side = stac._chunk(chunks)
+    files = Files.open(path)
+    product = files.document(files.metadata)
+    level = level_of(product)
+    granule = _granule(granules(product), tile, product.where)
+    about = files.document(granule.metadata)
+    listed = {name: [p + s for p in stems for s in _SUFFIXES] for name, stems in granule.images.items()}
+    listed |= {name: [inner] for name, inner in masks(about).items()}
+    names = _names(bands, listed, product.where)
+    meaning = radiometry(product, level, [name for name in names if name in BANDS], offset)
+    epsg, box = place(about)
+    time = sensed(about)
+
+    arrays: dict[str, da.Array] = {}
+    for name, inner in _located(files, listed, names).items():
+        gsd = GSD[name]
+        dtype, layers = ("uint16", 1) if name in BANDS else ("uint8", 3 if name == "CLASSI" else 1)
+        image = Image(files.href(inner), files.where(inner), files.stamp(inner), gsd, layers, dtype)
+        arrays[name] = image.array(name, box, epsg, side * 10 // gsd, *_decoder(name, meaning))
+    attrs = {
+        "product": (product.said("PRODUCT_URI", "PRODUCT_URI_2A") or files.name).removesuffix(".SAFE"),
+        "tile": granule.tile,
+        "level": level,
+        "platform": product.said("SPACECRAFT_NAME") or "unknown",
+        "processing_baseline": meaning.baseline,
+        "units": "DN = 10000 x reflectance",
+        "offset": _removed(meaning),
+        "special_values": ", ".join(f"{name} {value}" for name, value in meaning.special.items()),
+        "attribution": f"contains modified Copernicus Sentinel data {time.year}",
+    }
+    cube = assemble(arrays, {name: GSD[name] for name in arrays}, box, epsg, [time], attrs, _EXTRA_ATTRS)
+    added = sorted(set(meaning.offsets.values()))
+    if len(added) == 1:
+        about_offset = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
+        cube = cube.assign_coords(offset=("time", np.array(added, np.float32), about_offset))
+    return cube
+
+
+def _granule(found: Mapping[str, Granule], tile: str | None, where: str) -> Granule:
+    if tile is None and len(found) == 1:
+        return next(iter(found.values()))
+    wanted = str(tile).upper().removeprefix("T")
+    if tile is None or wanted not in found:
+        asked = f"not {wanted!r}" if tile is not None else "and a cube has one"
+        raise SourceError(f"{where} is of the tiles {', '.join(sorted(found))}, {asked}: name one with tile=")
+    return found[wanted]
+
+
+def _names(bands: Sequence[str] | None, listed: Mapping[str, Any], where: str) -> list[str]:
+    """Canonical names to read, each of which the product lists."""
+    if bands is None:
+        names = [name for name in (*BANDS, "SCL") if name in listed]
+    else:
+        given = [bands] if isinstance(bands, str) else list(bands)
+        layers = {name: str(name).upper() for name in given if str(name).upper() in _EXTRA_ATTRS}
+        names = list(dict.fromkeys(layers.get(name) or canonical([name])[0] for name in given))
+    if not names:
+        raise BandError(f"{where} lists no band on its native grid, or bands= is empty: name those to read")
+    missing = [name for name in names if name not in listed]
+    if missing:
+        raise BandError(
+            f"{where} lists no image of {', '.join(missing)} on the native grid; it has {', '.join(sorted(listed))}: "
+            "name some of those in bands="
+        )
+    return names
+
+
+def _located(files: Files, listed: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, str]:
+    """Name → path of the image in the product."""
+    found = {name: next((path for path in listed[name] if files.has(path)), None) for name in names}
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        lost = ", ".join(f"{name} ({listed[name][0]})" for name in missing)
+        there = [name for name in names if name not in missing]
+        hint = f", or read what is there with bands={there}" if there else ""
+        raise SourceError(f"{files.path} is not complete, these images are missing: {lost}. Download it again{hint}")
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def _decoder(name: str, meaning: Radiometry) -> tuple[Decode, str]:
+    """What turns raw pixels into those of the cube, and the dtype of these."""
+    if name in BANDS:
+        scale = 10000 / meaning.quantification
+        nodata, offset = meaning.special["NODATA"], meaning.offsets[name]
+        return partial(as_dn, nodata=nodata, offset=offset, scale=scale), "float32"
+    return (as_flags if name == "CLASSI" else as_is), "uint8"
+
+
+def _removed(meaning: Radiometry) -> str:
+    """What was done to the pixels, in the words that `load` has for it."""
+    values = sorted(set(meaning.offsets.values()))
+    then = "" if meaning.quantification == 10000 else f", then multiplied by 10000 / {meaning.quantification:g}"
+    if len(values) == 1:
+        return f"removed once: {values[0]:g} DN added to the raw pixels{then}; per date in the coordinate 'offset'"
+    each = ", ".join(f"{name} {value:g}" for name, value in meaning.offsets.items()) or "nothing"
+    return f"removed once: {each} DN added to the raw pixels{then}"
