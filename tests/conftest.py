@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,9 @@ from hypothesis import settings
 
 # The tests are not a package, and helper modules are imported by their bare names.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A developer's own weights are no part of the suite.
+os.environ["XSEN2_WEIGHTS"] = tempfile.mkdtemp(prefix="xsen2-weights-")
 
 import scenes
 import stac_api

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {
     "dask_cuda",
     "distributed",
+    "h5py",
     "hypothesis",
     "matplotlib",
     "odc",
@@ -36,6 +37,7 @@ HEAVY = {
     "stackstac",
     "starlette",
     "torch",
+    "tqdm",
     "uvicorn",
     "zarr",
 }

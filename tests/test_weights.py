@@ -1,0 +1,396 @@
+"""Weights outside the package: how ``method=`` finds them, and what is said of those that are broken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from cubes import make_cube
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+import xsen2
+from xsen2 import inference
+from xsen2.bands import B, C
+from xsen2.cli import main
+from xsen2.networks import Card, cards, local
+from xsen2.networks.dsen2 import DSen2
+from xsen2.registry import resolve
+from xsen2.sinks.zarr import to_zarr
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A user's folder of weights, empty at first."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("XSEN2_WEIGHTS", str(folder))
+    return folder
+
+
+def put(folder: Path, network="mine", ratio=2, seed=0, name=None, **fields) -> Card:
+    """Write a small DSen2 into a folder."""
+    torch.manual_seed(seed)
+    module = DSen2(ratio, blocks=1, features=4)
+    raw = save(module.state_dict())
+    said = {
+        "name": name or f"{network}-{10 * ratio}m",
+        "network": network,
+        "architecture": "dsen2.DSen2",
+        "arguments": {"ratio": ratio, "blocks": 1, "features": 4},
+        "ratio": ratio,
+        "halo": -(-module.radius // ratio) + 1,
+        "sha256": hashlib.sha256(raw).hexdigest(),
+        "licence": "CC0-1.0; nobody's",
+        "source": "a test",
+        "training": {"recipe": {"stages": [{"steps": 1}, {"steps": 2}]}, "scenes": ["one", "two"]},
+        "validation": {},
+    }
+    return Card(**said | fields).write(folder, raw)
+
+
+def edit(card: Card, **fields) -> None:
+    path = card.file.with_suffix(".json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def b11(method, **kwargs):
+    ds = make_cube(2, 3)
+    return ds.dsen2.superresolve(["B11"], method, native=False, dtype="float32", device="cpu", **kwargs)["B11"].values
+
+
+def command(*args: object) -> str:
+    run = CliRunner().invoke(main, [str(a) for a in args])
+    assert run.exit_code == 0, run.output
+    return run.output
+
+
+def test_every_way_to_name_a_path(tmp_path, monkeypatch):
+    folder = tmp_path / "run-1"
+    card, sixty = put(folder), put(folder, ratio=6)
+    (folder / "log.json").write_text("[1, 2]")
+    want = b11(folder)
+    assert not np.allclose(want, b11("bicubic"), atol=1)
+    monkeypatch.chdir(tmp_path)
+    same = (
+        str(folder), f"{folder}/", "run-1", "run-1/", "./run-1", Path("run-1"),
+        "run-1/mine-20m.json", "run-1/mine-20m.safetensors", card.file, card.file.with_suffix(".json"),
+    )  # fmt: skip
+    for method in same:
+        np.testing.assert_array_equal(b11(method), want)
+    assert {b for m in resolve("run-1", [*B, *C]) for b in m.produces} == {*B, *C}
+    assert [m.card.name for m in resolve(sixty.file, ["B01"])] == ["mine-60m"]
+    with pytest.raises(xsen2.BandError, match=r"'run-1/mine-20m.json' does not make B01 \(60 m\): it makes B05"):
+        resolve("run-1/mine-20m.json", ["B01", "B05"])
+    with pytest.raises(xsen2.BandError, match="it makes B01, B09"):
+        resolve(sixty.file, ["B05"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.testing.assert_array_equal(b11("~/run-1"), want)
+    assert list(make_cube(4, 4).dsen2.evaluate([folder, str(folder)])["method"].values) == ["run-1", str(folder)]
+
+
+def test_a_path_in_the_shell(tmp_path):
+    put(tmp_path / "w")
+    to_zarr(make_cube(2, 2, chunks=12), tmp_path / "in.zarr", dtype="float32", progress=False)
+    out = tmp_path / "out.zarr"
+    command("run", tmp_path / "in.zarr", out, "--method", tmp_path / "w", "--bands", "B11", "--dtype", "float32")
+    run = CliRunner().invoke(
+        main, ["run", str(tmp_path / "in.zarr"), str(out), "--method", str(tmp_path / "none.json")]
+    )
+    assert run.exit_code == 2
+    assert "none.json: it does not exist" in run.stderr
+    assert "mine" in command("weights", "show", tmp_path / "w")
+
+
+def test_a_path_that_leads_nowhere_says_why(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "log.json").write_text("{}")
+    (tmp_path / "text.txt").write_text("")
+    put(tmp_path / "many", "one")
+    put(tmp_path / "many", "two")
+    put(tmp_path / "twice", name="a")
+    put(tmp_path / "twice", seed=1, name="b")
+    bare = put(tmp_path / "bare").file
+    bare.with_suffix(".json").unlink()
+    lost = put(tmp_path / "lost").file
+    lost.unlink()
+    cut = put(tmp_path / "cut").file.with_suffix(".json")
+    put(tmp_path / "cut", ratio=6)
+    cut.write_text(cut.read_text()[:99])
+    for path, message in {
+        "none/": "does not exist",
+        "none.safetensors": "does not exist",
+        "empty": "holds no weights: NAME.safetensors, and its card",
+        "log.json": "log.json is not a card of weights",
+        "many": r"holds several networks \(one, two\): give the path of one card, as .*one-20m.json",
+        "twice": r"several weights of 'mine' for the 20 m bands \(a, b\)",
+        "bare": "holds no weights",
+        "bare/mine-20m.safetensors": "has no card beside it: mine-20m.json",
+        "lost": "weights that are missing: mine-20m.safetensors should",
+        "lost/mine-20m.json": "weights that are missing",
+        "cut": "mine-20m.json is not a card of weights",
+    }.items():
+        for method in (f"{tmp_path}/{path}", tmp_path / path):
+            with pytest.raises(xsen2.WeightsError, match=message):
+                resolve(method, ["B05"])
+    with pytest.raises(xsen2.WeightsError, match="is no weights: give a folder, or"):
+        resolve(tmp_path / "text.txt", ["B05"])
+    with pytest.raises(xsen2.MethodError, match=r"unknown method 'text\.txt'.* or the path of weights"):
+        resolve("text.txt", ["B05"])
+    assert resolve(tmp_path / "many" / "two-20m.json", ["B05"])[0].name == "two"
+    for odd in ("", "x" * 5000, "a\0b", "x" * 5000 + ".json", "/" + "x" * 5000):
+        with pytest.raises(xsen2.MethodError):
+            resolve(odd, ["B05"])
+
+
+def test_installed_weights_have_a_name(home):
+    before = list(xsen2.methods().index)
+    assert "mine" not in before
+    with pytest.raises(xsen2.MethodError, match="unknown method 'mine'"):
+        resolve("mine", ["B05"])
+    put(home)
+    put(home, ratio=6, licence="GPL-3.0")
+    table = xsen2.methods()
+    assert list(table.index) == [*before, "mine"]
+    assert dict(table.loc["mine"]) == {"kind": "network", "licence": "CC0-1.0; nobody's; GPL-3.0", "source": "a test"}
+    np.testing.assert_array_equal(b11("mine"), b11(home))
+    assert {b for m in resolve("mine", [*B, *C]) for b in m.produces} == {*B, *C}
+    assert cards().keys() == {n for n in before if n not in ("default", "bicubic")}, "installed ones are not shipped"
+
+
+def test_names_come_before_folders(tmp_path, home, monkeypatch):
+    put(home)
+    monkeypatch.chdir(tmp_path)
+    for name in ("bicubic", "mine", "vdsen2"):
+        put(tmp_path / name, "other", seed=3)
+    assert resolve("bicubic", ["B05"])[0].name == "bicubic"
+    assert resolve("mine", ["B05"])[0].name == "mine"
+    assert resolve("./mine", ["B05"])[0].name == "other"
+    with pytest.raises(xsen2.WeightsError, match="no weights of 'vdsen2'"):
+        resolve("vdsen2", ["B05"])
+
+
+def test_vdsen2_is_a_name_whose_weights_are_elsewhere(home):
+    assert "vdsen2" not in xsen2.methods().index
+    with pytest.raises(
+        xsen2.WeightsError,
+        match=r"no weights of 'vdsen2' in .*home: .*xsen2 train --network vdsen2.*xsen2 weights convert",
+    ):
+        make_cube(2, 2).dsen2.superresolve(method="vdsen2")
+    for name in ("dsen2-official", "vdsen2-official"):
+        with pytest.raises(xsen2.WeightsError, match="convert your download"):
+            resolve(name, ["B05"])
+    with pytest.raises(xsen2.MethodError, match="did you mean 'vdsen2'"):
+        resolve("vdsen", ["B05"])
+    put(home, "vdsen2")
+    assert "vdsen2" in xsen2.methods().index
+    assert np.isfinite(b11("vdsen2")).all()
+
+
+@pytest.mark.parametrize("taken", ["default", "bicubic", *cards()])
+def test_names_of_the_package_cannot_be_taken(home, taken):
+    before = b11("bicubic" if taken == "bicubic" else taken)
+    card = put(home, taken)
+    assert list(xsen2.methods().index).count(taken) == 1
+    np.testing.assert_array_equal(b11(taken), before)
+    assert f"calls its network '{taken}', a name of xsen2's own" in command("weights", "list")
+    assert resolve(card.file, ["B05"])[0].card == card  # a path is plain enough
+
+
+def test_broken_cards_harm_nobody_else(home):
+    put(home, "good")
+    cut = put(home, "cut").file.with_suffix(".json")
+    put(home, "cut", ratio=6)
+    cut.write_text(cut.read_text()[:99])
+    put(home, "lost").file.unlink()
+    edit(put(home, "odd"), halo=-1)
+    put(home, "twice", name="twice-a")
+    put(home, "twice", seed=1, name="twice-b")
+    (home / "list.json").write_text("[]")
+    (home / "binary.json").write_bytes(bytes(range(256)))
+    (home / "dangling.json").symlink_to(home / "nowhere")
+    (home / "folder.json").mkdir()
+    assert [m for m in xsen2.methods().index if m in ("good", "cut", "lost", "odd", "twice")] == ["cut", "good"]
+    assert [m.name for m in resolve("good", ["B05"])] == ["good"]
+    assert [m.name for m in resolve("cut", ["B01"])] == ["cut"], "what is not asked for is not missed"
+    assert resolve("default", ["B05", "B01"])
+    listed = command("weights", "list")
+    for name, message in {
+        "cut": "cut-20m.json is not a card of weights",
+        "lost": "weights that are missing",
+        "odd": "halo is -1, not a number of pixels",
+        "twice": r"several weights of 'twice'",
+        "list": "list.json is not a card",
+        "binary": "binary.json is not a card",
+    }.items():
+        with pytest.raises(xsen2.WeightsError, match=message):
+            resolve(name, ["B05"])
+        assert message in listed.replace("\n", " ")
+        run = CliRunner().invoke(main, ["weights", "show", name])
+        assert run.exit_code == 2
+        assert message in run.stderr
+    code = "import xsen2; print(*xsen2.methods().index)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "good" in run.stdout.split()
+
+
+def test_weights_list_and_show(home):
+    card = put(home)
+    bad = put(home, ratio=6)
+    bad.file.write_bytes(b"other")
+    listed = command("weights", "list").splitlines()
+    assert listed[0].split() == ["name", "network", "bands", "MB", "sha256", "licence", "path"]
+    row = next(line for line in listed if line.split()[0] == "mine-20m").split()
+    assert row == ["mine-20m", "mine", "20", "m", "0.0", card.sha256[:12], "CC0-1.0", str(card.file)]
+    for shipped in (c for group in cards().values() for c in group):
+        assert any(line.split()[0] == shipped.name for line in listed)
+    assert "sha256 is another" in listed[-1]
+    assert listed[-1].startswith(f"broken: {home / 'mine-60m.json'}: ")
+    shown = command("weights", "show", "mine-20m")
+    for line in ("name: mine-20m", "  features: 4", "  scenes: one, two", '      - {"steps": 2}', f"path: {card.file}"):
+        assert line in shown.splitlines()
+    assert command("weights", "show", "mine").count("name: mine-") == 2
+    assert "licence: Apache-2.0" in command("weights", "show", "dsen2")
+    run = CliRunner().invoke(main, ["weights", "show", "nobody"])
+    assert run.exit_code == 2
+    assert "no weights named 'nobody': use one of" in run.stderr
+
+
+def test_where_the_user_folder_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("XSEN2_WEIGHTS", "~/w")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local.folder() == tmp_path / "w"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XSEN2_WEIGHTS", "w")
+    assert local.folder() == tmp_path / "w"
+    monkeypatch.setenv("XSEN2_WEIGHTS", "")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert local.folder() == tmp_path / "data" / "xsen2" / "weights"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    assert local.folder() == tmp_path / ".local" / "share" / "xsen2" / "weights"
+    assert "default" in xsen2.methods().index  # without such a folder
+    monkeypatch.setenv("XSEN2_WEIGHTS", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("")
+    assert "default" in xsen2.methods().index
+
+
+def test_a_worker_elsewhere_finds_them(tmp_path, monkeypatch):
+    """The method travels by itself; what it names is found from another working directory."""
+    monkeypatch.chdir(tmp_path)
+    put(Path("w"))
+    (method,) = resolve("w", ["B11"], device="cpu", dtype="float32")
+    assert len(pickle.dumps(method)) < 10_000
+    code = (
+        "import pickle, sys, numpy as np; m = pickle.load(sys.stdin.buffer);"
+        "out = m(*(np.ones((n, 24 // f, 24 // f), 'f4') for n, f in ((4, 1), (6, 2), (2, 6)))); print(out.shape)"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "elsewhere",
+        input=pickle.dumps(method),
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(Path(xsen2.__file__).parents[1])},
+    )
+    assert run.stdout == b"(6, 24, 24)\n", run.stderr
+    blocks = [np.ones((n, 24 // f, 24 // f), np.float32) for n, f in ((4, 1), (6, 2), (2, 6))]
+    monkeypatch.setattr(inference, "_networks", {})
+    method.card.file.write_bytes(method.card.file.read_bytes()[:-4])
+    with pytest.raises(xsen2.WeightsError, match=r"its sha256 is .* copy both anew, and the same to every worker"):
+        method(*blocks)
+    method.card.file.unlink()
+    with pytest.raises(xsen2.WeightsError, match=r"cannot be read from .* on this worker"):
+        method(*blocks)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"architecture": "dsen2.DSen3"}, "is not what the card of mine-20m describes"),
+        ({"architecture": "nowhere.DSen2"}, "No module named 'xsen2.networks.nowhere'"),
+        ({"architecture": "dsen2.upsample", "arguments": {}}, "dsen2.upsample is not a network"),
+        ({"architecture": "DSen2"}, "describes"),
+        ({"arguments": {"ratio": 2, "blocks": 2, "features": 4}}, "Missing key"),
+        ({"arguments": {"ratio": 2, "blocks": 1, "features": 5}}, "size mismatch"),
+        ({"arguments": {"ratio": 2, "depth": 1}}, "unexpected keyword argument 'depth'"),
+        ({"arguments": {"ratio": 2, "blocks": 1, "features": -4}}, "describes"),
+        ({"halo": 1}, "sees 4 pixels of 10 m on each side, so blocks would leave seams"),
+        ({"ratio": 6, "halo": 2}, "says ratio 6 and halo 2, but the network is made for ratio 2"),
+        ({"sha256": "0" * 64}, "its sha256 is .*, the card says 000000000000"),
+    ],
+)
+def test_a_card_that_lies_is_found_out(tmp_path, fields, message):
+    card = put(tmp_path / "w")
+    b11(tmp_path / "w")  # so that the right network is in the cache of this process
+    edit(card, **fields)
+    ds = make_cube(2, 2)
+    band = "B11" if fields.get("ratio", 2) == 2 else "B01"
+    sr = ds.dsen2.superresolve([band], tmp_path / "w", device="cpu")
+    with pytest.raises(xsen2.WeightsError, match=message):
+        sr[band].compute()
+
+
+def test_what_a_file_holds_must_be_safetensors(tmp_path):
+    card = put(tmp_path / "w")
+    card.file.write_bytes(b"not safetensors")
+    edit(card, sha256=hashlib.sha256(b"not safetensors").hexdigest())
+    with pytest.raises(xsen2.WeightsError, match="is not what the card of mine-20m describes"):
+        b11(tmp_path / "w")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def test_whatever_stands_in_a_card_it_is_read_or_refused(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cards")
+    path = put(folder).file.with_suffix(".json")
+    said = json.loads(path.read_text())
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.sampled_from([*said, "path", "extra"]), json_values)
+    def check(key, value):
+        path.write_text(json.dumps(said | {key: value}))
+        try:
+            card = Card.read(path)
+        except xsen2.WeightsError as error:
+            assert "mine-20m.json is not a card of weights" in str(error)  # noqa: PT017
+        else:
+            assert hash(card.network)
+            assert key in said
+            assert resolve(path, B if card.ratio == 2 else C)
+
+    check()
+
+
+def test_writing_refuses_what_it_would_destroy(tmp_path):
+    card = put(tmp_path)
+    assert put(tmp_path) == card
+    with pytest.raises(xsen2.WeightsError, match="holds other weights named mine-20m: remove them"):
+        put(tmp_path, seed=1)
+    edit(card, halo="x")
+    with pytest.raises(xsen2.WeightsError, match="holds other weights"):
+        put(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine-20m.json", "mine-20m.safetensors"]
+    with pytest.raises(xsen2.WeightsError, match="cannot be written to"):
+        put(card.file)
+
+
+def test_the_shell_stays_light():
+    code = "import sys; from xsen2.cli import main; print(sorted({'torch', 'h5py', 'safetensors'} & set(sys.modules)))"
+    root = Path(__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["[]"]
