@@ -286,6 +286,25 @@ def test_edges_on_the_grid_stay_there() -> None:
     assert area.box(extent, 32633) == inside
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_tiles_of_the_south_keep_their_own_grid(search: Search, tmp_path: Path, engine: str) -> None:
+    """Their northings are 40 modulo 60, as in the real metadata of T01KAB."""
+    south = scenes.Scene(scenes.random().bands, 32723, 499980, 8000020, "23KPQ")
+    found = search([earth_search(south, tmp_path, DAY1)])
+    whole = load(found, engine=engine)
+    assert_holds(whole, south)
+    assert float(whole.y[0]) + 5 == 8000020
+    back = Transformer.from_crs(32723, 4326, always_xy=True)
+    x, y = float(whole.x[9]), float(whole.y[9])
+    lon, lat = back.transform(x, y)
+    part = load(found, engine=engine, bbox=(lon - 1e-6, lat - 1e-6, lon + 1e-6, lat + 1e-6))
+    assert dict(part.sizes)["x"] == dict(part.sizes)["y"] == 6
+    assert float(part.y[0]) + 5 == 8000020 - 60
+    for band in ("B02", "B11", "B09"):
+        names = part[band].dims[-2:]
+        np.testing.assert_array_equal(part[band], whole[band].sel({d: part[d] for d in names}))
+
+
 def test_areas_at_the_antimeridian() -> None:
     extent = (799980, 8090220, 909780, 8200020)  # a tile of zone 60 that reaches over 180 degrees
     for bbox in ((179.9, -16.8, -179.9, -16.6), (179.9, -16.8, 180.1, -16.6), (-180.1, -16.8, -179.9, -16.6)):

@@ -142,7 +142,8 @@ def snap(bounds: Bounds, cell: float = 60) -> Bounds:
     bounds : tuple of float
         West, south, east, north in metres.
     cell : float
-        60 for cubes with 60 m bands. Every Sentinel-2 tile's origin is a multiple of it.
+        60 for cubes with 60 m bands. The origins of Sentinel-2 tiles are multiples of it north of the equator; south
+        of it their northings are 40 modulo 60, so give bounds that are relative to the tile's corner.
 
     Examples
     --------

@@ -18,7 +18,7 @@ from xsen2.grid import snap
 __all__ = ["CELL", "Area", "Box", "lonlat"]
 
 Box = tuple[int, int, int, int]
-"""Left, bottom, right, top in metres, each a multiple of `CELL`."""
+"""Left, bottom, right, top in metres, whole cells of `CELL` apart: south of the equator, northings are 40 modulo 60."""
 
 CELL = 60
 """The coarsest pixel, in metres: edges on its multiples are shared by all three grids."""
@@ -68,14 +68,16 @@ class Area:
         return float(west), float(south), float(east), float(north)
 
     def box(self, extent: Box, epsg: int) -> Box | None:
-        """Bounding box of the area, snapped outward to `CELL` and clipped to `extent`; None outside it."""
+        """Bounding box of the area, snapped outward to cells of `extent` and clipped to it; None outside it."""
         tile_west, tile_south, tile_east, tile_north = lonlat(extent, epsg)
         west, _, east, _ = self.bounds
         turns = round(((tile_west + tile_east) - (west + east)) / 720)
         lon = np.clip(self.vertices[:, 0] + 360 * turns, tile_west - _MARGIN, tile_east + _MARGIN)
         lat = np.clip(self.vertices[:, 1], tile_south - _MARGIN, tile_north + _MARGIN)
         x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon, lat)
-        left, bottom, right, top = (round(edge) for edge in snap((x.min(), y.min(), x.max(), y.max()), CELL))
+        own = (x.min() - extent[0], y.min() - extent[1], x.max() - extent[0], y.max() - extent[1])
+        corner = (extent[0], extent[1]) * 2
+        left, bottom, right, top = (round(edge) + start for edge, start in zip(snap(own, CELL), corner, strict=True))
         right, top = max(right, left + CELL), max(top, bottom + CELL)  # a point on an edge gets a cell
         left, bottom = max(left, extent[0]), max(bottom, extent[1])
         right, top = min(right, extent[2]), min(top, extent[3])

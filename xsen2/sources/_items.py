@@ -81,7 +81,7 @@ def read(items: object) -> list[Item]:
     CRSError
         If an item has no CRS, two, or one that is not projected.
     GridError
-        If the edges of an item are not on multiples of 60 m.
+        If the edges of an item are not on multiples of 60 m (south of the equator: northings 40 m more).
     """
     found = [_item(raw, plain) for raw, plain in _dicts(items)]
     if not found:
@@ -215,7 +215,9 @@ def _extent(name: str, properties: Mapping[str, Any], assets: Mapping[str, Mappi
         )
     (edges,) = found
     box = tuple(round(edge) for edge in edges)
-    if any(edge % CELL or abs(edge - exact) > 1e-3 for edge, exact in zip(box, edges, strict=True)):
+    # South of the equator northings count from 10 000 000 m, which leaves 40: all edges of a tile alike.
+    on_grid = box[0] % CELL == box[2] % CELL == 0 and box[1] % CELL == box[3] % CELL in (0, 40)
+    if not on_grid or any(abs(edge - exact) > 1e-3 for edge, exact in zip(box, edges, strict=True)):
         raise GridError(
             f"item {name!r} has its edges at {edges}, not on multiples of {CELL} m: "
             "these are not the pixels of a Sentinel-2 tile"

@@ -11,7 +11,6 @@ from typing import Any
 import xarray as xr
 
 from xsen2.errors import SourceError
-from xsen2.grid import snap
 
 __all__ = ["open_source"]
 
@@ -119,12 +118,10 @@ def _cut(cube: xr.Dataset, bbox: Sequence[float], source: str) -> xr.Dataset:
     if box is None:
         where = " ".join(f"{degrees:.4f}" for degrees in lonlat(extent, epsg))
         raise SourceError(f"--bbox {' '.join(map(str, bbox))} lies outside {source}, which covers {where}")
-    # The tile's own 60 m grid: south of the equator it does not lie on multiples of 60 m.
-    west, south, east, north = snap((box[0] - left, box[1] - bottom, box[2] - left, box[3] - bottom))
     spans = {}
     for gsd, (ydim, xdim) in DIMS.items():
-        spans[ydim] = slice(round(top - bottom - north) // gsd, round(top - bottom - south) // gsd)
-        spans[xdim] = slice(round(west) // gsd, round(east) // gsd)
+        spans[ydim] = slice((top - box[3]) // gsd, (top - box[1]) // gsd)
+        spans[xdim] = slice((box[0] - left) // gsd, (box[2] - left) // gsd)
     return cube.isel(spans, missing_dims="ignore")
 
 

@@ -61,7 +61,7 @@ def load(
         Area to load: west, south, east, north in degrees, as in a STAC search.
     geometry : GeoJSON dict, shapely geometry or object with ``__geo_interface__``, optional
         The same for any shape, in lon/lat: its bounding box in the tile's CRS is loaded. The area is
-        snapped outward to multiples of 60 m and clipped to the tile. Without `bbox` and `geometry`,
+        snapped outward to whole 60 m pixels and clipped to the tile. Without `bbox` and `geometry`,
         all of the tile.
     bands : sequence of str, optional
         Bands in any catalogue's words (``"red"``, ``"B04"``), and ``"SCL"``. All bands that the items
