@@ -1,27 +1,30 @@
-"""Training: patches, resuming, widening, export."""
+"""Training: scenes, patches, resuming, export, and the command."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from cubes import make_cube
 
 import xsen2
+from xsen2.cli import main
 from xsen2.networks import GAIN
-from xsen2.networks.dsen2 import DSen2
+from xsen2.networks.twogrid import TwoGrid
 from xsen2.sources.sample import sample
-from xsen2.training.fit import Recipe, Stage, fit, widen
-from xsen2.training.patches import Blur, Scene, batches, pairs, read_scenes
+from xsen2.training.fit import Recipe, build, fit, score
+from xsen2.training.optim import Optimiser
+from xsen2.training.patches import Blur, balance, batches, pairs, surrogates
+from xsen2.training.scenes import Scene, hold_out, read_scenes, scenes_of
 
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    ds = sample().isel(time=0).compute()
-    grids = {10: ("B02", "B03", "B04", "B08"), 20: ("B05", "B06", "B07", "B8A", "B11", "B12"), 60: ("B01", "B09")}
-    bands = {g: np.stack([ds[b].values for b in names]) for g, names in grids.items()}
-    return Scene("sample", bands, {g: np.ones(x.shape[1:], bool) for g, x in bands.items()})
+    return next(scenes_of(sample().isel(time=0), "sample"))
 
 
 @pytest.mark.parametrize("ratio", [2, 6])
@@ -33,7 +36,7 @@ def test_pairs_are_what_the_accessor_gives(scene, ratio):
     np.testing.assert_allclose(pair.truth * GAIN, np.stack([truth[b] for b in truth]), rtol=1e-6)
 
 
-def test_read_scenes_subtracts_the_offset_and_keeps_what_is_real(tmp_path):
+def test_npz_scenes_lose_their_offset_and_keep_what_is_real(tmp_path):
     folder = tmp_path / "train"
     folder.mkdir()
     valid = np.ones((4, 4), bool)
@@ -50,8 +53,50 @@ def test_read_scenes_subtracts_the_offset_and_keeps_what_is_real(tmp_path):
     assert one.valid[10].sum() == 14
     assert [s.name for s in stack] == ["stack/0", "stack/1", "stack/2"]
     assert stack[0].bands[10][1, 2, 2] == 1500
-    with pytest.raises(xsen2.SourceError, match=r"no \.npz scenes"):
+    with pytest.raises(xsen2.SourceError, match="no scenes in"):
         next(read_scenes(tmp_path))
+    (folder / "other.npz").write_bytes(b"no archive")
+    with pytest.raises(xsen2.SourceError, match=r"other\.npz holds no scene"):
+        list(read_scenes(folder))
+
+
+def test_cubes_become_scenes_per_date_and_crop(tmp_path, monkeypatch):
+    ds = make_cube(8, 6, dates=2, seed=3)
+    ds["B11"][0, 2, 3] = np.nan
+    ds.to_zarr(tmp_path / "place.zarr")
+    first, second = read_scenes(tmp_path)
+    assert [first.name, second.name] == ["place/0", "place/1"]
+    np.testing.assert_array_equal(second.bands[60][1], ds["B09"][1])
+    assert first.valid[20].sum() == first.valid[20].size - 1
+    assert first.bands[20][4, 2, 3] == 0
+    again = first.cube()
+    np.testing.assert_array_equal(again["B08"], ds["B08"][0])
+    np.testing.assert_array_equal(again["x_60m"], ds["x_60m"])
+
+    monkeypatch.setattr("xsen2.training.scenes.CROP", 18)
+    crops = list(scenes_of(ds.isel(time=0), "place"))
+    assert len(crops) == 4
+    for crop in crops:
+        part = ds.isel(time=0).sel(x=slice(crop.corner[0], crop.corner[0] + 180))
+        part = part.sel(y=slice(crop.corner[1], crop.corner[1] - 180))
+        np.testing.assert_array_equal(crop.bands[10][0], part["B02"])
+    with pytest.raises(xsen2.SourceError, match="has no B12"):
+        next(scenes_of(ds.drop_vars("B12"), "place"))
+
+
+def test_places_are_held_out_whole(scene):
+    def at(name, x, epsg=32633):
+        return dataclasses.replace(scene, name=name, corner=(x, 0.0), epsg=epsg)
+
+    side = 10 * scene.valid[10].shape[1]
+    scenes = [at("a/0", 0), at("b", side // 2), at("c", 10 * side), at("a/1", 50 * side), at("d", 0, None)]
+    train, validation = hold_out(scenes)
+    places = [{s.name for s in part} for part in (train, validation)]
+    assert {"a/0", "a/1", "b"} <= places[0]  # one file, and an overlap, whatever their order
+    assert places[1] == {"c"}
+    assert sum(map(len, places)) == len(scenes)
+    with pytest.raises(xsen2.SourceError, match="none of them can judge"):
+        hold_out([at("a/0", 0), at("a/1", 10 * side)])
 
 
 @pytest.mark.parametrize("ratio", [2, 6])
@@ -80,38 +125,59 @@ def test_haze_changes_inputs_and_truth_alike(scene):
     assert np.abs(plain - b).max() > 0.01
 
 
-@pytest.mark.parametrize("ratio", [2, 6])
-def test_widening_keeps_the_function(ratio):
-    torch.manual_seed(1)
-    narrow, wide = DSen2(ratio, 2, 4), DSen2(ratio, 2, 8)
-    for p in narrow.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    widen(narrow, wide, seed=0)
-    x = [torch.rand(1, 4, 12, 12), torch.rand(1, 6, 6, 6)] + ([torch.rand(1, 2, 2, 2)] if ratio == 6 else [])
-    torch.testing.assert_close(wide(*x), narrow(*x), rtol=1e-4, atol=1e-4)
+def test_surrogates_hide_the_band_that_plays(scene):
+    pair = next(surrogates(scene, [Blur("box")], 48))
+    assert pair.truth.shape[1:] == pair.a.shape[1:] == tuple(2 * n for n in pair.b.shape[1:])
+    cells = pair.truth.reshape(2, pair.c.shape[1], 6, pair.c.shape[2], 6).mean(axis=(2, 4))
+    np.testing.assert_allclose(cells, pair.c, rtol=1e-5)
+    np.testing.assert_allclose(pair.truth[1] * GAIN, scene.bands[20][3][: pair.truth.shape[1], : pair.truth.shape[2]])
+    for shown, played in ((pair.a, pair.truth[0]), (pair.b, pair.truth[1, ::2, ::2])):
+        assert all(np.abs(band - played).max() > 0.01 for band in shown)
+    assert not list(surrogates(scene, [Blur("box")], 10**4))
 
 
-RECIPE = Recipe(
-    2, (Stage(4, 6, 1e-3), Stage(8, 5, 1e-3, relative=True, share=0.5, until=4)), batch=2, patch=24, haze=0.5
-)
+def test_places_weigh_alike(scene):
+    bright = dataclasses.replace(scene, name="bright", bands={g: 4 * x for g, x in scene.bands.items()})
+    one, other = balance([list(pairs(s, 2, [Blur("dsen2")])) for s in (scene, bright)])
+    unit = [p[0].weight.max() * (np.sqrt(p[0].bicubic_error().mean()) + 5 / GAIN) for p in (one, other)]
+    np.testing.assert_allclose(unit, 1, rtol=1e-5)
 
 
-def run(scene, folder, **kwargs):
+def test_muon_moves_inner_kernels_only_through_shared_memory():
+    torch.manual_seed(0)
+    network = TwoGrid(2, 16, 16, 1)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    optimiser = Optimiser(network, 0.02, 1e-3)
+    assert {n for n, p in network.named_parameters() if any(p is q for q, _ in optimiser.inner)} == {
+        f"{n}.weight" for n in ("stem.1", "enter", "body.0.conv1", "body.0.conv2", "leave", "join", "doubt.0")
+    }
+    out = network(torch.rand(1, 4, 12, 12), torch.rand(1, 6, 6, 6), doubt=True)
+    out.sum().backward()
+    optimiser.step(1.0)
+    after = network.state_dict()
+    assert not torch.equal(after["tail.weight"], before["tail.weight"])
+    assert all(p.grad is None for p in network.parameters())
+
+
+RECIPE = Recipe("twogrid.TwoGrid", 2, 8, 3, {"thin": 16, "wide": 16, "blocks": 1}, batch=2, patch=24, haze=0.5)
+
+
+def run(scene, folder, recipe=RECIPE, **kwargs):
     data = [list(pairs(scene, 2, [Blur("mtf"), Blur("dsen2")]))]
-    return fit(lambda f: DSen2(2, 1, f), data, data[0][:1], RECIPE, folder, every=2, **kwargs)
+    return fit(data, data[0][:1], recipe, folder, every=2, threads=1, quiet=True, **kwargs)
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(scene, tmp_path, monkeypatch):
     whole = run(scene, tmp_path / "whole")
     steps = iter(range(100))
-    real = torch.optim.NAdam.step
+    real = Optimiser.step
 
-    def stop(self, *args, **kwargs):
-        if next(steps) == 8:
+    def stop(self, factor):
+        if next(steps) == 5:
             raise KeyboardInterrupt
-        return real(self, *args, **kwargs)
+        return real(self, factor)
 
-    monkeypatch.setattr(torch.optim.NAdam, "step", stop)
+    monkeypatch.setattr(Optimiser, "step", stop)
     with pytest.raises(KeyboardInterrupt):
         run(scene, tmp_path / "stopped")
     monkeypatch.undo()
@@ -119,13 +185,63 @@ def test_a_stopped_run_goes_on_to_the_same_weights(scene, tmp_path, monkeypatch)
     for key, value in whole.items():
         torch.testing.assert_close(resumed[key], value, rtol=0, atol=0)
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in log] == [2, 4, 6, 2, 4]
-    assert whole["head.weight"].shape[0] == 8
+    assert [line["step"] for line in log] == [2, 4, 6, 8]
+    assert {"loss", "doubt_loss", "validation", "worst", "seconds"} <= set(log[0])
+
+    with pytest.raises(xsen2.WeightsError, match="another recipe"):
+        run(scene, tmp_path / "stopped", dataclasses.replace(RECIPE, haze=0.1))
+    other = run(scene, tmp_path / "other", dataclasses.replace(RECIPE, seed=1))
+    assert not torch.equal(other["enter.weight"], whole["enter.weight"])
 
 
-def test_training_learns(scene, tmp_path):
+def test_a_run_can_be_made_longer(scene, tmp_path):
+    """Rates are flat before they fall, so the first part of a longer run is the same."""
+    longer = dataclasses.replace(RECIPE, steps=12)
+    run(scene, tmp_path / "a", dataclasses.replace(RECIPE, steps=6, cool=0))
+    run(scene, tmp_path / "b", dataclasses.replace(RECIPE, steps=6, cool=0))
+    state = torch.load(tmp_path / "b" / "checkpoint.pt", weights_only=True)
+    whole = run(scene, tmp_path / "whole", longer)
+    assert state["step"] == 6
+    gone_on = run(scene, tmp_path / "b", longer)
+    for key, value in whole.items():
+        torch.testing.assert_close(gone_on[key], value, rtol=0, atol=0)
+
+
+def test_training_learns_and_says_how_sure_it_is(scene, tmp_path):
     data = [list(pairs(scene, 2, [Blur("mtf")]))]
-    recipe = Recipe(2, (Stage(8, 120, 3e-3),), batch=4, patch=24)
-    fit(lambda f: DSen2(2, 1, f), data, data[0], recipe, tmp_path, every=60)
-    first, last = (json.loads(x)["validation_rmse_dn"] for x in (tmp_path / "log.jsonl").read_text().splitlines())
-    assert last < first
+    recipe = dataclasses.replace(RECIPE, steps=150, cool=50, batch=4, haze=0.0)
+    weights = fit(data, data[0], recipe, tmp_path, every=50, threads=1, quiet=True)
+    lines = [json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["validation"] < min(0.9, lines[0]["validation"])
+    assert lines[-1]["doubt_loss"] < lines[0]["doubt_loss"]
+    network = build(recipe.architecture, 2, recipe.arguments)
+    network.load_state_dict(weights)
+    assert score(network, data[0])["sample"] == pytest.approx(lines[-1]["validation"], abs=0.01)
+    pair = data[0][0]
+    with torch.inference_mode():
+        out = network(torch.from_numpy(pair.a)[None], torch.from_numpy(pair.b)[None], doubt=True)[0].numpy()
+    inside = np.mean(np.abs(out[:6] - pair.truth) < out[6:])
+    assert 0.5 < inside < 0.85  # calibrated later; 0.68 is aimed at
+
+
+def test_the_command(tmp_path):
+    for name, seed in (("here", 1), ("there", 2)):
+        cube = make_cube(20, 20, seed=seed)
+        cube = cube.assign_coords({x: cube[x] + 60000 * seed for x in ("x", "x_20m", "x_60m")})
+        cube.to_zarr(tmp_path / "data" / f"{name}.zarr")
+    base = ["train", str(tmp_path / "data"), "--steps", "3", "--cool", "1", "--threads", "1", "--every", "2", "--quiet"]
+    out = tmp_path / "run"
+    result = CliRunner().invoke(main, [*base, "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert not result.output
+    assert {p.name for p in out.iterdir()} == {
+        "checkpoint.pt",
+        "log.jsonl",
+        "twogrid-20m.json",
+        "twogrid-20m.safetensors",
+    }
+    sr = sample().isel(time=0).dsen2.superresolve(["B05"], method=str(out))
+    assert "twogrid-20m" in sr.attrs["xsen2_method"]
+    result = CliRunner().invoke(main, ["train", str(tmp_path / "data"), "--out", str(out), "--network", "x"])
+    assert result.exit_code == 2
+    assert "use one of twogrid" in result.output

@@ -12,6 +12,7 @@ from xsen2 import evaluate as _evaluate
 from xsen2 import index as _index
 from xsen2 import superresolve as _superresolve
 from xsen2.sinks import zarr as _zarr
+from xsen2.training import finetune as _finetune
 
 __all__ = ["DSen2Accessor", "DegradeAccessor"]
 
@@ -39,6 +40,7 @@ class DSen2Accessor:
 
     superresolve = _bound(_superresolve.superresolve)
     evaluate = _bound(_evaluate.evaluate)
+    finetune = _bound(_finetune.finetune)
     index = _bound(_index.index)
     to_zarr = _bound(_zarr.to_zarr)
 

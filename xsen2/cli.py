@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from xsen2 import __version__
+from xsen2.cli_train import train
+from xsen2.cli_weights import weights
 from xsen2.errors import SourceError, StoreError, Xsen2Error
 
 __all__ = ["main"]
@@ -37,7 +39,9 @@ def main() -> None:
     """Make every Sentinel-2 band a 10 m band."""
 
 
-_method = click.option("--method", default="default", show_default=True, help="A name that `xsen2 methods` lists.")
+_method = click.option(
+    "--method", default="default", show_default=True, help="A name that `xsen2 methods` lists, or the path of weights."
+)
 _quiet = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 _bbox = click.option(
     "--bbox", nargs=4, type=float, metavar="W S E N", help="Area in degrees: west, south, east, north."
@@ -54,7 +58,7 @@ _bbox = click.option(
 @_method
 @_quiet
 def demo(out: Path, bbox: Bbox | None, when: str | None, api: str | None, method: str, quiet: bool) -> None:
-    r"""Super-resolve a scene, and show what it gives.
+    """Super-resolve a scene, and show what it gives.
 
     Writes a 10 m Zarr store, a before/after picture and a one-page summary with scores at the lower scale
     into a folder, replacing those of a former demo. The scene is the embedded sample, or the clearest
@@ -63,7 +67,7 @@ def demo(out: Path, bbox: Bbox | None, when: str | None, api: str | None, method
     \b
     xsen2 demo
     xsen2 demo --bbox 15.58 46.52 15.68 46.58 --datetime 2024-06-01/2024-08-31
-    """
+    """  # noqa: D301  # click wants the sign itself
     import xsen2
     from xsen2.report import demonstrate
 
@@ -119,8 +123,9 @@ def run(
 ) -> None:
     """Make a 10 m Zarr store of your own data.
 
-    SOURCE is a Zarr store that holds a cube, or a STAC item or item collection (JSON); a path or URL. OUT ends
-    in .zarr. A run that was interrupted goes on where it was when the same command is given again.
+    SOURCE is a Sentinel-2 product (.SAFE or its .zip), a Zarr store that holds a cube, or a STAC item or item
+    collection (JSON); a path or URL. OUT ends in .zarr. A run that was interrupted goes on where it was when the same
+    command is given again.
     """
     from xsen2.sources.open import open_source
 
@@ -143,6 +148,10 @@ def methods() -> None:
     import xsen2
 
     click.echo(xsen2.methods().to_string())
+
+
+main.add_command(train)
+main.add_command(weights)
 
 
 def _inside(source: str, out: str) -> bool:

@@ -1,88 +1,41 @@
-"""Train the shipped DSen2: ``python -m xsen2.training --data DATA --ratio 2 --out RUN``.
+"""Put a finished run among the shipped weights: ``python -m xsen2.training RUN --name twogrid-20m-v1 --data DATA``.
 
-`RECIPES` is what the model cards say was run. The command goes on where it was stopped, and ends by
-writing the weights and their card into the package.
+The standard errors are calibrated on the scenes that were trained on, so that validation stays a test.
+``python benchmarks/validate.py --card`` then measures the rest of the card.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
-from xsen2.training.export import export
-from xsen2.training.fit import Recipe, Stage, fit
-from xsen2.training.patches import Blur, Pair, pairs, read_scenes
-
-RECIPES = {
-    2: Recipe(
-        2,
-        (
-            Stage(32, 3000, 1e-3),
-            Stage(64, 2000, 5e-4, until=750),
-            Stage(64, 1000, 4e-4, relative=True, share=0.5),
-            # Added noise teaches smoothing, which costs on dark water, where all structure is noise already.
-            Stage(64, 900, 3e-4, relative=True, share=0.15, noise=0.0),
-            Stage(128, 120, 2e-4, relative=True, share=0.15, noise=0.0),
-        ),
-    ),
-    # Few L2A scenes are large enough for the 60 m bands, hence the haze.
-    6: Recipe(
-        6,
-        (
-            Stage(32, 3000, 1e-3, until=2500),
-            Stage(64, 1000, 5e-4, relative=True, share=0.5),
-            Stage(64, 900, 3e-4, relative=True, share=0.15, noise=0.0),
-            Stage(128, 120, 2e-4, relative=True, share=0.15, noise=0.0),
-        ),
-        haze=0.5,
-    ),
-}
-# One network for both operators: the paper's, and the sensor's own blur with some doubt about it.
-BLURS = (
-    Blur("dsen2"),
-    Blur("dsen2"),
-    Blur("mtf"),
-    Blur("mtf", 0.9, (0.15, -0.1)),
-    Blur("mtf", 1.1, (-0.1, 0.15)),
-)
+from xsen2.networks import WEIGHTS, Card
+from xsen2.training.calibrate import spread_of
+from xsen2.training.scenes import read_scenes
 
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(exists=True, path_type=Path),
-    required=True,
-    help="Folder with train/ and validation/.",
-)
-@click.option("--ratio", type=click.Choice(["2", "6"]), required=True, help="2: the 20 m bands; 6: the 60 m bands.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoint and log.")
-@click.option("--threads", type=int, help="Threads of torch; all cores by default.")
-def main(data: Path, ratio: str, out: Path, threads: int | None) -> None:
-    """Train DSen2 (6 x 128) on DATA/train and write its weights and card."""
-    from xsen2.networks.dsen2 import DSen2
-
-    scale = int(ratio)
-    recipe = RECIPES[scale]
-    train = [p for s in read_scenes(data / "train") if (p := list(pairs(s, scale, BLURS, recipe.patch)))]
-    validation: list[Pair] = []
-    for i, scene in enumerate(read_scenes(data / "validation")):
-        validation += pairs(scene, scale, [Blur("dsen2" if i % 2 else "mtf")])
-    click.echo(f"{len(train)} scenes to train on, {len(validation)} to validate on")
-    weights = fit(
-        lambda features: DSen2(scale, features=features),
-        train,
-        validation,
-        recipe,
-        out,
-        every=250,
-        threads=threads,
-    )
-    operators = ", ".join(
-        f"{b.operator} (blur x {b.blur}, shift {b.shift} px)" if b.operator == "mtf" else b.operator for b in BLURS
-    )
-    device = f"a CPU ({'all cores' if threads is None else f'{threads} of its cores'}), float32"
-    export(weights, recipe, out, [p[0].name for p in train], operators=operators, device=device)
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--name", required=True, help="Of the weights, with their version: twogrid-20m-v1.")
+@click.option("--network", required=True, help="What method= takes.")
+@click.option("--source", required=True, help="One line: what it is, by whom.")
+@click.option("--command", "commands", multiple=True, help="What was run, in order.")
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder with train/.")
+def main(run: Path, name: str, network: str, source: str, commands: tuple[str, ...], data: Path) -> None:
+    """Write the weights of RUN into the package under NAME."""
+    [path] = run.glob("*.json")
+    card = Card.read(path)
+    raw = card.file.read_bytes()
+    training = {**card.training, "commands": list(commands)}
+    card = dataclasses.replace(card, name=name, network=network, source=source, training=training)
+    if card.spread:
+        operator: Any = "mtf" if card.training["operator"] == "both" else card.training["operator"]
+        card = dataclasses.replace(card, spread=spread_of(card, list(read_scenes(data / "train")), operator))
+    written = card.write(WEIGHTS, raw)
+    click.echo(f"{written.file}: {', '.join(f'{x:.3f}' for x in written.spread)}")
 
 
 if __name__ == "__main__":

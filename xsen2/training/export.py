@@ -4,99 +4,130 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
-from xsen2.networks import WEIGHTS
-from xsen2.training.fit import Recipe
+from xsen2.networks import WEIGHTS, Card
+from xsen2.training.fit import Recipe, build
+from xsen2.training.patches import Pair
 
-__all__ = ["describe", "export"]
+__all__ = ["describe", "save", "write"]
 
 
-def export(
-    weights: dict[str, torch.Tensor],
+def save(
+    weights: Mapping[str, torch.Tensor],
     recipe: Recipe,
     run: Path,
-    scenes: list[str],
     *,
-    operators: str,
-    device: str,
-    version: int = 1,
-) -> Path:
-    """Save `weights` as fp16 and a card beside them; `run` is the folder that `fit` logged into.
+    network: str,
+    operator: str,
+    pairs: Sequence[Sequence[Pair]],
+) -> Card:
+    """Write `weights` as fp16, and their card beside them, into the folder that `fit` logged into.
 
-    The validation table of the card is filled by ``benchmarks/validate.py --card``, through the same
-    public calls that a user makes.
+    Parameters
+    ----------
+    network : str
+        What ``method=`` will take once the card lies among the installed ones.
+    operator : str
+        How the pairs were degraded.
+
+    Returns
+    -------
+    Card
+        Weights and card of an earlier, shorter run in the folder are replaced.
     """
-    from xsen2.networks.dsen2 import DSen2
-
-    features = recipe.stages[-1].features
-    network = DSen2(recipe.ratio, features=features)
-    name = f"dsen2-{10 * recipe.ratio}m-v{version}"
-    raw = save({k: v.to(torch.float16).contiguous() for k, v in weights.items()})
-    WEIGHTS.mkdir(exist_ok=True)
-    (WEIGHTS / f"{name}.safetensors").write_bytes(raw)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    places = sorted({s.split("/")[0] for s in scenes})
-    card: dict[str, Any] = {
-        "name": name,
-        "network": "dsen2",
-        "architecture": "dsen2.DSen2",
-        "arguments": {"ratio": recipe.ratio, "features": features},
-        "ratio": recipe.ratio,
-        "halo": -(-network.radius // recipe.ratio) + 1,  # and one pixel that bilinear upsampling reads
-        "sha256": hashlib.sha256(raw).hexdigest(),
-        "licence": "Apache-2.0; trained on modified Copernicus Sentinel data 2015-2020",
-        "source": "Lanaras et al. 2018 (DSen2, 6 x 128), trained anew by this project",
-        "training": {
-            "command": f"python -m xsen2.training --data DATA --ratio {recipe.ratio} --out RUN",
+    name = f"{network}-{10 * recipe.ratio}m"
+    for old in (run / f"{name}.json", run / f"{name}.safetensors"):
+        old.unlink(missing_ok=True)
+    return write(
+        weights,
+        run,
+        name=name,
+        network=network,
+        architecture=recipe.architecture,
+        arguments=recipe.arguments,
+        ratio=recipe.ratio,
+        licence="Apache-2.0; trained on modified Copernicus Sentinel data",
+        source=f"{recipe.architecture.rpartition('.')[2]}, trained with xsen2",
+        training={
             "recipe": asdict(recipe),
-            "operators": operators,
-            "scenes": places,
-            "steps": sum(s.end for s in recipe.stages),
+            "operator": operator,
+            "scenes": sorted({scene[0].place for scene in pairs}),
             "hours": round(log[-1]["seconds"] / 3600, 2),
-            "device": device,
+            "device": _device(),
             "last_log": log[-1],
         },
+    )
+
+
+def write(weights: Mapping[str, torch.Tensor], folder: Path, **fields: Any) -> Card:
+    """Write weights as fp16 into `folder`, with a card of `fields`; hash, halo and what is not given are filled in."""
+    from safetensors.torch import save as serialise
+
+    raw = serialise({k: v.to(torch.float16).contiguous() for k, v in weights.items()})
+    module = build(fields["architecture"], fields["ratio"], fields["arguments"])
+    # Until it is calibrated, a network that says how sure it is counts as right.
+    spread = [1.0] * int(module.tail.out_channels) if hasattr(module, "doubt") else []  # type: ignore[arg-type, union-attr]
+    made = {
+        "halo": -(-int(module.radius) // fields["ratio"]) + 1,  # type: ignore[arg-type]
+        "sha256": hashlib.sha256(raw).hexdigest(),
         "validation": {},
+        "spread": spread,
     }
-    path = WEIGHTS / f"{name}.json"
-    path.write_text(json.dumps(card, indent=1) + "\n")
-    return path
+    arguments = {**fields["arguments"], "ratio": fields["ratio"]}
+    return Card(**{**made, **fields, "arguments": arguments}).write(folder, raw)
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    amx = bool(torch.cpu._is_amx_tile_supported())
+    return f"a CPU, {torch.get_num_threads()} threads, {'bfloat16 (AMX)' if amx else 'float32'}"
 
 
 def describe(folder: Path = WEIGHTS) -> Path:
     """Write the cards of a folder as one page for people, ``README.md`` beside them."""
     lines = ["# Model cards", "", "Made from the `.json` cards by `python benchmarks/validate.py --card`.", ""]
     for path in sorted(folder.glob("*.json")):
-        card = json.loads(path.read_text())
-        training, recipe = card["training"], card["training"]["recipe"]
+        card = Card.read(path)
+        training, recipe = card.training, card.training["recipe"]
+        commands = training.get("commands") or [training["command"]]
         lines += [
-            f"## {card['name']}",
+            f"## {card.name}",
             "",
-            f'- **What**: {card["source"]}; `method="{card["network"]}"`, the {10 * card["ratio"]} m bands at 10 m.',
+            f'- **What**: {card.source}; `method="{card.network}"`, the {10 * card.ratio} m bands at 10 m.',
             f"- **Data**: {', '.join(training['scenes'])}; contains modified Copernicus Sentinel data 2015-2020.",
-            f"- **Operators**: {training['operators']}.",
-            f"- **Run**: `{training['command']}`; {training['steps']} steps of {recipe['batch']} patches of "
-            f"{recipe['patch']} px, widths {' → '.join(str(s['features']) for s in recipe['stages'])}, "
-            f"{training['hours']} h on {training['device']}.",
-            f"- **Licence**: {card['licence']}.",
-            f"- **sha256**: `{card['sha256']}`, fp16.",
+            f"- **Degraded by**: {training.get('operator') or training['operators']}.",
+            f"- **Run**: {' then '.join(f'`{c}`' for c in commands)}; batches of {recipe['batch']} patches of "
+            f"{recipe['patch']} px; {training['hours']} h on {training['device']}.",
+            f"- **Licence**: {card.licence}.",
+            f"- **sha256**: `{card.sha256}`, fp16.",
             "- **Validation** (other places; RMSE divided by bicubic's, at the lower scale):",
             "",
-            "| bands, operator | scenes | mean | worst scene | L1C | L2A |",
-            "|---|---|---|---|---|---|",
+            "| bands, operator | scenes | mean | worst | L1C | L2A | SAM / bicubic's | errors within 1 sigma |",
+            "|---|---|---|---|---|---|---|---|",
         ]
-        for name, scores in card["validation"].items():
+        risks = []
+        for name, scores in card.validation.items():
             levels = [f"{s['mean ratio']} ({s['scenes']})" if (s := scores[v]) else "–" for v in ("L1C", "L2A")]
+            sure = scores.get("standard errors")
+            within = "–" if sure is None else ", ".join(f"{b} {x:.2f}" for b, x in sure["within one"].items())
             lines.append(
                 f"| {name} | {scores['scenes']} | {scores['mean ratio']} | {scores['worst ratio']} | "
-                f"{levels[0]} | {levels[1]} |"
+                f"{levels[0]} | {levels[1]} | {scores['SAM ratio']} | {within} |"
             )
+            if sure is not None:
+                risks.append((name, sure))
+        for name, sure in risks:
+            curves = "; ".join(f"{b} {' '.join(f'{x:.2f}' for x in curve)}" for b, curve in sure["risk"].items())
+            shares = ", ".join(f"{k:.0%}" for k in sure["kept"])
+            lines += ["", f"RMSE over the surest {shares} of the pixels, in units of all ({name}): {curves}."]
         lines.append("")
     out = folder / "README.md"
     out.write_text("\n".join(lines))

@@ -1,241 +1,263 @@
-"""Training of a network on pairs: resumable, deterministic given a seed, logged as JSON lines.
-
-Wide networks are slow to train from nothing on a CPU, so a run may go through stages of growing
-width: each stage starts as the function that the one before had learnt (Net2Net, Chen et al. 2016).
-"""
+"""Training of a network on pairs: resumable, deterministic given a seed, logged as JSON lines."""
 
 from __future__ import annotations
 
+import importlib
 import json
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
-from xsen2.networks import GAIN
-from xsen2.networks.dsen2 import upsample
-from xsen2.training.patches import Pair, batches
+from xsen2.errors import WeightsError
+from xsen2.inference import best_device, best_dtype
+from xsen2.training.optim import Optimiser
+from xsen2.training.patches import Pair, balance, batches
 
-__all__ = ["Recipe", "Stage", "fit", "widen"]
+__all__ = ["HALF", "Recipe", "build", "fit", "score"]
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One width of the network: `steps` updates, cosine from `rate` to a twentieth of it.
-
-    Attributes
-    ----------
-    relative : bool
-        Divide each patch's and band's error by that of bilinear upsampling there, so that dark water
-        counts as much as a bright city.
-    share : float
-        Scenes are drawn by area to this power: under 1 favours small ones.
-    noise : float
-        Standard deviation, in DN, of the noise added to the inputs.
-    until : int, optional
-        Leave the stage before the end of its schedule.
-    """
-
-    features: int
-    steps: int
-    rate: float
-    relative: bool = False
-    share: float = 1.0
-    noise: float = 2.0
-    until: int | None = None
-
-    @property
-    def end(self) -> int:
-        """Steps that are run."""
-        return self.until or self.steps
+HALF = 0.6827
+"""Share of errors within one standard error, if they are normal."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the outcome of a run, besides the data."""
+    """Everything that decides the outcome of a run, besides the data.
 
+    Attributes
+    ----------
+    architecture : str
+        Class in `xsen2.networks`, built with `arguments`.
+    ratio : {2, 6}
+        2: the 20 m bands; 6: the 60 m bands.
+    steps, cool : int
+        Updates, and at the end of them those during which the rates fall to a fiftieth. Until then the
+        rates stay, so a run can be made longer after the fact.
+    rate, fine_rate : float
+        Learning rates of Muon (inner convolutions) and of NAdam (all else).
+    batch, patch : int
+        Patches in a batch, and their side in pixels of the finest grid.
+    noise : float
+        Standard deviation, in DN, of the noise added to the inputs.
+    haze, share : float
+        As `xsen2.training.patches.batches` takes them.
+    ema : float
+        Memory of the averaged weights, which are what is kept.
+    """
+
+    architecture: str
     ratio: int
-    stages: tuple[Stage, ...]
-    batch: int = 8
+    steps: int
+    cool: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    rate: float = 0.02
+    fine_rate: float = 1e-3
+    batch: int = 64
     patch: int = 48
-    ema: float = 0.998
+    noise: float = 0.0
     haze: float = 0.0
+    share: float = 0.5
+    ema: float = 0.998
     seed: int = 0
 
+    def factor(self, step: int) -> float:
+        """What the rates are multiplied by in a step: 100 to warm up, then flat, then falling."""
+        left = (self.steps - step) / max(1, self.cool)
+        return min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 0.98 * left)
 
-def widen(module: nn.Module, wider: nn.Module, seed: int) -> None:
-    """Copy `module` into `wider`, whose inner convolutions are twice as wide: the same function.
 
-    Every feature is doubled and the weights that read it are split into two unequal parts, which
-    breaks the symmetry between the copies without changing the output.
+def build(architecture: str, ratio: int, arguments: Mapping[str, Any]) -> nn.Module:
+    """A fresh network by the name that cards carry, as ``"twogrid.TwoGrid"``."""
+    module, _, name = architecture.rpartition(".")
+    made: nn.Module = getattr(importlib.import_module(f"xsen2.networks.{module}"), name)(
+        **{**arguments, "ratio": ratio}
+    )
+    return made
+
+
+def _tensors(arrays: Sequence[np.ndarray[Any, Any] | None], device: torch.device) -> Iterator[torch.Tensor | None]:
+    for x in arrays:
+        yield None if x is None else torch.from_numpy(np.ascontiguousarray(x)).to(device)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def score(network: nn.Module, pairs: Sequence[Pair], dtype: torch.dtype = torch.float32) -> dict[str, float]:
+    """RMSE divided by bicubic's per place (means over its bands), for the log.
+
+    Returns
+    -------
+    dict
+        Place → ratio. Patches of one place are pooled.
     """
-    generator = torch.Generator().manual_seed(seed)
-    target = dict(wider.named_parameters())
-    with torch.no_grad():
-        for name, old in module.named_parameters():
-            new = old.detach()
-            if new.shape[0] != target[name].shape[0]:
-                new = torch.cat([new, new])
-            if new.ndim == 4 and new.shape[1] != target[name].shape[1]:
-                part = 0.5 + 0.25 * (torch.rand(new.shape, generator=generator) - 0.5)
-                new = torch.cat([new * part, new * (1 - part)], dim=1)
-            target[name].copy_(new)
-
-
-def _score(network: nn.Module, pairs: Sequence[Pair]) -> float:
-    """Mean over scenes of the RMSE in DN, over what counts."""
-    scores = []
+    device = next(network.parameters()).device
+    found = defaultdict(list)
+    was = network.training
     network.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), _autocast(device, dtype):
         for pair in pairs:
-            inputs = [
-                torch.from_numpy(np.ascontiguousarray(z))[None] for z in (pair.a, pair.b, pair.c) if z is not None
-            ]
-            error = (network(*inputs)[0].numpy() - pair.truth)[:, pair.weight > 0]
-            scores.append(float(np.sqrt(np.mean(error.astype(np.float64) ** 2))))
-    network.train()
-    return GAIN * float(np.mean(scores))
+            arrays = (pair.a[None], pair.b[None], None if pair.c is None else pair.c[None])
+            out = network(*_tensors(arrays, device))[0].cpu().numpy()
+            counts = pair.weight > 0
+            error = ((out - pair.truth)[:, counts].astype(np.float64) ** 2).mean(axis=1)
+            found[pair.place].append((counts.sum(), error, pair.bicubic_error()))
+    network.train(was)
+    ratios = {}
+    for place, rows in found.items():
+        weights = [n for n, _, _ in rows]
+        own, other = (np.sqrt(np.average([r[i] for r in rows], axis=0, weights=weights)).mean() for i in (1, 2))
+        ratios[place] = float(own / other)
+    return ratios
 
 
-def _loss(error: torch.Tensor, weight: torch.Tensor, reference: torch.Tensor | None) -> torch.Tensor:
-    """Mean absolute error over what counts; relative to `reference`, in a typical city's unit of 50 DN."""
+def _loss(network: nn.Module, batch: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted mean absolute error; and, for networks that say how sure they are, the loss of that branch."""
+    a, b, c, truth, weight = batch
+    assert truth is not None
+    assert weight is not None
     weight = weight[:, None]
-    if reference is None:
-        return (error * weight).sum() / (weight.sum() * error.shape[1]).clamp(min=1)
-    count = weight.sum(dim=(2, 3)).clamp(min=1)
-    own, other = ((x * weight).sum(dim=(2, 3)) / count for x in (error, reference))
-    return (own / (other + 1 / GAIN)).mean() * (50 / GAIN)
-
-
-def _warmup_cosine(step: int, stage: Stage) -> float:
-    warm = min(1.0, (step + 1) / 50)
-    return stage.rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / stage.steps)))
+    weight = weight / ((weight > 0).sum() * truth.shape[1]).clamp(min=1)
+    doubtful = hasattr(network, "doubt")
+    out = network(a, b, c, doubt=True) if doubtful else network(a, b, c)
+    error = (out[:, : truth.shape[1]] - truth).abs()
+    loss = (error * weight).sum()
+    if doubtful:
+        # The pinball loss is least where 68 % of the errors are smaller: a standard error, without assuming a law.
+        gap = error.detach() - out[:, truth.shape[1] :]
+        return loss, (torch.maximum(HALF * gap, (HALF - 1) * gap) * weight).sum()
+    return loss, torch.zeros(())
 
 
 def fit(
-    make: Callable[[int], nn.Module],
     train: list[list[Pair]],
     validation: Sequence[Pair],
     recipe: Recipe,
     folder: str | Path,
     *,
+    initial: Mapping[str, torch.Tensor] | None = None,
     every: int = 200,
+    device: str = "auto",
     threads: int | None = None,
-) -> dict[str, Any]:
-    """Train through all stages of `recipe`, going on from ``folder/checkpoint.pt`` if it is there.
+    quiet: bool = False,
+    label: str = "training",
+) -> dict[str, torch.Tensor]:
+    """Train as `recipe` says, going on from ``folder/checkpoint.pt`` if it is there.
 
     Parameters
     ----------
-    make : callable
-        ``make(features)`` gives a fresh network.
     train : list of list of Pair
         Per scene, its pairs.
     validation : sequence of Pair
-        Other places; their RMSE is logged every `every` steps and never used to train.
+        Other places; their error divided by bicubic's is logged every `every` steps and never used to train.
     folder : path
-        Receives ``checkpoint.pt``, ``log.jsonl`` and, at the end, ``ema.pt``.
+        Receives ``checkpoint.pt`` and ``log.jsonl``.
+    initial : mapping, optional
+        Weights to start from.
+    device : str
+        As `xsen2.inference.best_device` takes it. bfloat16 where that is faster.
+    threads : int, optional
+        Threads of torch; all cores by default.
+    quiet, label
+        Whether there is no progress bar, and what stands before it.
 
     Returns
     -------
     dict
-        The averaged (EMA) weights: name → tensor.
+        The averaged weights: name → tensor.
+
+    Raises
+    ------
+    WeightsError
+        If the checkpoint is of another recipe; only `steps` and `cool` may change between runs.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if threads:
         torch.set_num_threads(threads)
-    saved = folder / "checkpoint.pt"
-    state: dict[str, Any] = {"stage": 0, "step": 0, "seconds": 0.0}
+    where = best_device(device)
+    dtype = best_dtype(where)
+    torch.manual_seed(recipe.seed)
+    network = build(recipe.architecture, recipe.ratio, recipe.arguments).to(where)
+    if initial is not None:
+        network.load_state_dict({k: v.float() for k, v in initial.items()}, strict=False)
+    optimiser = Optimiser(network, recipe.rate, recipe.fine_rate)
+    average = {k: v.detach().clone() for k, v in network.state_dict().items()}
+    saved, first, seconds = folder / "checkpoint.pt", 0, 0.0
+    own = {k: v for k, v in asdict(recipe).items() if k not in ("steps", "cool")}
     if saved.exists():
-        state = torch.load(saved, weights_only=True)
-    previous: nn.Module | None = None
-    began = time.monotonic() - state["seconds"]
-    done_before = sum(s.end for s in recipe.stages[: state["stage"]])
-    log = (folder / "log.jsonl").open("a")
-    for number in range(state["stage"], len(recipe.stages)):
-        stage = recipe.stages[number]
-        torch.manual_seed(recipe.seed + number)
-        network = make(stage.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimiser = torch.optim.NAdam(network.parameters(), lr=stage.rate)
-        if previous is not None:
-            widen(previous, network, recipe.seed + number)
-        average = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        first = 0
-        if number == state["stage"] and "network" in state:
-            network.load_state_dict(state["network"])
-            optimiser.load_state_dict(state["optimiser"])
-            average, first = state["average"], state["step"]
-        stream = batches(
-            train,
-            recipe.ratio,
-            recipe.batch,
-            recipe.patch,
-            recipe.seed,
-            start=done_before + first,
-            noise=stage.noise,
-            haze=recipe.haze,
-            share=stage.share,
-        )
-        losses: list[float] = []
-        label = f"{recipe.ratio}x, {stage.features} features"
-        with click.progressbar(range(first, stage.end), length=stage.end - first, label=label) as bar:
-            for step in bar:
-                for group in optimiser.param_groups:
-                    group["lr"] = _warmup_cosine(step, stage)
-                a, b, c, truth, weight = (
-                    None if z is None else torch.from_numpy(np.ascontiguousarray(z)) for z in next(stream)
-                )
-                assert a is not None
-                assert b is not None
-                assert truth is not None
-                assert weight is not None
-                low = b if c is None else c
-                reference = (upsample(low, recipe.ratio) - truth).abs() if stage.relative else None
-                loss = _loss((network(a, b, c) - truth).abs(), weight, reference)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimiser.step()
-                keep = min(recipe.ema, (step + 1) / (step + 10))
-                for key, value in network.state_dict().items():
-                    average[key].lerp_(value.detach(), 1 - keep)
-                losses.append(float(loss.detach()) * GAIN)
-                last = step + 1 == stage.end
-                if (step + 1) % every == 0 or last:
-                    judge = make(stage.features)
-                    judge.load_state_dict(average)
-                    line = {
-                        "features": stage.features,
-                        "step": step + 1,
-                        "loss_dn": round(float(np.mean(losses)), 3),
-                        "validation_rmse_dn": round(_score(judge, validation), 3),
-                        "seconds": round(time.monotonic() - began, 1),
-                    }
-                    log.write(json.dumps(line) + "\n")
-                    log.flush()
-                    losses.clear()
-                    state = {
-                        "stage": number,
-                        "step": step + 1,
-                        "network": network.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "average": average,
-                        "seconds": time.monotonic() - began,
-                    }
-                    scratch = saved.with_suffix(".tmp")
-                    torch.save(state, scratch)
-                    scratch.replace(saved)  # never a half-written checkpoint
-        done_before += stage.end
-        previous = make(stage.features)
-        previous.load_state_dict(average)
-    log.close()
-    result = {"weights": previous.state_dict() if previous else state["average"], "recipe": asdict(recipe)}
-    torch.save(result["weights"], folder / "ema.pt")
-    return dict(result["weights"])
+        state = torch.load(saved, weights_only=True, map_location=where)
+        if state["recipe"] != own:
+            raise WeightsError(
+                f"{saved} was made by another recipe ({state['recipe']}): use another folder, or remove it"
+            )
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        average, first, seconds = state["average"], state["step"], state["seconds"]
+    stream = batches(
+        balance(train),
+        recipe.ratio,
+        recipe.batch,
+        recipe.patch,
+        recipe.seed,
+        start=first,
+        noise=recipe.noise,
+        haze=recipe.haze,
+        share=recipe.share,
+    )
+    began = time.monotonic() - seconds
+    losses: list[tuple[float, float]] = []
+    with (
+        (folder / "log.jsonl").open("a") as log,
+        tqdm(total=recipe.steps, initial=first, desc=label, unit="step", disable=quiet) as bar,
+    ):
+        for step in range(first, recipe.steps):
+            batch = tuple(_tensors(next(stream), where))
+            with _autocast(where, dtype):
+                loss, doubt = _loss(network, batch)
+            (loss + doubt).backward()  # type: ignore[no-untyped-call]
+            optimiser.step(recipe.factor(step))
+            keep = min(recipe.ema, (step + 1) / (step + 10))
+            for key, value in network.state_dict().items():
+                average[key].lerp_(value, 1 - keep)
+            losses.append((float(loss.detach()), float(doubt.detach())))
+            bar.update()
+            if (step + 1) % every and step + 1 != recipe.steps:
+                continue
+            ratios = score(_with(recipe, average, where), validation, dtype)
+            mean = np.mean(losses, axis=0)
+            line: dict[str, Any] = {"step": step + 1, "loss": round(mean[0], 5), "doubt_loss": round(mean[1], 5)}
+            if ratios:
+                line |= {"validation": round(float(np.mean(list(ratios.values()))), 4), "worst": max(ratios.values())}
+                bar.set_postfix(validation=line["validation"])
+            line["seconds"] = round(time.monotonic() - began, 1)
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            losses.clear()
+            state = {
+                "recipe": own,
+                "step": step + 1,
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average,
+                "seconds": line["seconds"],
+            }
+            scratch = saved.with_suffix(".tmp")
+            torch.save(state, scratch)
+            scratch.replace(saved)  # never a half-written checkpoint
+    return {k: v.cpu() for k, v in average.items()}
+
+
+def _with(recipe: Recipe, weights: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
+    network = build(recipe.architecture, recipe.ratio, recipe.arguments).to(device)
+    network.load_state_dict(weights)
+    return network

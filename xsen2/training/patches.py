@@ -1,4 +1,4 @@
-"""Training data: scenes on native grids, degraded by `ratio`, cut into random patches.
+"""Training data: scenes degraded by `ratio`, cut into random patches.
 
 The network learns at the lower scale, where the truth is known: a cube degraded by 2 teaches the
 20 m bands, one degraded by 6 the 60 m bands (Wald's protocol, as the paper).
@@ -6,51 +6,24 @@ The network learns at the lower scale, where the truth is known: a cube degraded
 
 from __future__ import annotations
 
-import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
-from rasterio.crs import CRS
 
 from xsen2.bands import GRIDS
-from xsen2.cube import DIMS, write_crs
+from xsen2.classical.bicubic import upsample
 from xsen2.errors import SourceError
 from xsen2.kernels import degrade_array, taps
 from xsen2.networks import GAIN
+from xsen2.training.scenes import Scene
 
-__all__ = ["Blur", "Pair", "Scene", "batches", "pairs", "read_scenes"]
+__all__ = ["Blur", "Pair", "balance", "batches", "degrade_bands", "pairs", "surrogates"]
 
 Array = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One place and date: DN without offset on the native grids, and where pixels are real."""
-
-    name: str
-    bands: dict[int, Array]  # gsd → (band, y, x)
-    valid: dict[int, npt.NDArray[np.bool_]]  # gsd → (y, x)
-    level: str = ""
-    epsg: int | None = None
-    corner: tuple[float, float] = (0.0, 0.0)  # west, north
-
-    def cube(self) -> xr.Dataset:
-        """The scene as a cube, NaN where pixels are not real."""
-        west, north = self.corner
-        variables = {}
-        for gsd, bands in self.bands.items():
-            ydim, xdim = DIMS[gsd]
-            y, x = (np.arange(n) + 0.5 for n in bands.shape[1:])
-            coords = {ydim: north - y * gsd, xdim: west + x * gsd}
-            for name, dn in zip(GRIDS[gsd], bands, strict=True):
-                variables[name] = xr.DataArray(np.where(self.valid[gsd], dn, np.float32(np.nan)), coords, (ydim, xdim))
-        ds = xr.Dataset(variables, attrs={"title": self.name})
-        return ds if self.epsg is None else write_crs(ds, CRS.from_epsg(self.epsg))
 
 
 @dataclass(frozen=True)
@@ -71,42 +44,22 @@ class Pair:
     b: Array  # (6, H/2, W/2)
     c: Array | None  # (2, H/6, W/6)
     truth: Array  # (band, H, W)
-    weight: Array  # (H, W): 1 where the truth counts
+    weight: Array  # (H, W): 0 where the truth does not count
+
+    @property
+    def place(self) -> str:
+        """What is one place: the patches of a stack are."""
+        return self.name.split("/")[0]
+
+    def bicubic_error(self) -> npt.NDArray[np.float64]:
+        """Mean square error of bicubic interpolation per band, in DN / 2000 squared."""
+        low = self.b if self.c is None else self.c
+        error = upsample(low, self.truth.shape[-1] // low.shape[-1]) - self.truth
+        return np.asarray((error[:, self.weight > 0].astype(np.float64) ** 2).mean(axis=1))
 
 
-def read_scenes(folder: str | Path) -> Iterator[Scene]:
-    """Scenes of a folder of ``.npz`` files (``b10``, ``b20``, optional ``b60`` and ``valid*``).
-
-    A ``scenes.json`` beside the folder gives each file's ``offset_dn``, which is subtracted.
-    Files with a leading patch axis become one scene per patch.
-    """
-    folder = Path(folder)
-    notes = folder.parent / "scenes.json"
-    about = json.loads(notes.read_text()).get(folder.name, {}) if notes.exists() else {}
-    files = sorted(folder.glob("*.npz"))
-    if not files:
-        raise SourceError(f"no .npz scenes in {folder}: give the folder that holds them")
-    for file in files:
-        note = about.get(file.stem, {})
-        offset = float(note.get("offset_dn", 0))
-        with np.load(file) as data:
-            raw = {gsd: data[f"b{gsd}"] for gsd in GRIDS if f"b{gsd}" in data}
-            real = {gsd: data[f"valid{gsd}"] for gsd in GRIDS if f"valid{gsd}" in data}
-        stack = raw[10].ndim == 4
-        for i in range(len(raw[10]) if stack else 1):
-            dn = {gsd: x[i] if stack else x for gsd, x in raw.items()}
-            seen = {gsd: real.get(gsd, np.True_) & (x > 0).all(axis=0) for gsd, x in dn.items()}
-            yield Scene(
-                f"{file.stem}/{i}" if stack else file.stem,
-                {gsd: x.astype(np.float32) - np.float32(offset) for gsd, x in dn.items()},
-                seen,
-                note.get("level", ""),
-                note.get("epsg"),
-                (float(note.get("ulx", 0)), float(note.get("uly", 0))),
-            )
-
-
-def _degrade(bands: Array, gsd: int, ratio: int, how: Blur) -> Array:
+def degrade_bands(bands: Array, gsd: int, ratio: int, how: Blur) -> Array:
+    """All bands of a grid, each with its own blur: ``(band, H, W)`` to ``(band, H / ratio, W / ratio)``."""
     # A shift is of the whole scene: the same metres on every grid.
     out = []
     for name, band in zip(GRIDS[gsd], bands, strict=True):
@@ -132,9 +85,28 @@ def pairs(scene: Scene, ratio: int, blurs: Iterable[Blur], least: int = 0) -> It
     cut = {g: scene.bands[g][:, : height // g, : width // g] for g in grids}
     seen = scene.valid[gsd][: height // gsd, : width // gsd]
     for how in blurs:
-        low = {g: _degrade(cut[g], g, ratio, how) / GAIN for g in grids}
+        low = {g: degrade_bands(cut[g], g, ratio, how) / GAIN for g in grids}
         pair = Pair(scene.name, low[10], low[20], low.get(60), cut[gsd] / GAIN, seen.astype(np.float32))
         yield _mirror(pair, least)
+
+
+def surrogates(scene: Scene, blurs: Iterable[Blur], least: int) -> Iterator[Pair]:
+    """More pairs for ratio 6: B02 plays B01 and B8A plays B09, whose truth is known at 20 m.
+
+    There are nine times as many pixels at 20 m as at 60 m. The inputs are the scene degraded by 2; in them
+    a band that plays has its neighbour in its place, so that it cannot be copied.
+    """
+    if min(scene.bands[20].shape[1:]) // 6 * 6 < least:
+        return
+    height, width = (n // 6 * 6 for n in scene.bands[20].shape[1:])
+    cut = {10: scene.bands[10][:, : 2 * height, : 2 * width], 20: scene.bands[20][:, :height, :width]}
+    seen = scene.valid[20][:height, :width].astype(np.float32)
+    for how in blurs:
+        a, b = degrade_bands(cut[10], 10, 2, how), degrade_bands(cut[20], 20, 2, how)
+        truth: Array = np.stack([a[0], cut[20][3]])
+        c = degrade_bands(truth, 60, 6, how)
+        a[0], b[3] = a[1], b[2]
+        yield Pair(f"{scene.name}, surrogate", a / GAIN, b / GAIN, c / GAIN, truth / np.float32(GAIN), seen)
 
 
 def _mirror(pair: Pair, least: int) -> Pair:
@@ -154,17 +126,38 @@ def _mirror(pair: Pair, least: int) -> Pair:
     return Pair(pair.name, wide(pair.a, 1), wide(pair.b, 2), c, wide(pair.truth, 1), wide(pair.weight, 1, "constant"))
 
 
+def balance(data: list[list[Pair]]) -> list[list[Pair]]:
+    """The same pairs, their weights in units of what bicubic interpolation gets wrong in that place.
+
+    So that a desert and a city count alike. 5 DN are added to that error, or else dark water, where
+    it is only noise, would rule.
+    """
+    total: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for scene in data:
+        pair = scene[0]
+        total[pair.place].append((float(pair.bicubic_error().mean()), float((pair.weight > 0).sum())))
+    unit = {}
+    for place, found in total.items():
+        square, pixels = np.array(found).T
+        unit[place] = 1 / (np.sqrt(np.average(square, weights=pixels)) + 5 / GAIN)
+    return [[replace(p, weight=p.weight * np.float32(unit[p.place])) for p in scene] for scene in data]
+
+
 def _dihedral(x: Array, turn: int) -> Array:
     x = np.rot90(x, turn % 4, axes=(-2, -1))
     return x[..., ::-1] if turn >= 4 else x
 
 
 def _clear(inputs: list[Array], truth: Array, rng: np.random.Generator) -> tuple[list[Array], Array]:
-    """Take a random part of each band's darkest value off, and scale what is left; truth alike."""
+    """Take a random part of each band's darkest value off, and scale what is left; truth alike.
+
+    60 m bands are scaled by more: there are few scenes that have them, and a network that has seen few soils
+    and skies must find their relation to the other bands in the scene at hand, not remember it.
+    """
     out = []
     for x in inputs:
         dark = x.min(axis=(1, 2), keepdims=True).clip(0) * rng.uniform(0, 0.95, (len(x), 1, 1))
-        gain = np.exp(rng.normal(0, 0.1, (len(x), 1, 1)))
+        gain = np.exp(rng.normal(0, 0.1 if len(x) > 2 else 0.3, (len(x), 1, 1)))
         dark, gain = dark.astype(np.float32), gain.astype(np.float32)
         out.append((x - dark) * gain)
     # The last input is the target on its coarse grid: the truth gets what that one got.
@@ -188,7 +181,8 @@ def batches(
     Parameters
     ----------
     data : list of list of Pair
-        Per scene, its pairs; a patch picks a scene by ``area ** share``, then one of its pairs.
+        Per scene, its pairs; a patch picks a place by ``area ** share``, in it a scene by area, then one of its
+        pairs.
     patch : int
         Side of a patch on the finest grid, a multiple of `ratio`.
     seed, start : int
@@ -200,13 +194,16 @@ def batches(
         Share of patches that lose part of what all their pixels have in common, band by band, and get
         other gains, as atmospheric correction does: what was learnt on L1C then serves L2A.
     """
-    area = np.array([p[0].weight.size for p in data], float) ** share
-    area /= area.sum()
+    area: dict[str, float] = defaultdict(float)
+    for scene in data:
+        area[scene[0].place] += scene[0].weight.size
+    chance = np.array([scene[0].weight.size * area[scene[0].place] ** (share - 1) for scene in data], float)
+    chance /= chance.sum()
     step = start
     while True:
         rng = np.random.default_rng((seed, step))
         rows: list[tuple[Array, Array, Array | None, Array, Array]] = []
-        for which in rng.choice(len(data), size=size, p=area):
+        for which in rng.choice(len(data), size=size, p=chance):
             pair = data[which][rng.integers(len(data[which]))]
             side = min(patch, *(n // ratio * ratio for n in pair.weight.shape))
             if side < patch:
@@ -219,8 +216,8 @@ def batches(
 
             inputs = [cut(pair.a, 1), cut(pair.b, 2)] + ([] if pair.c is None else [cut(pair.c, 6)])
             if noise:
-                sigma = noise / GAIN
-                inputs = [z + rng.normal(0, sigma, z.shape).astype(np.float32) for z in inputs]
+                sigma = np.float32(noise / GAIN)
+                inputs = [z + sigma * rng.standard_normal(z.shape, np.float32) for z in inputs]
             truth = cut(pair.truth, 1)
             if haze and rng.random() < haze:
                 inputs, truth = _clear(inputs, truth, rng)

@@ -1,0 +1,172 @@
+"""TwoGrid: a thin path at 10 m round a wide body at 20 m."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from xsen2.classical.bicubic import keys
+
+__all__ = ["TwoGrid", "upsample"]
+
+
+def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
+    """Keys bicubic (a = -0.5), half-pixel centres, symmetric edges: `xsen2.classical.bicubic` in torch.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        ``(N, band, H, W)``.
+    ratio : int
+
+    Returns
+    -------
+    torch.Tensor
+        ``(N, band, ratio * H, ratio * W)``.
+    """
+    for dim in (2, 3):
+        n = x.shape[dim]
+        edge = min(1, n - 1)
+        padded = torch.cat(
+            [x.narrow(dim, edge, 1), x.narrow(dim, 0, 1), x, x.narrow(dim, n - 1, 1), x.narrow(dim, n - 1 - edge, 1)],
+            dim,
+        )
+        phases = []
+        for phase in range(ratio):
+            position = (phase + 0.5) / ratio - 0.5
+            base = math.floor(position)
+            taps = [keys(position - base - k) * padded.narrow(dim, 2 + base + k, n) for k in (-1, 0, 1, 2)]
+            phases.append(taps[0] + taps[1] + taps[2] + taps[3])
+        x = torch.stack(phases, dim + 1).flatten(dim, dim + 1)
+    return x
+
+
+def _conv(inputs: int, outputs: int, size: int = 3, *, gain: float = 2.0) -> nn.Conv2d:
+    """A convolution with He initialisation: variance ``gain / fan_in``, 2 before a ReLU."""
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+    nn.init.normal_(conv.weight, std=math.sqrt(gain / (inputs * size**2)))
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _unfolded(weight: torch.Tensor) -> torch.Tensor:
+    """The kernel that does at 10 m, in steps of 2, what `weight` does after ``pixel_unshuffle(x, 2)``.
+
+    ``(out, 4 * in, 3, 3)`` to ``(out, in, 6, 6)``.
+    """
+    split = weight.unflatten(1, (-1, 2, 2))  # out, in, row and column in a cell, row and column of the cell
+    return split.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+
+
+class _Block(nn.Module):
+    """A residual block that starts as the identity, so that depth costs nothing at first."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(features, features)
+        self.conv2 = _conv(features, features, gain=0.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.conv2(F.relu_(self.conv1(x))).add_(x))
+
+
+class TwoGrid(nn.Module):
+    """Predict what bicubic interpolation misses; most of the work is done on the 20 m grid.
+
+    Detail can only come from the 10 m bands, but what to make of it depends on what a place *is*, which
+    the 20 m grid tells as well at a quarter of the cost. So a thin stem reads what the 10 m bands have
+    over their own 20 m means, and is folded (pixel-unshuffle) to 20 m; a wide residual body works there, beside
+    all bands at 20 m; its features are unfolded and joined to the stem's, and thin convolutions make
+    the detail.
+
+    Parameters
+    ----------
+    ratio : {2, 6}
+        2 makes the 20 m bands from the 10 m and 20 m ones; 6 makes the 60 m bands from all three.
+    thin, wide : int
+        Features at 10 m and at 20 m.
+    blocks : int
+        Residual blocks of the body.
+
+    Notes
+    -----
+    Folding as in ESPCN (Shi et al. 2016), residual blocks without normalisation as in EDSR (Lim et al.
+    2017). The last convolution starts at zero: an untrained network is bicubic interpolation.
+    """
+
+    def __init__(self, ratio: int, thin: int = 32, wide: int = 128, blocks: int = 4) -> None:
+        super().__init__()
+        self.ratio = ratio
+        bands, made = (10, 6) if ratio == 2 else (12, 2)
+        self.stem = nn.ModuleList([_conv(4, thin), _conv(thin, thin)])
+        self.enter = _conv(4 * thin + bands, wide, gain=1.0)
+        self.body = nn.Sequential(*(_Block(wide) for _ in range(blocks)))
+        self.leave = _conv(wide, 4 * thin, gain=1.0)
+        self.join = _conv(2 * thin, thin)
+        self.tail = _conv(thin, made, gain=0.0)
+        # Its own branch, which the estimate never reads: what it learns cannot change the estimate.
+        self.doubt = nn.Sequential(_conv(thin, thin), nn.ReLU(), _conv(thin, made, gain=0.0))
+
+    @property
+    def radius(self) -> int:
+        """Receptive field in 10 m pixels on either side, interpolation of the inputs included."""
+        fine = 4  # stem, join, tail
+        coarse = 2 + 2 * len(self.body)
+        # One more where pixels are folded, one where means are taken, and what bicubic interpolation reads.
+        return fine + 2 + 2 * coarse + 2 * self.ratio + self.ratio // 2
+
+    def forward(
+        self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None, *, doubt: bool = False
+    ) -> torch.Tensor:
+        """Super-resolve one batch.
+
+        Parameters
+        ----------
+        a, b, c : torch.Tensor
+            DN / 2000 on their native grids: ``(N, 4, H, W)``, ``(N, 6, H/2, W/2)`` and, for
+            ratio 6, ``(N, 2, H/6, W/6)``. float32.
+        doubt : bool
+            Whether the standard errors follow the estimates, along the band axis.
+
+        Returns
+        -------
+        torch.Tensor
+            float32 ``(N, 6 or 2, H, W)``, or twice the bands, DN / 2000. The convolutions run in the dtype of the
+            weights; interpolation and the final sum stay in float32, so radiometry is exact where
+            the network adds nothing.
+        """
+        mean = F.avg_pool2d(a, 2)
+        coarse = [mean, b]
+        if c is None:
+            base = upsample(b, 2)
+        else:
+            base = upsample(c, 6)
+            coarse.append(upsample(c, 3))
+        dtype, thin = self.tail.weight.dtype, self.tail.in_channels
+        # Four times: detail is weaker than reflectance by about that.
+        x = (4 * (a - mean.repeat_interleave(2, 2).repeat_interleave(2, 3))).to(dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for conv in self.stem:
+            x = F.relu_(conv(x))
+        levels = torch.cat(coarse, dim=1).to(x.dtype, memory_format=torch.channels_last)
+        # A convolution of what is joined is the sum of two: a third of the time went into folding and joining.
+        folded, plain = self.enter.weight.split([4 * thin, levels.shape[1]], dim=1)
+        y = F.conv2d(x, _unfolded(folded), stride=2, padding=2)
+        y = self.leave(self.body(y.add_(F.conv2d(levels, plain, self.enter.bias, padding=1))))
+        y = F.pixel_shuffle(y, 2).contiguous(memory_format=torch.channels_last)
+        fine, coarse_part = self.join.weight.split(thin, dim=1)
+        x = F.conv2d(x, fine, self.join.bias, padding=1).add_(F.conv2d(y, coarse_part, padding=1))
+        x = F.relu_(x)
+        out = self.tail(x).float().add_(base)
+        if not doubt:
+            return out
+        return torch.cat([out, self._spread(x.detach())], dim=1)
+
+    def _spread(self, x: torch.Tensor) -> torch.Tensor:
+        # exp: positive and scale-free; 0 at the start stands for 20 DN.
+        return torch.exp(self.doubt(x).float().clamp(-10, 6)) * 0.01

@@ -1,0 +1,250 @@
+"""Adapt a network to one cube, by training it on that cube degraded, and keep only what helps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from xsen2.cube import recognise
+from xsen2.errors import GridError, MethodError, WeightsError
+from xsen2.kernels import Operator
+from xsen2.networks import DEFAULT, Card, NetworkMethod
+from xsen2.protocol import Array
+from xsen2.registry import resolve
+from xsen2.training.patches import Blur, Pair, degrade_bands, pairs
+from xsen2.training.scenes import Scene, scenes_of
+
+if TYPE_CHECKING:
+    import torch
+
+    Weights = dict[str, torch.Tensor]
+
+__all__ = ["Adapted", "coarser", "finetune"]
+
+BLENDS = (0.0, 0.25, 0.5)  # all the way gains more at the scale of the training, and less at the next finer one
+PATCH = 24
+SCENES = 16  # at most, of all crops and dates: more take longer and teach little
+LEAST = 0.998  # of the error before: what is not better than that is noise
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A network adapted to a cube: pass it, or its folder, as ``method=``.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        Holds weights and cards: the adapted ones, and those of the 60 m bands as they were. A temporary folder
+        until it is saved.
+    gain : float
+        By how much the error fell on the cube at a finer scale than that of the training: 0.05 is 5 %.
+        0 if nothing helped; then the weights are the general ones.
+    blend : float
+        How far the weights went from the general ones (0) towards those after training (1).
+    """
+
+    folder: Path
+    gain: float
+    blend: float
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return self.folder.name
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def save(self, folder: str | os.PathLike[str]) -> Adapted:
+        """Copy to a new folder, for later (``method=folder``) and for a cluster, whose workers must see it there.
+
+        Raises
+        ------
+        WeightsError
+            If there is something in that folder already, or nothing can be written.
+        """
+        target = Path(folder).absolute()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise WeightsError(f"{target} is not an empty folder: give another")
+        scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            shutil.copytree(self.folder, scratch)
+            if target.exists():
+                target.rmdir()
+            scratch.rename(target)
+        except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise WeightsError(f"weights cannot be written to {target}: {error}") from error
+        return replace(self, folder=target)
+
+
+def coarser(scene: Scene, how: Blur) -> Scene:
+    """The 10 m and 20 m bands of a scene, degraded by 2; a pixel counts if all under it do."""
+    height, width = (n // 2 * 2 for n in scene.bands[20].shape[1:])
+    bands: dict[int, Array] = {}
+    valid: dict[int, npt.NDArray[np.bool_]] = {}
+    for gsd, (rows, columns) in {10: (2 * height, 2 * width), 20: (height, width)}.items():
+        bands[gsd] = degrade_bands(scene.bands[gsd][:, :rows, :columns], gsd, 2, how)
+        cells = scene.valid[gsd][:rows, :columns].reshape(rows // 2, 2, columns // 2, 2)
+        valid[gsd] = np.asarray(cells.all(axis=(1, 3)))
+    return replace(scene, bands=bands, valid=valid)
+
+
+def finetune(
+    ds: xr.Dataset | xr.DataTree,
+    method: str | os.PathLike[str] = "default",
+    *,
+    operator: Operator = "mtf",
+    steps: int = 60,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Adapted:
+    """Adapt the network of the 20 m bands to this cube.
+
+    The network is trained on the cube degraded, where the truth is known. Whether that helps at the next finer scale
+    is tried first: trained on the cube degraded by 4 and judged on the cube degraded by 2, with the weights kept
+    near the general ones. If it does not help there, the general weights come back.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataTree
+        A cube with all 10 m and 20 m bands. Its pixels are read now: of large ones, at most 16 crops of
+        1200 x 1200 pixels, spread over area and dates.
+    method : str or path
+        The network to start from, as `xsen2.superresolve.superresolve` takes it.
+    operator : {"mtf", "dsen2", "box"}
+        How the cube is degraded: ``"mtf"`` for use on real data.
+    steps : int
+        Updates of each of the two trainings.
+    seed : int
+        The same seed on the same machine gives the same weights.
+    device : str
+        As `xsen2.superresolve.superresolve` takes it.
+    quiet : bool
+        No progress bar.
+
+    Returns
+    -------
+    Adapted
+        Pass it as ``method=``; `Adapted.save` keeps it. The 60 m bands are made by the network as it was.
+
+    Raises
+    ------
+    GridError
+        If the cube is smaller than about 500 m, or has no 20 m pixels that are valid.
+    MethodError
+        If the method is no network, or an argument is out of range.
+    SourceError
+        If the cube lacks a 10 m or 20 m band.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> cube = xsen2.sample().isel(time=0)
+    >>> adapted = cube.dsen2.finetune(steps=2, quiet=True)
+    >>> sr = cube.dsen2.superresolve(["B11"], method=adapted)
+    """
+    if steps < 1:
+        raise MethodError(f"steps={steps}: use 1 or more")
+    first = resolve(method, ["B05"])[0]
+    if not isinstance(first, NetworkMethod):
+        raise MethodError(f"method={os.fspath(method)!r} has no weights to train: use a network, as {DEFAULT!r}")
+    card = first.card
+    how = Blur(operator)
+    scenes = _scenes(ds)
+    near = [p for s in scenes if (p := list(pairs(s, 2, [how], PATCH)))]
+    far = [p for s in scenes if (p := list(pairs(coarser(s, how), 2, [how], PATCH)))]
+    if not far or not any((q.weight > 0).any() for p in far for q in p):
+        raise GridError(
+            "the cube is too small to adapt a network to: valid pixels of the 20 m bands over at least 500 x 500 m are "
+            "needed"
+        )
+    return _adapt(card, near, far, steps, seed, device, quiet)
+
+
+def _scenes(ds: xr.Dataset | xr.DataTree) -> list[Scene]:
+    cube = recognise(ds)
+    small = replace(cube, bands={b: a for b, a in cube.bands.items() if a.attrs.get("gsd") != 60}, extras={})
+    scenes = list(scenes_of(small.dataset(), "cube"))
+    chosen = sorted({round(i) for i in np.linspace(0, len(scenes) - 1, SCENES)}) if scenes else []
+    return [replace(scenes[i], name=f"cube/{i}") for i in chosen]
+
+
+def _adapt(
+    card: Card,
+    near: Sequence[list[Pair]],
+    far: Sequence[list[Pair]],
+    steps: int,
+    seed: int,
+    device: str,
+    quiet: bool,
+) -> Adapted:
+    from safetensors.torch import load_file
+
+    from xsen2.training.export import write
+    from xsen2.training.fit import Recipe, build, fit, score
+
+    general = {k: v.float() for k, v in load_file(card.file).items()}
+    recipe = Recipe(
+        card.architecture,
+        2,
+        steps,
+        steps,
+        dict(card.arguments),
+        rate=0.002,
+        fine_rate=1e-4,
+        batch=32,
+        patch=PATCH,
+        ema=0.98,
+        seed=seed,
+    )
+
+    def train(data: Sequence[list[Pair]], label: str) -> Weights:
+        with tempfile.TemporaryDirectory() as folder:
+            return fit(
+                list(data), [], recipe, folder, initial=general, every=steps, device=device, quiet=quiet, label=label
+            )
+
+    def blended(tuned: Weights, blend: float) -> Weights:
+        return {k: v + blend * (tuned[k] - v) for k, v in general.items()}
+
+    def error(weights: Weights) -> float:
+        network = build(card.architecture, 2, card.arguments)
+        network.load_state_dict(weights)
+        return float(np.mean(list(score(network, [q for p in near for q in p]).values())))
+
+    tried = train(far, "trying")
+    errors = {blend: error(blended(tried, blend)) for blend in BLENDS}
+    blend = min(errors, key=lambda b: errors[b])
+    gain = 1 - errors[blend] / errors[0.0]
+    if errors[blend] > LEAST * errors[0.0]:
+        blend, gain = 0.0, 0.0
+    weights = blended(train(near, "adapting"), blend) if blend else general
+    folder = Path(tempfile.mkdtemp(prefix="xsen2-adapted-"))
+    write(
+        weights,
+        folder,
+        name=f"{card.name}-adapted",
+        network=f"{card.network}-adapted",
+        architecture=card.architecture,
+        arguments=card.arguments,
+        ratio=2,
+        licence=card.licence,
+        source=f"{card.source}; adapted to one cube",
+        spread=list(card.spread),
+        training={"from": card.name, "recipe": asdict(recipe), "blend": blend, "gain": round(gain, 4)},
+    )
+    others = [m.card for m in resolve(card.network, ["B01"]) if isinstance(m, NetworkMethod)] if not card.path else []
+    for other in others:
+        replace(other, network=f"{card.network}-adapted", path="").write(folder, other.file.read_bytes())
+    return Adapted(folder, round(gain, 4), blend)
