@@ -23,6 +23,9 @@ __all__ = ["train"]
 )
 @click.option("--steps", type=click.IntRange(1), default=5000, show_default=True, help="Updates.")
 @click.option("--cool", type=click.IntRange(0), default=1500, show_default=True, help="Of them, with falling rates.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=0.02, show_default=True, help="Learning rate of Muon."
+)
 @click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True, help="Added to inputs, in DN.")
 @click.option("--haze", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of patches cleared.")
 @click.option("--surrogates", is_flag=True, help="For the 60 m bands: learn from bands that play them too.")
@@ -43,6 +46,7 @@ def train(
     operator: str,
     steps: int,
     cool: int,
+    rate: float,
     noise: float,
     haze: float,
     surrogates: bool,
@@ -76,6 +80,7 @@ def train(
         operator=operator,
         steps=steps,
         cool=cool,
+        rate=rate,
         noise=noise,
         haze=haze,
         more=surrogates,

@@ -23,10 +23,10 @@ from xsen2.protocol import Array
 
 __all__ = ["best_device", "best_dtype", "infer", "load"]
 
-PATCH = 600  # largest side, in 10 m pixels, that goes through a network at a time
+PATCH = 400  # largest side, in 10 m pixels, that goes through a network at a time: its features then fit a CPU cache
 BATCH_PIXELS = {"cpu": 600 * 600, "mps": 1200 * 1200, "cuda": 4 * 1200 * 1200}
 
-_networks: dict[tuple[str, str, str], torch.nn.Module] = {}
+_networks: dict[tuple[str, ...], torch.nn.Module] = {}
 _loading = threading.Lock()
 _busy: dict[str, threading.Lock] = {}
 
@@ -74,9 +74,11 @@ def load(card: Card, device: torch.device, dtype: torch.dtype) -> torch.nn.Modul
     Raises
     ------
     WeightsError
-        If the file is missing, or its hash is not that of the card.
+        If the file is missing, if its hash is not that of the card, or if the card describes another network.
     """
-    key = (card.sha256, str(device), str(dtype))
+    # All that `_read` checks the weights against: cards outside the package are written by anyone.
+    what = (card.sha256, card.architecture, str(dict(card.arguments)), str(card.ratio), str(card.halo))
+    key = (*what, str(device), str(dtype))
     with _loading:
         if key not in _networks:
             _networks[key] = _read(card).to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -84,6 +86,7 @@ def load(card: Card, device: torch.device, dtype: torch.dtype) -> torch.nn.Modul
 
 
 def _read(card: Card) -> torch.nn.Module:
+    from safetensors import SafetensorError
     from safetensors.torch import load as parse
 
     try:
@@ -95,11 +98,27 @@ def _read(card: Card) -> torch.nn.Module:
     if found != card.sha256:
         raise WeightsError(
             f"{card.file} is not {card.name}: its sha256 is {found[:12]}…, the card says {card.sha256[:12]}…; "
-            "install xsen2 again, with the same version on every worker"
+            + (
+                "copy both anew, and the same to every worker"
+                if card.path
+                else "install xsen2 again, with the same version on every worker"
+            )
         )
     module, _, name = card.architecture.rpartition(".")
-    network: torch.nn.Module = getattr(importlib.import_module(f"xsen2.networks.{module}"), name)(**card.arguments)
-    network.load_state_dict({k: v.float() for k, v in parse(raw).items()})
+    try:
+        kind = getattr(importlib.import_module(f"xsen2.networks.{module}"), name)
+        if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+            raise TypeError(f"{card.architecture} is not a network")
+        network: torch.nn.Module = kind(**card.arguments)
+        network.load_state_dict({k: v.float() for k, v in parse(raw).items()})
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{card.file} is not what the card of {card.name} describes: {error}") from error
+    ratio, radius = getattr(network, "ratio", card.ratio), getattr(network, "radius", 0)
+    if ratio != card.ratio or radius > card.halo * card.ratio:
+        raise WeightsError(
+            f"the card of {card.name} says ratio {card.ratio} and halo {card.halo}, but the network is made for ratio "
+            f"{ratio} and sees {radius} pixels of 10 m on each side, so blocks would leave seams"
+        )
     return network.eval().requires_grad_(False)
 
 
@@ -111,7 +130,9 @@ def _turn(device: torch.device) -> AbstractContextManager[Any]:
         return _busy.setdefault(str(device), threading.Lock())
 
 
-def infer(card: Card, a: Array, b: Array, c: Array, *, device: str = "auto", dtype: str = "auto") -> Array:
+def infer(
+    card: Card, a: Array, b: Array, c: Array, *, device: str = "auto", dtype: str = "auto", doubt: bool = False
+) -> Array:
     """Super-resolve one block, halo included.
 
     Parameters
@@ -120,12 +141,14 @@ def infer(card: Card, a: Array, b: Array, c: Array, *, device: str = "auto", dty
         float32 DN on the native grids, as `xsen2.protocol.Method` says.
     device, dtype : str
         As `best_device` and `best_dtype` take them.
+    doubt : bool
+        Whether standard errors follow, one per band. The network must have that branch (`Card.spread`).
 
     Returns
     -------
     numpy.ndarray
-        float32 DN ``(band, H, W)``. The outermost halo, where context is missing, is not filled
-        with results: it is zero.
+        float32 DN ``(band, H, W)``, estimates then standard errors. The outermost halo, where context is
+        missing, is not filled with results: it is zero.
     """
     where = best_device(device)
     kind = best_dtype(where, dtype)
@@ -134,6 +157,7 @@ def infer(card: Card, a: Array, b: Array, c: Array, *, device: str = "auto", dty
     layers = [(a, 1), (b, 2)] + ([(c, 6)] if ratio == 6 else [])
     height, width = a.shape[1:]
     out: Array | None = None
+    more = {"doubt": True} if doubt else {}
     with _turn(where), torch.inference_mode():
         for group, size in _patches(height, width, halo, ratio, where.type):
             batch = []
@@ -142,12 +166,15 @@ def infer(card: Card, a: Array, b: Array, c: Array, *, device: str = "auto", dty
                     x[:, y // factor : (y + size[0]) // factor, z // factor : (z + size[1]) // factor] for y, z in group
                 ]
                 batch.append(torch.from_numpy(np.stack(cut)).to(where, non_blocking=True) / GAIN)
-            result = (network(*batch)[..., halo : size[0] - halo, halo : size[1] - halo] * GAIN).cpu().numpy()
+            made = network(*batch, **more)[..., halo : size[0] - halo, halo : size[1] - halo]
+            result = (made * GAIN).cpu().numpy()
             if out is None:
                 out = np.zeros((result.shape[1], height, width), np.float32)
             for (y, z), patch in zip(group, result, strict=True):
                 out[:, y + halo : y + size[0] - halo, z + halo : z + size[1] - halo] = patch
     assert out is not None
+    if doubt:  # calibrated on scenes: a factor per band
+        out[len(out) // 2 :] *= np.array(card.spread, np.float32)[:, None, None]
     return out
 
 

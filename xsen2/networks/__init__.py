@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from xsen2.bands import A, B, C
 from xsen2.cube import Cube
-from xsen2.errors import WeightsError
+from xsen2.errors import MethodError, WeightsError
 from xsen2.protocol import Array
 
-__all__ = ["DEFAULT", "GAIN", "Card", "NetworkMethod", "cards", "network_methods"]
+__all__ = ["DEFAULT", "GAIN", "Card", "NetworkMethod", "cards", "grouped", "network_methods"]
 
-DEFAULT = "dsen2"
+DEFAULT = "twogrid"
 GAIN = 2000.0
 """Networks see DN / 2000, as the paper."""
 WEIGHTS = Path(__file__).parent / "weights"
@@ -31,7 +34,7 @@ class Card:
     name : str
         Name and version of the weights, as ``dsen2-20m-v1``; the stem of its files.
     network : str
-        What ``method=`` takes.
+        What ``method=`` takes. Several weights share it: those for 20 m and those for 60 m.
     architecture : str
         Class in `xsen2.networks`, built with `arguments`.
     ratio : int
@@ -43,8 +46,11 @@ class Card:
     licence, source : str
     training, validation : mapping
         What was run, and what it measured.
+    spread : sequence of float
+        Per band, what the network's standard errors are multiplied by, so that 68 % of the errors are
+        within one; empty for networks that do not say how sure they are.
     path : str
-        The weights file; empty for shipped weights, which every worker finds in its own package.
+        The weights file, absolute; empty for shipped weights, which every worker finds in its own package.
     """
 
     name: str
@@ -58,16 +64,91 @@ class Card:
     source: str
     training: Mapping[str, Any]
     validation: Mapping[str, Any]
+    spread: Sequence[float] = ()
     path: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Card:
-        """Read ``NAME.json``, which lies beside ``NAME.safetensors``."""
+        """Read ``NAME.json``, which lies beside ``NAME.safetensors``.
+
+        Raises
+        ------
+        WeightsError
+            If it cannot be read, or is not a card.
+        """
+        path = path.absolute()  # a worker has another working directory
+        own = "" if path.parent == WEIGHTS else str(path.with_suffix(".safetensors"))
         try:
-            own = "" if path.parent == WEIGHTS else str(path.with_suffix(".safetensors"))
-            return cls(**json.loads(path.read_text()), path=own)
+            card = cls(**json.loads(path.read_text(encoding="utf-8")), path=own)
         except (OSError, ValueError, TypeError) as error:
             raise WeightsError(f"{path} is not a card of weights: {error}") from error
+        if wrong := card._wrong():
+            raise WeightsError(f"{path} is not a card of weights: {wrong}")
+        return card
+
+    def _wrong(self) -> str:
+        for key in ("name", "network", "architecture", "sha256", "licence", "source"):
+            value = getattr(self, key)
+            if not isinstance(value, str) or not value:
+                return f"{key} is {value!r}, not text"
+        for key in ("name", "network"):
+            if not re.fullmatch(r"\w[\w.+-]*", value := getattr(self, key)):
+                return f"{key} {value!r} has other signs than letters, digits and _ . + -"
+        for key in ("arguments", "training", "validation"):
+            if not isinstance(value := getattr(self, key), Mapping):
+                return f"{key} is {value!r}, not a mapping"
+        if type(self.ratio) is not int or self.ratio not in (2, 6):
+            return f"ratio is {self.ratio!r}, neither 2 (20 m bands) nor 6 (60 m bands)"
+        if type(self.halo) is not int or self.halo < 1:
+            return f"halo is {self.halo!r}, not a number of pixels"
+        numbers = isinstance(self.spread, Sequence) and all(isinstance(x, float) and x > 0 for x in self.spread)
+        if not numbers or len(self.spread) not in (0, len(B if self.ratio == 2 else C)):
+            return f"spread is {self.spread!r}, not one positive number per band"
+        return ""
+
+    def write(self, folder: Path, raw: bytes) -> Card:
+        """Write weights and then, so that it never stands alone, their card; both whole or not at all.
+
+        Parameters
+        ----------
+        folder : Path
+            Made if it is missing.
+        raw : bytes
+            The ``.safetensors`` file, whose hash is `sha256`.
+
+        Returns
+        -------
+        Card
+            As `read` gives it from there.
+
+        Raises
+        ------
+        WeightsError
+            If other weights have the name there already, or nothing can be written.
+        """
+        path = folder.absolute() / f"{self.name}.json"
+        weights = path.with_suffix(".safetensors")
+        fields = {key: value for key, value in asdict(self).items() if key != "path"}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not self._may_replace(path, weights):
+                raise WeightsError(
+                    f"{folder.absolute()} holds other weights named {self.name}: remove them, or write elsewhere"
+                )
+            _write(weights, raw)
+            _write(path, (json.dumps(fields, indent=1) + "\n").encode())
+        except OSError as error:
+            raise WeightsError(f"weights cannot be written to {folder.absolute()}: {error}") from error
+        return Card.read(path)
+
+    def _may_replace(self, path: Path, weights: Path) -> bool:
+        """Whether what is there are these weights, perhaps half written or damaged since."""
+        if path.exists():
+            try:
+                return Card.read(path).sha256 == self.sha256
+            except WeightsError:
+                return False
+        return not weights.exists() or hashlib.sha256(weights.read_bytes()).hexdigest() == self.sha256
 
     @property
     def file(self) -> Path:
@@ -75,14 +156,28 @@ class Card:
         return Path(self.path) if self.path else WEIGHTS / f"{self.name}.safetensors"
 
 
+def _write(path: Path, raw: bytes) -> None:
+    """All of a file or nothing, also when this is killed."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(raw)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 @cache
 def cards() -> dict[str, tuple[Card, ...]]:
     """Shipped weights by the name that ``method=`` takes."""
-    found: dict[str, list[Card]] = {}
-    for path in sorted(WEIGHTS.glob("*.json")):
-        card = Card.read(path)
-        found.setdefault(card.network, []).append(card)
-    return {name: tuple(group) for name, group in found.items()}
+    return grouped(Card.read(path) for path in sorted(WEIGHTS.glob("*.json")))
+
+
+def grouped(found: Iterable[Card]) -> dict[str, tuple[Card, ...]]:
+    """Cards by their network."""
+    groups: dict[str, list[Card]] = {}
+    for card in found:
+        groups.setdefault(card.network, []).append(card)
+    return {name: tuple(group) for name, group in groups.items()}
 
 
 @dataclass(frozen=True)
@@ -95,6 +190,7 @@ class NetworkMethod:
     card: Card
     device: str = "auto"
     dtype: str = "auto"
+    uncertainty: bool = False
 
     @property
     def name(self) -> str:
@@ -112,19 +208,37 @@ class NetworkMethod:
     def halo(self) -> Mapping[int, int]:
         return {10 * self.card.ratio: self.card.halo}
 
+    @property
+    def consistency(self) -> bool:
+        return True  # measured: less error on every validation scene, see benchmarks/results/consistency.md
+
     def fit(self, cube: Cube) -> NetworkMethod:
         return self
 
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
         from xsen2.inference import infer
 
-        return infer(self.card, a, b, c, device=self.device, dtype=self.dtype)
+        return infer(self.card, a, b, c, device=self.device, dtype=self.dtype, doubt=self.uncertainty)
 
-    def __dask_tokenize__(self) -> tuple[str, str, str]:
-        return self.card.sha256, self.device, self.dtype
+    def with_uncertainty(self) -> NetworkMethod:
+        """The same method, which gives standard errors too.
+
+        Raises
+        ------
+        MethodError
+            If the network has not been trained to.
+        """
+        if not self.card.spread:
+            raise MethodError(
+                f"{self.card.name} does not say how sure it is: leave uncertainty=True out, or use {DEFAULT!r}"
+            )
+        return replace(self, uncertainty=True)
+
+    def __dask_tokenize__(self) -> tuple[str, str, str, bool]:
+        return self.card.sha256, self.device, self.dtype, self.uncertainty
 
 
-def network_methods(name: str, bands: Sequence[str], device: str, dtype: str) -> list[NetworkMethod]:
-    """The networks of a name that make any of `bands`."""
-    found = [NetworkMethod(card, device, dtype) for card in cards()[name]]
-    return [m for m in found if set(m.produces) & set(bands)]
+def network_methods(found: Sequence[Card], bands: Sequence[str], device: str, dtype: str) -> list[NetworkMethod]:
+    """The networks among `found` that make any of `bands`."""
+    made = [NetworkMethod(card, device, dtype) for card in found]
+    return [m for m in made if set(m.produces) & set(bands)]

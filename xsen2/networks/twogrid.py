@@ -59,7 +59,8 @@ def _unfolded(weight: torch.Tensor) -> torch.Tensor:
 
     ``(out, 4 * in, 3, 3)`` to ``(out, in, 6, 6)``.
     """
-    split = weight.unflatten(1, (-1, 2, 2))  # out, in, row and column in a cell, row and column of the cell
+    outputs, inputs = weight.shape[:2]
+    split = weight.reshape(outputs, inputs // 4, 2, 2, 3, 3)  # …, row and column in a cell, row and column of the cell
     return split.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
 
@@ -154,19 +155,21 @@ class TwoGrid(nn.Module):
         for conv in self.stem:
             x = F.relu_(conv(x))
         levels = torch.cat(coarse, dim=1).to(x.dtype, memory_format=torch.channels_last)
-        # A convolution of what is joined is the sum of two: a third of the time went into folding and joining.
-        folded, plain = self.enter.weight.split([4 * thin, levels.shape[1]], dim=1)
-        y = F.conv2d(x, _unfolded(folded), stride=2, padding=2)
-        y = self.leave(self.body(y.add_(F.conv2d(levels, plain, self.enter.bias, padding=1))))
+        # A convolution of what is joined is the sum of two: a fifth of the time went into folding and joining.
+        weight = self.enter.weight
+        y = F.conv2d(x, _unfolded(weight[:, : 4 * thin]), stride=2, padding=2)
+        y.add_(F.conv2d(levels, weight[:, 4 * thin :], self.enter.bias, padding=1))
+        y = self.leave(self.body(y))
         y = F.pixel_shuffle(y, 2).contiguous(memory_format=torch.channels_last)
-        fine, coarse_part = self.join.weight.split(thin, dim=1)
-        x = F.conv2d(x, fine, self.join.bias, padding=1).add_(F.conv2d(y, coarse_part, padding=1))
+        weight = self.join.weight
+        x = F.conv2d(x, weight[:, :thin], self.join.bias, padding=1).add_(F.conv2d(y, weight[:, thin:], padding=1))
         x = F.relu_(x)
-        out = self.tail(x).float().add_(base)
+        out: torch.Tensor = self.tail(x).float().add_(base)
         if not doubt:
             return out
         return torch.cat([out, self._spread(x.detach())], dim=1)
 
     def _spread(self, x: torch.Tensor) -> torch.Tensor:
         # exp: positive and scale-free; 0 at the start stands for 20 DN.
-        return torch.exp(self.doubt(x).float().clamp(-10, 6)) * 0.01
+        spread: torch.Tensor = self.doubt(x).float()
+        return torch.exp(spread.clamp(-10, 6)) * 0.01

@@ -27,7 +27,9 @@ BLURS: dict[str, tuple[Blur, ...]] = {
 """How scenes are degraded: with the sensor's own blur and some doubt about it, as in the paper, or both."""
 
 
-def recipe_for(network: str, ratio: int, *, steps: int, cool: int, noise: float, haze: float, seed: int) -> Recipe:
+def recipe_for(
+    network: str, ratio: int, *, steps: int, cool: int, rate: float, noise: float, haze: float, seed: int
+) -> Recipe:
     """The recipe of a network; patches and batches are such that one holds about 147 000 pixels."""
     if network not in NETWORKS:
         raise MethodError(f"network {network!r}: use one of {', '.join(NETWORKS)}")
@@ -36,7 +38,17 @@ def recipe_for(network: str, ratio: int, *, steps: int, cool: int, noise: float,
     if network != "twogrid":  # four times the work per pixel, and more
         batch //= 4
     return Recipe(
-        architecture, ratio, steps, cool, arguments, batch=batch, patch=patch, noise=noise, haze=haze, seed=seed
+        architecture,
+        ratio,
+        steps,
+        cool,
+        arguments,
+        rate=rate,
+        batch=batch,
+        patch=patch,
+        noise=noise,
+        haze=haze,
+        seed=seed,
     )
 
 

@@ -42,6 +42,7 @@ def run(
     operator: str = "mtf",
     steps: int = 5000,
     cool: int = 1500,
+    rate: float = 0.02,
     noise: float = 0.0,
     haze: float = 0.0,
     more: bool = False,
@@ -60,7 +61,7 @@ def run(
     Card
         Of the weights that were written into `out`.
     """
-    recipe = recipe_for(network, ratio, steps=steps, cool=cool, noise=noise, haze=haze, seed=seed)
+    recipe = recipe_for(network, ratio, steps=steps, cool=cool, rate=rate, noise=noise, haze=haze, seed=seed)
     if (data / "train").is_dir():
         scenes = list(read_scenes(data / "train"))
         other = validation or (data / "validation" if (data / "validation").is_dir() else None)
