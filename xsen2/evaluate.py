@@ -26,6 +26,7 @@ def evaluate(
     operator: Operator = "mtf",
     *,
     border: int | None = None,
+    consistency: bool | None = None,
     compute: bool = True,
     device: str = "auto",
     dtype: str = "auto",
@@ -46,6 +47,8 @@ def evaluate(
     border : int, optional
         Pixels left out along the edges, where methods lack context. By default the largest halo of
         `methods`, but no more than a quarter of the shorter side. The result's attributes tell.
+    consistency : bool, optional
+        As `xsen2.superresolve.superresolve` takes it, with the `operator` by which the cube was degraded.
     compute : bool
         False gives a lazy result, for one `dask.compute` over many scenes.
     device, dtype, quantification
@@ -92,6 +95,8 @@ def evaluate(
             bands,
             method,
             native=False,
+            consistency=consistency,
+            operator=operator,
             device=device,
             dtype=dtype,
             quantification=quantification,

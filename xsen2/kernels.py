@@ -14,7 +14,7 @@ import numpy.typing as npt
 from xsen2.bands import BANDS
 from xsen2.errors import MethodError
 
-__all__ = ["OPERATORS", "Operator", "degrade_array", "support", "taps"]
+__all__ = ["OPERATORS", "Operator", "correlate", "degrade_array", "support", "taps"]
 
 Operator = Literal["mtf", "dsen2", "box"]
 OPERATORS: tuple[str, ...] = get_args(Operator)
@@ -100,6 +100,18 @@ def _along(
     return out
 
 
+def correlate(
+    x: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float64],
+    before: int,
+    scale: int,
+    columns: tuple[npt.NDArray[np.float64], int] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Degrade the last two axes by `scale`; as `degrade_array`, without a thought for nodata."""
+    rows = _along(x, x.ndim - 2, weights, before, scale)
+    return _along(rows, x.ndim - 1, *(columns or (weights, before)), scale)
+
+
 def degrade_array(
     x: npt.NDArray[np.floating],
     weights: npt.NDArray[np.float64],
@@ -126,17 +138,12 @@ def degrade_array(
     numpy.ndarray
         float32 ``(..., H / scale, W / scale)``.
     """
-    rows, cols = (weights, before), columns or (weights, before)
-
-    def blur(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return _along(_along(values, x.ndim - 2, *rows, scale), x.ndim - 1, *cols, scale)
-
     x = np.asarray(x, np.float32)
     valid = np.isfinite(x)
     if valid.all():
-        return blur(x)
-    share = blur(valid.astype(np.float32))
-    total = blur(np.where(valid, x, np.float32(0)))
+        return correlate(x, weights, before, scale, columns)
+    share = correlate(valid.astype(np.float32), weights, before, scale, columns)
+    total = correlate(np.where(valid, x, np.float32(0)), weights, before, scale, columns)
     *lead, height, width = x.shape
     cells = valid.reshape(*lead, height // scale, scale, width // scale, scale)
     enough = cells.mean(axis=(-3, -1)) >= 0.5

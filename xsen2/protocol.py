@@ -31,6 +31,11 @@ class Method(Protocol):
     halo : int or mapping
         Context on each side of a block, at least the receptive field: in 60 m pixels, or
         ``{gsd: pixels}`` per native grid.
+
+    Notes
+    -----
+    A method may have a `consistency` too, a bool: whether `superresolve` makes its results consistent with what
+    was measured unless the caller says otherwise. Without it, they are left as the method gives them.
     """
 
     @property

@@ -1,0 +1,181 @@
+"""What one task does with its windows: to DN, fill nodata, run the method, make consistent, back to units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+
+from xsen2.bands import GRIDS, grid_of
+from xsen2.consistency import Projection, places
+from xsen2.cube import Cube
+from xsen2.errors import MethodError
+from xsen2.halo import Layer, map_windows
+from xsen2.nodata import fill
+from xsen2.protocol import Array, Method, finest_halo
+from xsen2.radiometry import Scale, check_dn
+
+__all__ = ["Block", "apply"]
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A method, and what it takes to call it on windows.
+
+    Attributes
+    ----------
+    method : Method
+    windows : tuple
+        Names of the bands in each window, which are of one grid each.
+    scales : tuple
+        Those of the same bands.
+    projection : Projection or None
+        What makes the bands consistent. It adds a last window, which tells the place.
+    """
+
+    method: Method
+    windows: tuple[tuple[str, ...], ...]
+    scales: tuple[tuple[Scale, ...], ...]
+    projection: Projection | None
+
+    @property
+    def bands(self) -> int:
+        """How many bands come out: estimates, and as many standard errors if the method gives them."""
+        return len(self.method.produces) * (2 if getattr(self.method, "uncertainty", False) else 1)
+
+    @property
+    def reach(self) -> int:
+        """Context that the projection needs of the method's result, in 10 m pixels."""
+        return 0 if self.projection is None else self.projection.reach
+
+    @property
+    def halo(self) -> int:
+        """Context that the windows carry on each side, in 10 m pixels."""
+        # What fills nodata within the method's receptive field may lie as far off again.
+        return 2 * finest_halo(self.method) + self.reach
+
+    def __call__(self, windows: list[npt.NDArray[Any]]) -> Array:
+        """The block without halo, ``(bands, [time,] h, w)``, as `xsen2.halo.map_windows` asks for it."""
+        if windows[0].ndim == 3:
+            return self._date(windows)
+        return np.stack([self._date([w[:, t] for w in windows]) for t in range(windows[0].shape[1])], axis=1)
+
+    def _date(self, windows: list[npt.NDArray[Any]]) -> Array:
+        halo, reach = finest_halo(self.method), self.reach
+        factor = grid_of(self.windows[0][0]) // 10
+        size = (windows[0].shape[1] * factor, windows[0].shape[2] * factor)
+        valid = np.ones((size[0] - 4 * halo, size[1] - 4 * halo), bool)
+        inputs = {g // 10: np.empty((0, size[0] * 10 // g, size[1] * 10 // g), np.float32) for g in GRIDS}
+        seen: dict[int, Mask] = {}
+        measured: dict[str, Array] = {}
+        for names, window, scales in zip(self.windows, windows, self.scales, strict=False):
+            factor = grid_of(names[0]) // 10
+            dn, there = _dn(window, scales)
+            if self.projection is not None:
+                for band in set(names) & set(self.projection.measured):
+                    i = names.index(band)
+                    y = np.where(there[i], dn[i], np.float32(np.nan))
+                    measured[band] = _cut(y, 2 * halo // factor)
+            needed = [i for i, band in enumerate(names) if band in self.method.needs]
+            if not needed:
+                continue
+            inputs[factor], seen[factor] = dn[needed], there[needed]
+            # One band alone may be as dark as that, in water; only classical methods, which are linear, read one.
+            if len(needed) > 2 and not all(scales[i].sure for i in needed):
+                check_dn(inputs[factor], seen[factor])
+            inner = _cut(seen[factor], 2 * halo // factor).all(axis=0)
+            valid &= inner.repeat(factor, axis=0).repeat(factor, axis=1)
+        core = _cut(valid, reach)
+        if not core.any():
+            return np.full((self.bands, *core.shape), np.nan, np.float32)
+        if self.projection is not None and valid.all() and all(np.isfinite(y).all() for y in measured.values()):
+            # Most blocks: the method need not run where only the passes that mend nodata would look.
+            spare, reach = reach - self.projection.near, self.projection.near
+            size = (size[0] - 2 * spare, size[1] - 2 * spare)
+            valid = _cut(valid, spare)
+            inputs = {factor: _cut(x, spare // factor) for factor, x in inputs.items()}
+            seen = {factor: _cut(x, spare // factor) for factor, x in seen.items()}
+            measured = {band: _cut(y, 10 * spare // grid_of(band)) for band, y in measured.items()}
+        for factor, x in inputs.items():
+            if factor in seen and not seen[factor].all():
+                x = fill(x, seen[factor], -(-halo // factor))
+            inputs[factor] = np.ascontiguousarray(_cut(x, halo // factor))
+        out = self.method(inputs[1], inputs[2], inputs[6])
+        want = (self.bands, size[0] - 2 * halo, size[1] - 2 * halo)
+        if out.shape != want:
+            raise MethodError(f"method {self.method.name!r} gave a block of shape {out.shape} where {want} is needed")
+        out = _cut(out, halo)
+        if self.projection is not None:
+            edge = self.halo // self.projection.cell
+            out = self.projection(out, measured, valid, int(windows[-1][0, edge, edge]), reach)
+        gain = self.scales[0][0].gain
+        return np.where(core, out if gain == 1 else out / np.float32(gain), np.float32(np.nan))
+
+
+def _cut(x: npt.NDArray[Any], edge: int) -> npt.NDArray[Any]:
+    return x[..., edge : x.shape[-2] - edge, edge : x.shape[-1] - edge]
+
+
+def _dn(window: npt.NDArray[Any], scales: tuple[Scale, ...]) -> tuple[Array, Mask]:
+    dn = np.empty(window.shape, np.float32)
+    seen = np.empty(window.shape, bool)
+    for i, (band, scale) in enumerate(zip(window, scales, strict=True)):
+        seen[i] = np.isfinite(band) if scale.nodata is None else np.isfinite(band) & (band != scale.nodata)
+        dn[i] = band
+        if scale.gain != 1:
+            dn[i] *= np.float32(scale.gain)
+    return dn, seen
+
+
+def apply(
+    cube: Cube,
+    method: Method,
+    chunks: tuple[tuple[int, ...], tuple[int, ...]],
+    scales: Mapping[str, Scale],
+    arrays: Mapping[str, da.Array],
+    operator: str | None,
+) -> da.Array:
+    """Run a method over a cube, lazily: one task per block.
+
+    Parameters
+    ----------
+    cube : Cube
+    method : Method
+    chunks : tuple
+        Rows and columns of the blocks, in 10 m pixels, on borders that all grids share.
+    scales, arrays : mapping
+        Per band of the cube; the arrays have the same chunks along time.
+    operator : str or None
+        What the method's bands are made consistent with; None leaves them as the method gives them.
+
+    Returns
+    -------
+    dask.array.Array
+        ``(produces, [time,] y, x)``, float32 in the units of the cube, standard errors last.
+    """
+    measured = tuple(b for b in method.produces if b in cube.bands and grid_of(b) != 10) if operator else ()
+    cell = max(grid_of(b) for b in (*method.needs, *method.produces)) // 10
+    shape = cube.shape(10)
+    projection = Projection(method.produces, measured, operator, cell, shape) if operator and measured else None
+    read = {*method.needs, *measured}
+    windows = tuple(names for grid in GRIDS.values() if (names := tuple(b for b in grid if b in read)))
+    block = Block(method, windows, tuple(tuple(scales[b] for b in names) for names in windows), projection)
+    layers = [Layer([arrays[b] for b in names], grid_of(names[0]) // 10) for names in windows]
+    if projection is not None:
+        dates = arrays[windows[0][0]].chunks[:-2]
+        layers.append(Layer([places(shape, cell, chunks, dates)], cell))
+    return map_windows(
+        block,
+        layers,
+        shape=shape,
+        halo=block.halo,
+        chunks=chunks,
+        bands=block.bands,
+        label=f"xsen2-{method.name}",
+    )
