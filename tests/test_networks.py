@@ -104,7 +104,7 @@ def inputs(side, seed=0):
 
 @pytest.mark.parametrize("card", ALL, ids=lambda c: c.name)
 def test_patches_and_batches_leave_no_seam(card, monkeypatch):
-    a, b, c = inputs(16)
+    a, b, c = inputs(24)
     whole = inference.infer(card, a, b, c, device="cpu", dtype="float32")
     h = card.halo * card.ratio
     for patch, pixels in ((18, 1), (30, 10**9), (42, 20_000)):
@@ -116,7 +116,7 @@ def test_patches_and_batches_leave_no_seam(card, monkeypatch):
 
 @pytest.mark.parametrize("card", ALL, ids=lambda c: c.name)
 def test_bfloat16_is_close(card):
-    a, b, c = inputs(11)
+    a, b, c = inputs(22)
     h = card.halo * card.ratio
     exact, rough = (
         inference.infer(card, a, b, c, device="cpu", dtype=d)[:, h:-h, h:-h] for d in ("float32", "bfloat16")

@@ -220,7 +220,7 @@ def test_receptive_field_is_within_the_halo(method):
     """Moving one input pixel changes nothing beyond the halo that the method states."""
     ds = make_cube(15, 15)
     cube = recognise(ds)
-    base = superresolve(ds, method).compute()
+    base = superresolve(ds, method, consistency=False).compute()  # which has a reach of its own
     for one in resolve(method, [*B, *C]):
         for band in one.needs:
             factor = grid_of(band) // 10
@@ -229,7 +229,8 @@ def test_receptive_field_is_within_the_halo(method):
             def bump(values, at=middle):
                 values[at, at] += 2000
 
-            moved = superresolve(change(ds, band, bump), method, bands=one.produces).compute()
+            changed = change(ds, band, bump)
+            moved = superresolve(changed, method, bands=one.produces, consistency=False).compute()
             for out in one.produces:
                 y, x = np.nonzero(np.abs(moved[out].values - base[out].values) > 1e-3)
                 first = middle * factor

@@ -12,6 +12,7 @@ from cubes import make_cube, no_compute
 
 import xsen2
 from xsen2.bands import BANDS, A, B, C
+from xsen2.networks import DEFAULT
 
 
 def test_bands_and_native():
@@ -148,7 +149,7 @@ def test_one_task_per_block():
     ds = make_cube(20, 20, chunks=60)
     sr = ds.dsen2.superresolve(B, native=False)
     graph = dict(sr["B11"].__dask_graph__())
-    runs = [k for k in graph if isinstance(k, tuple) and str(k[0]).startswith("xsen2-dsen2")]
+    runs = [k for k in graph if isinstance(k, tuple) and str(k[0]).startswith(f"xsen2-{DEFAULT}-")]
     assert len(runs) == 4
 
 

@@ -280,11 +280,13 @@ def places(
     array([[0, 1, 2],
            [3, 4, 5]])
     """
-    rows, columns = (
-        da.arange(n // cell, chunks=(tuple(c // cell for c in sizes),), dtype=np.int64)
-        for n, sizes in zip(shape, chunks, strict=True)
+    columns = shape[1] // cell
+    numbers = da.fromfunction(
+        lambda row, column: row * columns + column,
+        shape=(shape[0] // cell, columns),
+        chunks=tuple(tuple(n // cell for n in sizes) for sizes in chunks),
+        dtype=np.int64,
     )
-    numbers = rows[:, None] * (shape[1] // cell) + columns
     lead = tuple(sum(c) for c in dates)
     out: da.Array = da.broadcast_to(numbers, (*lead, *numbers.shape), chunks=(*dates, *numbers.chunks))
     return out

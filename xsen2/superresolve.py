@@ -55,7 +55,8 @@ def superresolve(
     consistency : bool, optional
         Whether every band, degraded, must give back the one that was measured: the smallest correction that
         does so is added, see `xsen2.consistency`. The RMSE is under 0.1 DN then; next to nodata about a thousandth
-        remains of what it was. By default what the method asks for.
+        remains of what it was. By default what the method asks for. It lessens the error as far as the operator is
+        what the pixels went through; products have been resampled besides, which it takes for detail.
     operator : {"mtf", "dsen2", "box"}
         How it is degraded for that, as `xsen2.degrade.degrade` takes it: ``"mtf"`` is the sensor's own blur. What was
         degraded with another operator must be made consistent with the same.

@@ -208,10 +208,6 @@ class NetworkMethod:
     def halo(self) -> Mapping[int, int]:
         return {10 * self.card.ratio: self.card.halo}
 
-    @property
-    def consistency(self) -> bool:
-        return True  # measured: less error on every validation scene, see benchmarks/results/consistency.md
-
     def fit(self, cube: Cube) -> NetworkMethod:
         return self
 

@@ -1,6 +1,7 @@
 """Put a finished run among the shipped weights: ``python -m xsen2.training RUN --name twogrid-20m-v1 --data DATA``.
 
-The standard errors are calibrated on the scenes that were trained on, so that validation stays a test.
+The standard errors are calibrated on the scenes of DATA/train, so that validation stays a test, or with --calibrate on
+those of another folder: weights for the 60 m bands fit the few scenes that they were trained on too closely.
 ``python benchmarks/validate.py --card`` then measures the rest of the card.
 """
 
@@ -24,7 +25,10 @@ from xsen2.training.scenes import read_scenes
 @click.option("--source", required=True, help="One line: what it is, by whom.")
 @click.option("--command", "commands", multiple=True, help="What was run, in order.")
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder with train/.")
-def main(run: Path, name: str, network: str, source: str, commands: tuple[str, ...], data: Path) -> None:
+@click.option("--calibrate", default="train", show_default=True, help="Folder in DATA for the standard errors.")
+def main(
+    run: Path, name: str, network: str, source: str, commands: tuple[str, ...], data: Path, calibrate: str
+) -> None:
     """Write the weights of RUN into the package under NAME."""
     [path] = run.glob("*.json")
     card = Card.read(path)
@@ -33,7 +37,8 @@ def main(run: Path, name: str, network: str, source: str, commands: tuple[str, .
     card = dataclasses.replace(card, name=name, network=network, source=source, training=training)
     if card.spread:
         operator: Any = "mtf" if card.training["operator"] == "both" else card.training["operator"]
-        card = dataclasses.replace(card, spread=spread_of(card, list(read_scenes(data / "train")), operator))
+        card = dataclasses.replace(card, spread=spread_of(card, list(read_scenes(data / calibrate)), operator))
+        card = dataclasses.replace(card, training={**training, "calibration": f"on the scenes of {calibrate}/"})
     written = card.write(WEIGHTS, raw)
     click.echo(f"{written.file}: {', '.join(f'{x:.3f}' for x in written.spread)}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +22,7 @@ __all__ = ["spread_of"]
 def spread_of(card: Card, scenes: Sequence[Scene], operator: Operator) -> list[float]:
     """Per band, the factor with which 68 % of the errors lie within one standard error.
 
-    Measured through the calls that a user makes, consistency included, on scenes degraded; every scene counts
+    Measured through the calls that a user makes, consistency included, on scenes degraded; every place counts
     alike, whatever its size.
 
     Parameters
@@ -31,13 +33,11 @@ def spread_of(card: Card, scenes: Sequence[Scene], operator: Operator) -> list[f
     operator : {"mtf", "dsen2", "box"}
         How they are degraded.
     """
-    import dataclasses
-
     plain = dataclasses.replace(card, spread=[1.0] * len(card.spread))
     method = NetworkMethod(plain)
     bands = list(method.produces)
     rng = np.random.default_rng(0)
-    found: list[list[np.ndarray]] = [[] for _ in bands]
+    found: list[dict[str, list[np.ndarray]]] = [defaultdict(list) for _ in bands]
     for scene in scenes:
         ds = scene.cube()
         if card.ratio == 2:
@@ -50,7 +50,10 @@ def spread_of(card: Card, scenes: Sequence[Scene], operator: Operator) -> list[f
         sr, truth = sr.compute(), truth.compute()
         for number, band in enumerate(bands):
             share = np.abs(sr[band].values - truth[band].values) / sr[f"{band}_se"].values
-            share = share[np.isfinite(share)]
-            if share.size:
-                found[number].append(rng.choice(share, 2000))
-    return [round(float(np.quantile(np.concatenate(shares), HALF)), 4) for shares in found]
+            found[number][scene.name.split("/")[0]].append(share[np.isfinite(share)])
+    factors = []
+    for places in found:
+        shares = [np.concatenate(parts) for parts in places.values()]
+        alike = np.concatenate([rng.choice(s, 20000) for s in shares if s.size])
+        factors.append(round(float(np.quantile(alike, HALF)), 4))
+    return factors

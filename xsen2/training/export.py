@@ -58,7 +58,7 @@ def save(
         training={
             "recipe": asdict(recipe),
             "operator": operator,
-            "scenes": sorted({scene[0].place for scene in pairs}),
+            "scenes": sorted({scene[0].place.removesuffix(", surrogate") for scene in pairs}),
             "hours": round(log[-1]["seconds"] / 3600, 2),
             "device": _device(),
             "last_log": log[-1],
