@@ -26,7 +26,7 @@ import numpy as np
 import xarray as xr
 
 from xsen2.bands import GRIDS, B
-from xsen2.networks import GAIN, cards
+from xsen2.networks import DEFAULT, GAIN, cards
 
 DIMS = {10: ("y", "x"), 20: ("y_20m", "x_20m"), 60: ("y_60m", "x_60m")}
 
@@ -51,7 +51,7 @@ def bare_loop(a: np.ndarray, b: np.ndarray, side: int) -> np.ndarray:
 
     from xsen2.inference import best_device, best_dtype, load
 
-    card = next(c for c in cards()["dsen2"] if c.ratio == 2)
+    card = next(c for c in cards()[DEFAULT] if c.ratio == 2)
     device = best_device()
     network = load(card, device, best_dtype(device))
     h = 2 * card.halo
@@ -103,7 +103,7 @@ def graph(dates: int = 12) -> dict[str, float]:
     sr = ds.dsen2.superresolve()
     graph = dict(sr.__dask_graph__())
     seconds = time.perf_counter() - start
-    own = [k for k in graph if str(k[0] if isinstance(k, tuple) else k).startswith("xsen2-dsen2")]
+    own = [k for k in graph if str(k[0] if isinstance(k, tuple) else k).startswith(f"xsen2-{DEFAULT}-")]
     return {"build, s": round(seconds, 2), "tasks": len(graph), "of these, blocks through a network": len(own)}
 
 
