@@ -20,6 +20,7 @@ import numpy as np
 
 import xsen2
 from xsen2.networks import WEIGHTS, Card, cards
+from xsen2.training.calibrate import errors_of
 from xsen2.training.export import describe
 from xsen2.training.scenes import Scene, read_scenes
 
@@ -32,9 +33,11 @@ KEPT = (0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the pixels, the surest first
 def evaluate(scene: Scene, scale: int, operator: str, methods: list[str] | None = None) -> dict[str, Any] | None:
     """RMSE (DN) per method and band, SAM (degrees) per method, and mean RMSE divided by bicubic's."""
     methods = ["bicubic", *(methods or NETWORKS)]
-    ds = _cube(scene, scale)
-    if ds is None:
+    if 10 * scale not in scene.bands:
         return None
+    ds = scene.cube()
+    if scale == 2:
+        ds = ds.drop_vars(["B01", "B09"], errors="ignore")
     try:
         scores = ds.dsen2.evaluate(methods, scale=scale, operator=operator, border=0, dtype="float32")
     except xsen2.GridError:
@@ -46,34 +49,6 @@ def evaluate(scene: Scene, scale: int, operator: str, methods: list[str] | None 
         "sam": {m: round(float(scores["sam"].sel({"method": m})), 3) for m in methods},
         "ratio": {m: round(float(rmse.loc[m].mean() / rmse.loc["bicubic"].mean()), 4) for m in methods},
     }
-
-
-def _cube(scene: Scene, scale: int) -> Any:
-    if 10 * scale not in scene.bands:
-        return None
-    ds = scene.cube()
-    return ds.drop_vars(["B01", "B09"], errors="ignore") if scale == 2 else ds
-
-
-def doubt(scene: Scene, scale: int, operator: str, network: str) -> dict[str, np.ndarray] | None:
-    """Errors and standard errors per band, over the pixels that count."""
-    ds = _cube(scene, scale)
-    if ds is None:
-        return None
-    try:
-        coarse, truth = ds.degrade.pair(scale, operator)
-    except xsen2.GridError:
-        return None
-    bands = list(truth.data_vars)
-    sr = coarse.dsen2.superresolve(
-        bands, network, native=False, uncertainty=True, operator=operator, dtype="float32"
-    ).compute()
-    found = {}
-    for band in bands:
-        error, sigma = sr[band].values - truth[band].values, sr[f"{band}_se"].values
-        seen = np.isfinite(error)
-        found[band] = np.stack([error[seen], sigma[seen]]).astype(np.float32)
-    return found
 
 
 def coverage(parts: list[dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -161,7 +136,7 @@ def main() -> None:
             summary[name] = {m: summarise(table[name], m) for m in ("bicubic", *NETWORKS)}
             for network in NETWORKS:
                 if any(c.spread and c.ratio == scale for c in cards()[network]):
-                    parts = [p for scene in scenes if (p := doubt(scene, scale, operator, network))]
+                    parts = [p for scene in scenes if (p := errors_of(scene, network, scale, operator, "float32"))]
                     sure[name][network] = coverage(parts)
     RESULTS.mkdir(exist_ok=True)
     results = {

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+import dask.array as da
 import numpy as np
 import pytest
+import torch
 from cubes import make_cube
 
 import xsen2
 from xsen2.networks import DEFAULT, cards
+from xsen2.networks.dsen2 import DSen2
 from xsen2.training import finetune as module
+from xsen2.training.export import write
 from xsen2.training.finetune import coarser
 from xsen2.training.patches import Blur
 from xsen2.training.scenes import scenes_of
@@ -42,6 +46,28 @@ def test_it_is_a_method_that_can_be_saved_and_loaded(cube, adapted, tmp_path):
         adapted.save(tmp_path / "mine")
     scores = cube.dsen2.evaluate([DEFAULT, kept])
     assert list(scores["method"].values) == [DEFAULT, "mine"]
+
+
+@pytest.mark.parametrize("how", ["folder", "card", "name"])
+def test_the_60_m_network_of_a_path_comes_along(cube, tmp_path, monkeypatch, how):
+    said = {"architecture": "dsen2.DSen2", "arguments": {"blocks": 1, "features": 4}, "network": "mine"}
+    for ratio in (2, 6):
+        torch.manual_seed(ratio)
+        weights = DSen2(ratio, blocks=1, features=4).state_dict()
+        name = f"mine-{10 * ratio}m"
+        write(weights, tmp_path, **said, name=name, ratio=ratio, licence="CC0-1.0", source="a test", training={})
+    monkeypatch.setenv("XSEN2_WEIGHTS", str(tmp_path))
+    method = {"folder": tmp_path, "card": tmp_path / "mine-20m.json", "name": "mine"}[how]
+    made = cube.dsen2.finetune(method, steps=1, quiet=True)
+    if how == "card":  # makes no 60 m bands, and does not after
+        assert [p.name for p in made.folder.glob("*.json")] == ["mine-20m-adapted.json"]
+        with pytest.raises(xsen2.BandError, match="does not make B01"):
+            cube.dsen2.superresolve(["B01"], made)
+        return
+    left, right = (cube.dsen2.superresolve(["B01", "B09"], m, native=False).compute() for m in (method, made))
+    for band in ("B01", "B09"):
+        np.testing.assert_array_equal(left[band], right[band])
+    assert "mine-60m" in right.attrs["xsen2_method"]
 
 
 def test_the_card_says_where_it_comes_from(adapted):
@@ -93,6 +119,42 @@ def test_many_dates_are_thinned_out(monkeypatch):
     found = module._scenes(cube)
     assert len(found) == 3
     np.testing.assert_array_equal(found[-1].bands[10][0], cube["B02"][-1])
+
+
+def test_only_the_chosen_dates_and_crops_are_read(monkeypatch):
+    """Of 5 dates of 9 crops each (8 are kept), 3: the first, the middle one, the last."""
+    monkeypatch.setattr(module, "SCENES", 3)
+    monkeypatch.setattr("xsen2.training.scenes.CROP", 24)
+    cube = make_cube(12, 12, dates=5)
+    read: set[tuple[int, ...]] = set()
+
+    def counting(array, step):
+        def note(block, block_info=None):
+            read.add(tuple(block_info[0]["chunk-location"]))
+            return block
+
+        whole = da.from_array(array.values, chunks=(1, step, step))
+        return array.copy(data=da.map_blocks(note, whole, dtype=whole.dtype, meta=whole._meta))
+
+    grids = {"y": 24, "y_20m": 12, "y_60m": 4}
+    lazy = cube.map(lambda array: counting(array, grids[array.dims[1]]), keep_attrs=True)
+    found = module._scenes(lazy)
+    names = [s.name for s in found]
+    assert len(set(names)) == 3
+    assert {date for date, _, _ in read} == {0, 2, 4}
+    assert len(read) == 3
+    for scene in found:
+        date = int(scene.name.split("/")[1])
+        part = cube["B05"][date].sel(x_20m=slice(scene.corner[0], scene.corner[0] + 240))
+        np.testing.assert_array_equal(scene.bands[20][0], part.sel(y_20m=slice(scene.corner[1], scene.corner[1] - 240)))
+
+
+def test_bands_are_told_by_their_names_not_by_the_size_of_their_pixels():
+    """Degraded by 3, the 20 m bands have pixels of 60 m."""
+    coarse = make_cube(12, 12).degrade(3)
+    assert coarse["B05"].attrs["gsd"] == 60
+    [scene] = module._scenes(coarse)
+    assert sorted(scene.bands) == [10, 20]
 
 
 def test_refusals(cube):

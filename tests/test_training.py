@@ -84,6 +84,26 @@ def test_cubes_become_scenes_per_date_and_crop(tmp_path, monkeypatch):
         next(scenes_of(ds.drop_vars("B12"), "place"))
 
 
+def test_the_most_scenes_of_a_cube_are_spread_over_dates_and_crops(monkeypatch):
+    ds = make_cube(9, 6, dates=3)
+    monkeypatch.setattr("xsen2.training.scenes.CROP", 18)
+    every = {s.name: s for s in scenes_of(ds, "place")}
+    assert len(every) == 3 * 6
+    for most in (1, 2, 5, 17, 18, 99):
+        some = list(scenes_of(ds, "place", most))
+        names = [s.name for s in some]
+        assert len(names) == min(most, 18)
+        assert names == [n for n in every if n in names], "in order, none twice"
+        assert names[0] == "place/0/0"
+        assert most == 1 or names[-1] == "place/2/5"
+        for scene in some:
+            np.testing.assert_array_equal(scene.bands[20], every[scene.name].bands[20])
+            assert scene.corner == every[scene.name].corner
+    empty = ds.copy(deep=True)
+    empty["B02"][1] = np.nan
+    assert len(list(scenes_of(empty, "place", 3))) == 2  # chosen, read, left out, not replaced
+
+
 def test_places_are_held_out_whole(scene):
     def at(name, x, epsg=32633):
         return dataclasses.replace(scene, name=name, corner=(x, 0.0), epsg=epsg)
@@ -192,6 +212,29 @@ def test_a_stopped_run_goes_on_to_the_same_weights(scene, tmp_path, monkeypatch)
         run(scene, tmp_path / "stopped", dataclasses.replace(RECIPE, haze=0.1))
     other = run(scene, tmp_path / "other", dataclasses.replace(RECIPE, seed=1))
     assert not torch.equal(other["enter.weight"], whole["enter.weight"])
+
+
+def test_weights_to_start_from_must_fit(scene, tmp_path):
+    right = build(RECIPE.architecture, 2, RECIPE.arguments).state_dict()
+    with torch.no_grad():
+        right["tail.bias"] += 0.25
+    one = dataclasses.replace(RECIPE, steps=1, cool=0, rate=1e-9, fine_rate=1e-9)
+    begun = run(scene, tmp_path / "right", one, initial={k: v.half() for k, v in right.items()})
+    for key, value in right.items():
+        torch.testing.assert_close(begun[key], value, rtol=1e-3, atol=1e-3)
+    wider = build(RECIPE.architecture, 2, {**RECIPE.arguments, "wide": 24}).state_dict()
+    sixty = build(RECIPE.architecture, 6, RECIPE.arguments).state_dict()
+    blind = {k: v for k, v in right.items() if not k.startswith("doubt.")}
+    for wrong, message in (
+        (wider, r"do not fit twogrid\.TwoGrid .*enter\.bias is \(24,\), not \(16,\)"),
+        (sixty, r"ratio 2: enter\.weight is .*tail\.bias is \(2,\), not \(6,\)"),
+        (blind, r"doubt\.0\.weight is missing"),
+        (right | {"extra.bias": torch.zeros(1)}, r"ratio 2: extra\.bias has no place\. Give"),
+        ({"net." + k: v for k, v in right.items()}, r"stem\.0\.weight is missing; .* and \d+ more\."),
+    ):
+        with pytest.raises(xsen2.WeightsError, match=message):
+            run(scene, tmp_path / "wrong", one, initial=wrong)
+    assert not (tmp_path / "wrong" / "checkpoint.pt").exists()
 
 
 def test_a_run_can_be_made_longer(scene, tmp_path):

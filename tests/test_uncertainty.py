@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from cubes import change, make_cube, no_compute
 
 import xsen2
-from xsen2.networks import DEFAULT, cards
+from xsen2.networks import DEFAULT, NetworkMethod, cards
+from xsen2.training.calibrate import errors_of, spread_of
+from xsen2.training.fit import HALF
+from xsen2.training.scenes import scenes_of
 
 SURE = sorted({card.network for group in cards().values() for card in group if card.spread})
 
@@ -83,3 +88,30 @@ def test_on_the_sample_errors_are_within_one_standard_error_about_two_times_in_t
         assert 0.5 < np.mean(error < sigma) < 0.85  # drawn by code, unlike anything that was trained on
         surest = sigma < np.quantile(sigma, 0.3)
         assert np.sqrt(np.mean(error[surest] ** 2)) < 0.8 * np.sqrt(np.mean(error**2))
+
+
+def test_calibration_puts_68_percent_of_the_errors_within_one_standard_error():
+    """On the scenes that it is made of, and whatever the card said before."""
+    scene = next(scenes_of(xsen2.sample().isel(time=0), "sample"))
+    small = next(scenes_of(make_cube(2, 2), "small"))
+    no_60m = dataclasses.replace(scene, bands={g: scene.bands[g] for g in (10, 20)}, valid=scene.valid)
+    [card] = [c for c in cards()[DEFAULT] if c.ratio == 6]
+    spread = spread_of(dataclasses.replace(card, spread=[9.0, 0.1]), [scene, small, no_60m], "mtf")
+    method = NetworkMethod(dataclasses.replace(card, spread=spread))
+    for error, sigma in errors_of(scene, method, 6, "mtf").values():
+        assert np.mean(np.abs(error) <= sigma) == pytest.approx(HALF, abs=0.02)
+    assert errors_of(small, method, 6, "mtf") is None
+    assert errors_of(no_60m, method, 6, "mtf") is None
+
+
+def test_errors_are_those_of_the_calls_that_users_make():
+    ds = change(xsen2.sample().isel(time=0).astype("float32").compute(), "B11", lambda x: x.__setitem__((5, 6), np.nan))
+    scene = next(scenes_of(ds, "sample"))
+    found = errors_of(scene, DEFAULT, 2, "dsen2", "float32")
+    coarse, truth = scene.cube().drop_vars(["B01", "B09"]).degrade.pair(2, "dsen2")
+    sr = coarse.dsen2.superresolve(["B12"], uncertainty=True, native=False, dtype="float32").compute()
+    error = (sr["B12"] - truth["B12"]).values
+    seen = np.isfinite(error)
+    assert not seen.all()
+    np.testing.assert_array_equal(found["B12"], [error[seen], sr["B12_se"].values[seen]])
+    assert list(found) == list(truth.data_vars)

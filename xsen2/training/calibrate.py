@@ -1,4 +1,4 @@
-"""What a network's standard errors must be multiplied by to hold their promise."""
+"""A network's standard errors beside its errors, and what to multiply them by to hold their promise."""
 
 from __future__ import annotations
 
@@ -12,18 +12,70 @@ from xsen2.degrade import pair
 from xsen2.errors import GridError
 from xsen2.kernels import Operator
 from xsen2.networks import Card, NetworkMethod
+from xsen2.protocol import Array, Method
 from xsen2.superresolve import superresolve
 from xsen2.training.fit import HALF
 from xsen2.training.scenes import Scene
 
-__all__ = ["spread_of"]
+__all__ = ["errors_of", "spread_of"]
+
+
+def errors_of(
+    scene: Scene, method: str | Method, scale: int, operator: Operator, dtype: str = "auto"
+) -> dict[str, Array] | None:
+    """What a method gets wrong on a scene degraded, and how sure it says it is.
+
+    Measured through the calls that a user makes.
+
+    Parameters
+    ----------
+    scene : Scene
+    method : str or Method
+        One that gives standard errors, for all bands of the grid.
+    scale : {2, 6}
+        2: the 20 m bands; 6: the 60 m bands.
+    operator : {"mtf", "dsen2", "box"}
+        How the scene is degraded.
+    dtype : str
+        As `xsen2.superresolve.superresolve` takes it.
+
+    Returns
+    -------
+    dict or None
+        Band → float32 ``(2, pixel)``, errors and standard errors in DN, where the truth is valid. None if the scene has
+        none of the bands, or is too small.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> from xsen2.training.calibrate import errors_of
+    >>> from xsen2.training.scenes import scenes_of
+    >>> scene = next(scenes_of(xsen2.sample().isel(time=0), "sample"))
+    >>> errors_of(scene, "default", 6, "mtf")["B09"].shape[0]
+    2
+    """
+    ds = scene.cube()
+    if scale == 2:
+        ds = ds.drop_vars(["B01", "B09"], errors="ignore")
+    try:
+        coarse, truth = pair(ds, scale, operator)
+    except GridError:
+        return None
+    bands = [str(band) for band in truth.data_vars]
+    sr = superresolve(coarse, bands, method, native=False, uncertainty=True, operator=operator, dtype=dtype)
+    sr, truth = sr.compute(), truth.compute()
+    found = {}
+    for band in bands:
+        error, sigma = sr[band].values - truth[band].values, sr[f"{band}_se"].values
+        seen = np.isfinite(error)
+        found[band] = np.stack([error[seen], sigma[seen]]).astype(np.float32)
+    return found
 
 
 def spread_of(card: Card, scenes: Sequence[Scene], operator: Operator) -> list[float]:
     """Per band, the factor with which 68 % of the errors lie within one standard error.
 
-    Measured through the calls that a user makes, consistency included, on scenes degraded; every place counts
-    alike, whatever its size.
+    Measured as `errors_of` does; every place counts alike, whatever its size.
 
     Parameters
     ----------
@@ -35,24 +87,13 @@ def spread_of(card: Card, scenes: Sequence[Scene], operator: Operator) -> list[f
     """
     plain = dataclasses.replace(card, spread=[1.0] * len(card.spread))
     method = NetworkMethod(plain)
-    bands = list(method.produces)
     rng = np.random.default_rng(0)
-    found: list[dict[str, list[np.ndarray]]] = [defaultdict(list) for _ in bands]
+    found: dict[str, dict[str, list[Array]]] = {band: defaultdict(list) for band in method.produces}
     for scene in scenes:
-        ds = scene.cube()
-        if card.ratio == 2:
-            ds = ds.drop_vars(["B01", "B09"], errors="ignore")
-        try:
-            coarse, truth = pair(ds, card.ratio, operator)
-        except GridError:
-            continue  # has none of the bands, or is too small
-        sr = superresolve(coarse, bands, method, native=False, uncertainty=True, operator=operator)
-        sr, truth = sr.compute(), truth.compute()
-        for number, band in enumerate(bands):
-            share = np.abs(sr[band].values - truth[band].values) / sr[f"{band}_se"].values
-            found[number][scene.name.split("/")[0]].append(share[np.isfinite(share)])
+        for band, (error, sigma) in (errors_of(scene, method, card.ratio, operator) or {}).items():
+            found[band][scene.name.split("/")[0]].append(np.abs(error) / sigma)
     factors = []
-    for places in found:
+    for places in found.values():
         shares = [np.concatenate(parts) for parts in places.values()]
         alike = np.concatenate([rng.choice(s, 20000) for s in shares if s.size])
         factors.append(round(float(np.quantile(alike, HALF)), 4))

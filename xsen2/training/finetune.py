@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from xsen2.bands import grid_of
 from xsen2.cube import recognise
-from xsen2.errors import GridError, MethodError, WeightsError
+from xsen2.errors import BandError, GridError, MethodError, WeightsError
 from xsen2.kernels import Operator
 from xsen2.networks import DEFAULT, Card, NetworkMethod
 from xsen2.protocol import Array
@@ -119,7 +120,7 @@ def finetune(
     ----------
     ds : xarray.Dataset or xarray.DataTree
         A cube with all 10 m and 20 m bands. Its pixels are read now: of large ones, at most 16 crops of
-        1200 x 1200 pixels, spread over area and dates.
+        1200 x 1200 pixels, spread over area and dates; those without valid pixels teach nothing and are not replaced.
     method : str or path
         The network to start from, as `xsen2.superresolve.superresolve` takes it.
     operator : {"mtf", "dsen2", "box"}
@@ -136,7 +137,8 @@ def finetune(
     Returns
     -------
     Adapted
-        Pass it as ``method=``; `Adapted.save` keeps it. The 60 m bands are made by the network as it was.
+        Pass it as ``method=``; `Adapted.save` keeps it. The 60 m bands are made by the network as it was, if
+        the method made them.
 
     Raises
     ------
@@ -146,6 +148,8 @@ def finetune(
         If the method is no network, or an argument is out of range.
     SourceError
         If the cube lacks a 10 m or 20 m band.
+    WeightsError
+        If weights of the method, those of the 60 m bands included, are missing or broken.
 
     Examples
     --------
@@ -159,7 +163,7 @@ def finetune(
     first = resolve(method, ["B05"])[0]
     if not isinstance(first, NetworkMethod):
         raise MethodError(f"method={os.fspath(method)!r} has no weights to train: use a network, as {DEFAULT!r}")
-    card = first.card
+    others = _cards_60m(method)
     how = Blur(operator)
     scenes = _scenes(ds)
     near = [p for s in scenes if (p := list(pairs(s, 2, [how], PATCH)))]
@@ -169,15 +173,25 @@ def finetune(
             "the cube is too small to adapt a network to: valid pixels of the 20 m bands over at least 500 x 500 m are "
             "needed"
         )
-    return _adapt(card, near, far, steps, seed, device, quiet)
+    adapted = _adapt(first.card, near, far, steps, seed, device, quiet)
+    for other in others:
+        alike = replace(other, network=f"{first.card.network}-adapted", path="")
+        alike.write(adapted.folder, other.file.read_bytes())
+    return adapted
+
+
+def _cards_60m(method: str | os.PathLike[str]) -> list[Card]:
+    """The cards that a method makes the 60 m bands with, if it does."""
+    try:
+        return [m.card for m in resolve(method, ["B01"]) if isinstance(m, NetworkMethod)]
+    except BandError:
+        return []
 
 
 def _scenes(ds: xr.Dataset | xr.DataTree) -> list[Scene]:
     cube = recognise(ds)
-    small = replace(cube, bands={b: a for b, a in cube.bands.items() if a.attrs.get("gsd") != 60}, extras={})
-    scenes = list(scenes_of(small.dataset(), "cube"))
-    chosen = sorted({round(i) for i in np.linspace(0, len(scenes) - 1, SCENES)}) if scenes else []
-    return [replace(scenes[i], name=f"cube/{i}") for i in chosen]
+    small = replace(cube, bands={b: a for b, a in cube.bands.items() if grid_of(b) != 60}, extras={})
+    return list(scenes_of(small.dataset(), "cube", SCENES))
 
 
 def _adapt(
@@ -244,7 +258,4 @@ def _adapt(
         spread=list(card.spread),
         training={"from": card.name, "recipe": asdict(recipe), "blend": blend, "gain": round(gain, 4)},
     )
-    others = [m.card for m in resolve(card.network, ["B01"]) if isinstance(m, NetworkMethod)] if not card.path else []
-    for other in others:
-        replace(other, network=f"{card.network}-adapted", path="").write(folder, other.file.read_bytes())
     return Adapted(folder, round(gain, 4), blend)

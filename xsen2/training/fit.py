@@ -26,6 +26,7 @@ __all__ = ["HALF", "Recipe", "build", "fit", "score"]
 
 HALF = 0.6827
 """Share of errors within one standard error, if they are normal."""
+SHOWN = 6  # weights that an error names: two networks can differ in hundreds
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def fit(
     folder : path
         Receives ``checkpoint.pt`` and ``log.jsonl``.
     initial : mapping, optional
-        Weights to start from.
+        Weights to start from: all that the network has, in its shapes, and no others.
     device : str
         As `xsen2.inference.best_device` takes it. bfloat16 where that is faster.
     threads : int, optional
@@ -178,7 +179,8 @@ def fit(
     Raises
     ------
     WeightsError
-        If the checkpoint is of another recipe; only `steps` and `cool` may change between runs.
+        If `initial` does not fit the network of the recipe, or if the checkpoint is of another recipe; only `steps`
+        and `cool` may change between runs.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +191,7 @@ def fit(
     torch.manual_seed(recipe.seed)
     network = build(recipe.architecture, recipe.ratio, recipe.arguments).to(where)
     if initial is not None:
-        network.load_state_dict({k: v.float() for k, v in initial.items()}, strict=False)
+        _start(network, initial, recipe)
     optimiser = Optimiser(network, recipe.rate, recipe.fine_rate)
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     saved, first, seconds = folder / "checkpoint.pt", 0, 0.0
@@ -255,6 +257,22 @@ def fit(
             torch.save(state, scratch)
             scratch.replace(saved)  # never a half-written checkpoint
     return {k: v.cpu() for k, v in average.items()}
+
+
+def _start(network: nn.Module, initial: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
+    """Put weights into the network, or say which of them do not fit."""
+    own = {k: tuple(v.shape) for k, v in network.state_dict().items()}
+    given = {k: tuple(v.shape) for k, v in initial.items()}
+    wrong = [f"{k} is missing" for k in own if k not in given]
+    wrong += [f"{k} has no place" for k in given if k not in own]
+    wrong += [f"{k} is {given[k]}, not {own[k]}" for k in own if k in given and given[k] != own[k]]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise WeightsError(
+            f"the weights to start from do not fit {recipe.architecture} with {dict(recipe.arguments)} and ratio "
+            f"{recipe.ratio}: {'; '.join(wrong[:SHOWN])}{more}. Give those of the same network and ratio"
+        )
+    network.load_state_dict({k: v.float() for k, v in initial.items()})
 
 
 def _with(recipe: Recipe, weights: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from xsen2.radiometry import scales_of, to_nan
 __all__ = ["Scene", "hold_out", "read_scenes", "scenes_of"]
 
 Array = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 CROP = 1200  # side of what is taken from a large cube, in 10 m pixels
 CROPS = 8  # at most, per cube and date
@@ -79,8 +81,12 @@ def read_scenes(folder: str | Path) -> Iterator[Scene]:
         yield from scenes_of(open_source(str(path)), path.stem)
 
 
-def scenes_of(ds: xr.Dataset | xr.DataTree, name: str) -> Iterator[Scene]:
-    """A cube as scenes in memory: one per date and crop, those without any valid pixel left out."""
+def scenes_of(ds: xr.Dataset | xr.DataTree, name: str, most: int | None = None) -> Iterator[Scene]:
+    """A cube as scenes in memory: one per date and crop, those without any valid pixel left out.
+
+    Of more than `most` dates and crops, as many are chosen evenly, and only those are read. What turns out to have no
+    valid pixel is not replaced by another, so there can be fewer.
+    """
     cube = recognise(ds)
     for gsd in (10, 20):
         lacking = [b for b in GRIDS[gsd] if b not in cube.bands]
@@ -89,27 +95,34 @@ def scenes_of(ds: xr.Dataset | xr.DataTree, name: str) -> Iterator[Scene]:
     grids = [g for g in GRIDS if all(b in cube.bands for b in GRIDS[g])]
     scales = scales_of(cube, None)
     windows = list(_windows(cube.shape(10)))
-    for date in range(cube.bands["B02"].sizes["time"]) if cube.time else [None]:
-        for number, (rows, columns) in enumerate(windows):
-            bands: dict[int, Array] = {}
-            valid: dict[int, npt.NDArray[np.bool_]] = {}
-            for gsd in grids:
-                ydim, xdim = DIMS[gsd]
-                factor = gsd // 10
-                cut = {ydim: slice(rows.start // factor, rows.stop // factor)}
-                cut |= {xdim: slice(columns.start // factor, columns.stop // factor)}
-                at = {} if date is None else {"time": date}
-                some = xr.Dataset({b: cube.bands[b].isel({**cut, **at}).variable for b in GRIDS[gsd]}).compute()
-                dn = np.stack([to_nan(some[b].values, scales[b].nodata) * scales[b].gain for b in GRIDS[gsd]])
-                valid[gsd] = np.asarray(np.isfinite(dn).all(axis=0))
-                bands[gsd] = np.where(valid[gsd], dn, 0).astype(np.float32)
-            if not valid[10].any():
-                continue
-            label = name if date is None else f"{name}/{date}"
-            west, _, _, north = cube.bounds
-            corner = (west + columns.start * cube.resolution, north - rows.start * cube.resolution)
-            epsg = None if cube.crs is None else cube.crs.to_epsg()
-            yield Scene(label if len(windows) == 1 else f"{label}/{number}", bands, valid, "", epsg, corner)
+    dates = range(cube.bands["B02"].sizes["time"]) if cube.time else [None]
+    for date, (number, (rows, columns)) in _evenly(list(product(dates, enumerate(windows))), most):
+        bands: dict[int, Array] = {}
+        valid: dict[int, npt.NDArray[np.bool_]] = {}
+        for gsd in grids:
+            ydim, xdim = DIMS[gsd]
+            factor = gsd // 10
+            cut = {ydim: slice(rows.start // factor, rows.stop // factor)}
+            cut |= {xdim: slice(columns.start // factor, columns.stop // factor)}
+            at = {} if date is None else {"time": date}
+            some = xr.Dataset({b: cube.bands[b].isel({**cut, **at}).variable for b in GRIDS[gsd]}).compute()
+            dn = np.stack([to_nan(some[b].values, scales[b].nodata) * scales[b].gain for b in GRIDS[gsd]])
+            valid[gsd] = np.asarray(np.isfinite(dn).all(axis=0))
+            bands[gsd] = np.where(valid[gsd], dn, 0).astype(np.float32)
+        if not valid[10].any():
+            continue
+        label = name if date is None else f"{name}/{date}"
+        west, _, _, north = cube.bounds
+        corner = (west + columns.start * cube.resolution, north - rows.start * cube.resolution)
+        epsg = None if cube.crs is None else cube.crs.to_epsg()
+        yield Scene(label if len(windows) == 1 else f"{label}/{number}", bands, valid, "", epsg, corner)
+
+
+def _evenly(items: Sequence[T], most: int | None) -> list[T]:
+    """All items, or `most` of them, spread from the first to the last."""
+    if most is None or len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
 
 
 def _windows(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -119,9 +132,7 @@ def _windows(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
         count = max(1, total // CROP)
         side = min(CROP, total // 6 * 6)
         starts.append([(s, s + side) for s in (np.linspace(0, total - side, count) // 6 * 6).astype(int).tolist()])
-    every = list(product(*starts))
-    for i in np.unique(np.linspace(0, len(every) - 1, CROPS).round().astype(int)):
-        (top, bottom), (left, right) = every[i]
+    for (top, bottom), (left, right) in _evenly(list(product(*starts)), CROPS):
         yield slice(top, bottom), slice(left, right)
 
 
