@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -14,14 +14,13 @@ from xsen2.bands import GRIDS, grid_of
 from xsen2.consistency import Projection, places
 from xsen2.cube import Cube
 from xsen2.errors import MethodError
-from xsen2.halo import Layer, map_windows
+from xsen2.halo import Layer, map_windows, trim
 from xsen2.nodata import fill
-from xsen2.protocol import Array, Method, finest_halo
-from xsen2.radiometry import Scale, check_dn
+from xsen2.protocol import Array, Mask, Method, Statistical, finest_halo
+from xsen2.radiometry import Scale, check_dn, to_dn
+from xsen2.statistics import learnt
 
 __all__ = ["Block", "apply"]
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,10 @@ class Block:
         # What fills nodata within the method's receptive field may lie as far off again.
         return 2 * finest_halo(self.method) + self.reach
 
+    def with_method(self, method: Method) -> Block:
+        """The same with the method after it has learnt."""
+        return replace(self, method=method)
+
     def __call__(self, windows: list[npt.NDArray[Any]]) -> Array:
         """The block without halo, ``(bands, [time,] h, w)``, as `xsen2.halo.map_windows` asks for it."""
         if windows[0].ndim == 3:
@@ -76,12 +79,12 @@ class Block:
         measured: dict[str, Array] = {}
         for names, window, scales in zip(self.windows, windows, self.scales, strict=False):
             factor = grid_of(names[0]) // 10
-            dn, there = _dn(window, scales)
+            dn, there = to_dn(window, scales)
             if self.projection is not None:
                 for band in set(names) & set(self.projection.measured):
                     i = names.index(band)
                     y = np.where(there[i], dn[i], np.float32(np.nan))
-                    measured[band] = _cut(y, 2 * halo // factor)
+                    measured[band] = trim(y, 2 * halo // factor)
             needed = [i for i, band in enumerate(names) if band in self.method.needs]
             if not needed:
                 continue
@@ -89,48 +92,33 @@ class Block:
             # One band alone may be as dark as that, in water; only classical methods, which are linear, read one.
             if len(needed) > 2 and not all(scales[i].sure for i in needed):
                 check_dn(inputs[factor], seen[factor])
-            inner = _cut(seen[factor], 2 * halo // factor).all(axis=0)
+            inner = trim(seen[factor], 2 * halo // factor).all(axis=0)
             valid &= inner.repeat(factor, axis=0).repeat(factor, axis=1)
-        core = _cut(valid, reach)
+        core = trim(valid, reach)
         if not core.any():
             return np.full((self.bands, *core.shape), np.nan, np.float32)
         if self.projection is not None and valid.all() and all(np.isfinite(y).all() for y in measured.values()):
             # Most blocks: the method need not run where only the passes that mend nodata would look.
             spare, reach = reach - self.projection.near, self.projection.near
             size = (size[0] - 2 * spare, size[1] - 2 * spare)
-            valid = _cut(valid, spare)
-            inputs = {factor: _cut(x, spare // factor) for factor, x in inputs.items()}
-            seen = {factor: _cut(x, spare // factor) for factor, x in seen.items()}
-            measured = {band: _cut(y, 10 * spare // grid_of(band)) for band, y in measured.items()}
+            valid = trim(valid, spare)
+            inputs = {factor: trim(x, spare // factor) for factor, x in inputs.items()}
+            seen = {factor: trim(x, spare // factor) for factor, x in seen.items()}
+            measured = {band: trim(y, 10 * spare // grid_of(band)) for band, y in measured.items()}
         for factor, x in inputs.items():
             if factor in seen and not seen[factor].all():
                 x = fill(x, seen[factor], -(-halo // factor))
-            inputs[factor] = np.ascontiguousarray(_cut(x, halo // factor))
+            inputs[factor] = np.ascontiguousarray(trim(x, halo // factor))
         out = self.method(inputs[1], inputs[2], inputs[6])
         want = (self.bands, size[0] - 2 * halo, size[1] - 2 * halo)
         if out.shape != want:
             raise MethodError(f"method {self.method.name!r} gave a block of shape {out.shape} where {want} is needed")
-        out = _cut(out, halo)
+        out = trim(out, halo)
         if self.projection is not None:
             edge = self.halo // self.projection.cell
             out = self.projection(out, measured, valid, int(windows[-1][0, edge, edge]), reach)
         gain = self.scales[0][0].gain
         return np.where(core, out if gain == 1 else out / np.float32(gain), np.float32(np.nan))
-
-
-def _cut(x: npt.NDArray[Any], edge: int) -> npt.NDArray[Any]:
-    return x[..., edge : x.shape[-2] - edge, edge : x.shape[-1] - edge]
-
-
-def _dn(window: npt.NDArray[Any], scales: tuple[Scale, ...]) -> tuple[Array, Mask]:
-    dn = np.empty(window.shape, np.float32)
-    seen = np.empty(window.shape, bool)
-    for i, (band, scale) in enumerate(zip(window, scales, strict=True)):
-        seen[i] = np.isfinite(band) if scale.nodata is None else np.isfinite(band) & (band != scale.nodata)
-        dn[i] = band
-        if scale.gain != 1:
-            dn[i] *= np.float32(scale.gain)
-    return dn, seen
 
 
 def apply(
@@ -171,7 +159,7 @@ def apply(
         dates = arrays[windows[0][0]].chunks[:-2]
         layers.append(Layer([places(shape, cell, chunks, dates)], cell))
     return map_windows(
-        block,
+        learnt(cube, method, chunks, scales, arrays, block.with_method) if isinstance(method, Statistical) else block,
         layers,
         shape=shape,
         halo=block.halo,

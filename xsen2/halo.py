@@ -21,7 +21,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
-__all__ = ["Layer", "common_dates", "map_windows", "split"]
+__all__ = ["Layer", "common_dates", "map_windows", "split", "trim"]
 
 Array = npt.NDArray[Any]
 Span = tuple[int, int]
@@ -67,7 +67,7 @@ def common_dates(arrays: Mapping[str, da.Array]) -> dict[str, da.Array]:
 
 
 def map_windows(
-    func: Callable[[list[Array]], Array],
+    func: Callable[[list[Array]], Any] | da.Array,
     layers: Sequence[Layer],
     *,
     shape: tuple[int, int],
@@ -77,12 +77,14 @@ def map_windows(
     per_pixel: int = 1,
     dtype: npt.DTypeLike = np.float32,
     label: str = "windows",
+    reduces: bool = False,
 ) -> da.Array:
     """Apply `func` to every block, with `halo` pixels of context on each side.
 
     Parameters
     ----------
-    func : callable
+    func : callable, or dask.array.Array of callables
+        One for all dates, or a lazy array with one for each, ``(time,)`` or ``()``, in chunks of one.
         Takes one array ``(band, [time,] h, w)`` per layer: the block and its halo, mirrored
         at the outer edges of the image (symmetric, the edge pixel repeats). Gives
         ``(bands, [time,] h, w)`` of the block alone, `per_pixel` times coarser.
@@ -98,22 +100,26 @@ def map_windows(
         How many bands `func` gives.
     per_pixel : int
         Finest pixels per output pixel.
+    reduces : bool
+        Whether `func` gives one object per block, of whatever kind, not pixels.
 
     Returns
     -------
     dask.array.Array
-        ``(bands, [time,] y, x)``, one task and one chunk per block and date.
+        ``(bands, [time,] y, x)``, one task and one chunk per block and date; of size 1 if `func` reduces.
     """
     layers = [Layer(_same_chunks(layer.arrays), layer.factor) for layer in layers]
     lead = layers[0].arrays[0].chunks[:-2]
     if any(array.chunks[:-2] != lead for layer in layers for array in layer.arrays):
         raise ValueError("all layers need the same chunks along time: see common_dates")
-    name = f"{label}-{tokenize(func, [[a.name for a in la.arrays] for la in layers], shape, halo, chunks, per_pixel)}"
+    what = tokenize(func.name if isinstance(func, da.Array) else func, [[a.name for a in la.arrays] for la in layers])
+    name = f"{label}-{tokenize(what, shape, halo, chunks, per_pixel)}"
     graph: dict[Any, Task] = {}
     rows, columns = (_spans(c) for c in chunks)
     plans = [_plan(layer, rows, columns, shape, halo) for layer in layers]
     chunk_refs = [_refs(layer) for layer in layers]
     for date in np.ndindex(*(len(c) for c in lead)):
+        call = TaskRef((func.name, *date)) if isinstance(func, da.Array) else func
         for (i, _), (j, _) in product(enumerate(rows), enumerate(columns)):
             refs: list[TaskRef] = []
             layout = []
@@ -140,11 +146,16 @@ def map_windows(
                 refs.append(TaskRef(key))
             plan = tuple((*rest, tuple(p.resolved(where) for p in pasted)) for *rest, pasted in layout)
             key = (name, 0, *date, i, j)
-            graph[key] = Task(key, _run, func, plan, *refs)
-    out_chunks = ((bands,), *lead, *(tuple(n // per_pixel for n in c) for c in chunks))
-    arrays: list[Any] = [a for layer in layers for a in layer.arrays]
+            graph[key] = Task(key, _run, call, plan, *refs)
+    out_chunks = ((bands,), *lead, *(tuple(1 if reduces else n // per_pixel for n in c) for c in chunks))
+    arrays: list[Any] = [a for layer in layers for a in layer.arrays] + ([func] if isinstance(func, da.Array) else [])
     meta = np.empty((0,) * len(out_chunks), dtype=dtype)
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=arrays), name, out_chunks, meta=meta)
+
+
+def trim(x: Array, edge: int) -> Array:
+    """The inner part of the last two axes, without `edge` pixels on each side."""
+    return x[..., edge : x.shape[-2] - edge, edge : x.shape[-1] - edge]
 
 
 def _refs(layer: Layer) -> dict[tuple[int, ...], list[TaskRef]]:

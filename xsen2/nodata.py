@@ -28,24 +28,30 @@ def fill(x: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], steps: int) -
         valid pixel.
     """
     out = np.where(valid, x, np.float32(0))
+    width = x.shape[2] + 2
+    around = np.array([dy * width + dx for dy, dx in _NEIGHBOURS])
     for band, seen in zip(out, valid, strict=True):
         if seen.all() or not seen.any():
             continue
-        values = np.pad(band, 1)
-        known = np.pad(seen, 1)
+        values = np.pad(band, 1).ravel()
+        known = np.pad(seen, 1).ravel()
+        inside = np.pad(np.ones_like(seen), 1).ravel()
+        near = np.pad(seen, 1)
+        near = near[:-2] | near[1:-1] | near[2:]
+        rim = np.flatnonzero(np.pad((near[:, :-2] | near[:, 1:-1] | near[:, 2:]) & ~seen, 1))
         for _ in range(steps):
-            near = known[:-2] | known[1:-1] | known[2:]
-            rim = (near[:, :-2] | near[:, 1:-1] | near[:, 2:]) & ~known[1:-1, 1:-1]
-            y, z = np.nonzero(rim)
-            if not len(y):
+            if not len(rim):
                 break
-            total = np.zeros(len(y), np.float32)
-            count = np.zeros(len(y), np.float32)
-            for dy, dx in _NEIGHBOURS:
-                there = known[y + 1 + dy, z + 1 + dx]
-                total += np.where(there, values[y + 1 + dy, z + 1 + dx], np.float32(0))
+            total = np.zeros(len(rim), np.float32)
+            count = np.zeros(len(rim), np.float32)
+            for step in around:
+                there = known[rim + step]
+                total += np.where(there, values[rim + step], np.float32(0))
                 count += there
-            values[y + 1, z + 1] = total / count
-            known[y + 1, z + 1] = True
-        band[:] = values[1:-1, 1:-1]
+            values[rim] = total / count
+            known[rim] = True
+            # Only beside what was filled last can there be more to fill.
+            beside = np.concatenate([rim + step for step in around])
+            rim = np.unique(beside[inside[beside] & ~known[beside]])
+        band[:] = values.reshape(x.shape[1] + 2, width)[1:-1, 1:-1]
     return out

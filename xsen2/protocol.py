@@ -11,9 +11,10 @@ import numpy.typing as npt
 from xsen2.bands import grid_of
 from xsen2.cube import Cube
 
-__all__ = ["Array", "Method", "finest_halo"]
+__all__ = ["Array", "Mask", "Method", "Statistical", "finest_halo"]
 
 Array = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 
 @runtime_checkable
@@ -35,7 +36,9 @@ class Method(Protocol):
     Notes
     -----
     A method may have a `consistency` too, a bool: whether `superresolve` makes its results consistent with what
-    was measured unless the caller says otherwise. Without it, they are left as the method gives them.
+    was measured unless the caller says otherwise. Without it, they are left as the method gives them. And a
+    `lattice`: blocks then begin on its multiples, in 10 m pixels from the image's first one, so that a method that
+    works tile by tile has the same tiles however the image is chunked; its `halo` covers a tile and what that sees.
     """
 
     @property
@@ -48,7 +51,7 @@ class Method(Protocol):
     def halo(self) -> int | Mapping[int, int]: ...
 
     def fit(self, cube: Cube) -> Method:
-        """Gather global statistics, if the method has any; the others return themselves."""
+        """Prepare for a cube. Most return themselves; statistics of its pixels are for `Statistical`."""
         ...
 
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
@@ -69,9 +72,54 @@ class Method(Protocol):
         ...
 
 
-def finest_halo(method: Method) -> int:
-    """The halo in 10 m pixels, rounded up to whole pixels of the coarsest grid involved."""
-    halo = method.halo
+@runtime_checkable
+class Statistical(Method, Protocol):
+    """A method whose parameters are statistics of the whole image, gathered lazily before its blocks are made.
+
+    In each round, `gather` sums over every block, the sums are added up, and `learn` gives the method that the next
+    round, or `__call__`, runs on. Dates are independent of each other.
+
+    Attributes
+    ----------
+    rounds : int
+        How often statistics are gathered, 1 or more.
+    gather_halo : int or mapping
+        Context that `gather` needs, as `halo`.
+    """
+
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def gather_halo(self) -> int | Mapping[int, int]: ...
+
+    def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> npt.NDArray[np.float64]:
+        """Sums over one block.
+
+        Parameters
+        ----------
+        a, b, c : numpy.ndarray
+            As `__call__` takes them, with the context of `gather_halo`. Beyond the image's edges they are mirrored.
+        valid : numpy.ndarray
+            ``(H, W)``, 10 m: where all bands of `needs` have data.
+        own : numpy.ndarray
+            ``(H, W)``, 10 m: the valid pixels that are the block's own to count; every pixel of the image is
+            some block's, and only one's.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64, 1-D, always of one length.
+        """
+        ...
+
+    def learn(self, sums: npt.NDArray[np.float64]) -> Statistical:
+        """The method with what the sums over all blocks of a date say; they may be zeros."""
+        ...
+
+
+def finest_halo(method: Method, halo: int | Mapping[int, int] | None = None) -> int:
+    """The halo (the method's, unless one is given) in 10 m pixels: whole pixels of the coarsest grid involved."""
+    halo = method.halo if halo is None else halo
     pixels = 6 * halo if isinstance(halo, int) else max(n * gsd // 10 for gsd, n in halo.items())
     cell = max(grid_of(b) for b in (*method.needs, *method.produces)) // 10
     return -(-pixels // cell) * cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from xsen2.cube import Cube
 from xsen2.errors import RadiometryError
 from xsen2.grid import nodata_of
 
-__all__ = ["Scale", "check_dn", "quantification_of", "scale_of", "scales_of", "to_nan"]
+__all__ = ["Scale", "check_dn", "quantification_of", "scale_of", "scales_of", "to_dn", "to_nan"]
 
 _REFLECTANCE = 2.0  # DN: a float block whose largest value is below this holds reflectance
 
@@ -99,6 +100,18 @@ def check_dn(x: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_]) -> None:
             f"the largest value in a block of bands is {top:.3g}: that looks like reflectance, not DN "
             "(10000 x reflectance). Say superresolve(quantification=1), or quantification=10000 if it is DN"
         )
+
+
+def to_dn(window: npt.NDArray[Any], scales: Sequence[Scale]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Bands ``(band, y, x)`` as float32 DN, whatever stands there in the place of nodata; and where there are data."""
+    dn = np.empty(window.shape, np.float32)
+    seen = np.empty(window.shape, bool)
+    for i, (band, scale) in enumerate(zip(window, scales, strict=True)):
+        seen[i] = np.isfinite(band) if scale.nodata is None else np.isfinite(band) & (band != scale.nodata)
+        dn[i] = band
+        if scale.gain != 1:
+            dn[i] *= np.float32(scale.gain)
+    return dn, seen
 
 
 def to_nan(x: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.float32]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xsen2.bands import B, C, grid_of
+from xsen2.classical import regression
 from xsen2.classical.bicubic import Bicubic
 from xsen2.errors import BandError, MethodError, WeightsError
 from xsen2.networks import DEFAULT, Card, cards, local, network_methods
@@ -27,7 +28,11 @@ class Entry:
     kind: str
     licence: str
     source: str
-    make: Callable[[tuple[str, ...], str, str], Sequence[Method]]  # bands, device, dtype
+    make: Callable[[tuple[str, ...], str, str, str], Sequence[Method]]  # bands, device, dtype, operator
+
+
+def _classical(source: str, make: Callable[[tuple[str, ...], str], Sequence[Method]]) -> Entry:
+    return Entry("classical", "Apache-2.0", source, lambda bands, device, dtype, operator: make(bands, operator))
 
 
 CLASSICAL: dict[str, Entry] = {
@@ -35,7 +40,10 @@ CLASSICAL: dict[str, Entry] = {
         "classical",
         "Apache-2.0",
         "Keys 1981, a = -0.5, half-pixel centres, symmetric edges",
-        lambda bands, device, dtype: [Bicubic(b) for b in bands],
+        lambda bands, device, dtype, operator: [Bicubic(b) for b in bands],
+    ),
+    "regression": _classical(
+        "Least squares on the degraded 10 m bands, with the residual interpolated", regression.make
     ),
 }
 """Methods without weights. A new one adds its file to this folder and its line here."""
@@ -52,7 +60,7 @@ def installed() -> tuple[dict[str, tuple[Card, ...]], list[local.Broken]]:
 
 
 def _network(found: Sequence[Card], broken: Sequence[local.Broken] = ()) -> Entry:
-    def make(bands: tuple[str, ...], device: str, dtype: str) -> Sequence[Method]:
+    def make(bands: tuple[str, ...], device: str, dtype: str, operator: str) -> Sequence[Method]:
         made = network_methods(found, bands, device, dtype)
         if broken and not set(bands) <= {b for m in made for b in m.produces}:
             raise broken[0].error
@@ -94,7 +102,11 @@ def methods() -> pd.DataFrame:
 
 
 def resolve(
-    method: str | os.PathLike[str] | Method, bands: Sequence[str], device: str = "auto", dtype: str = "auto"
+    method: str | os.PathLike[str] | Method,
+    bands: Sequence[str],
+    device: str = "auto",
+    dtype: str = "auto",
+    operator: str = "mtf",
 ) -> list[Method]:
     """The methods that together make `bands`.
 
@@ -105,6 +117,10 @@ def resolve(
         that follows the protocol. A name stands for what it means even where a folder has the same name.
     bands : sequence of str
         Canonical names of 20 m and 60 m bands.
+    device, dtype
+        For networks, as `xsen2.superresolve.superresolve` takes them.
+    operator : str
+        How the bands came about, for methods that model it, likewise.
 
     Raises
     ------
@@ -117,9 +133,9 @@ def resolve(
     """
     if isinstance(method, (str, os.PathLike)):
         make = _find(method).make
-        found = list(make(tuple(bands), device, dtype))
+        found = list(make(tuple(bands), device, dtype, operator))
         made = {b for m in found for b in m.produces}
-        able = made if set(bands) <= made else {b for m in make((*B, *C), device, dtype) for b in m.produces}
+        able = made if set(bands) <= made else {b for m in make((*B, *C), device, dtype, operator) for b in m.produces}
     elif isinstance(method, type):
         raise MethodError(f"method={method.__name__} is a class: pass an object, as method={method.__name__}(…)")
     elif isinstance(method, Method):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Hashable, Sequence
@@ -19,7 +20,7 @@ from xsen2.errors import BandError, MethodError
 from xsen2.grid import NODATA_ATTRS
 from xsen2.halo import common_dates, split
 from xsen2.kernels import OPERATORS, Operator
-from xsen2.protocol import Method
+from xsen2.protocol import Method, Statistical
 from xsen2.radiometry import Scale, scales_of, to_nan
 from xsen2.registry import resolve
 
@@ -58,8 +59,9 @@ def superresolve(
         remains of what it was. By default what the method asks for. It lessens the error as far as the operator is
         what the pixels went through; products have been resampled besides, which it takes for detail.
     operator : {"mtf", "dsen2", "box"}
-        How it is degraded for that, as `xsen2.degrade.degrade` takes it: ``"mtf"`` is the sensor's own blur. What was
-        degraded with another operator must be made consistent with the same.
+        How the bands that were measured came about, as `xsen2.degrade.degrade` takes it: for `consistency`, and for
+        classical methods that model it. ``"mtf"`` is the sensor's own blur; what was degraded with another operator
+        must be brought back with the same.
     uncertainty : bool
         Whether every band that is made comes with its standard error, ``B05`` with ``B05_se``: in the units of
         the band, such that at the lower scale 68 % of the errors were smaller. Networks only.
@@ -110,14 +112,17 @@ def superresolve(
         )
     targets = _targets(cube, bands)
     scales = scales_of(cube, quantification)
+    low = [band for band in targets if grid_of(band) != 10]
+    methods = resolve(method, low, device, dtype, operator)
     arrays = common_dates({band: lazy(array.data) for band, array in cube.bands.items()})
-    chunks = _chunks(cube, arrays)
+    if cube.time and any(isinstance(one, Statistical) for one in methods):  # each date has statistics of its own
+        arrays = {band: array.rechunk({0: 1}) for band, array in arrays.items()}
+    chunks = _chunks(cube, arrays, [getattr(one, "lattice", 1) for one in methods])
     made: dict[str, da.Array] = {}
     errors: dict[str, da.Array] = {}
     used: dict[str, str] = {}
     consistent: dict[str, bool] = {}
-    low = [band for band in targets if grid_of(band) != 10]
-    for one in resolve(method, low, device, dtype):
+    for one in methods:
         _require(cube, one)
         fitted = (_doubtful(one) if uncertainty else one).fit(cube)
         exact = getattr(fitted, "consistency", False) if consistency is None else consistency
@@ -193,9 +198,11 @@ def _require(cube: Cube, method: Method) -> None:
         )
 
 
-def _chunks(cube: Cube, arrays: dict[str, da.Array]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Blocks of the output: near the chunks of the 10 m bands, on borders that all grids share."""
-    cell = max(cube.grids) // 10
+def _chunks(
+    cube: Cube, arrays: dict[str, da.Array], lattices: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Blocks of the output: near the chunks of the 10 m bands, on borders that all grids and lattices share."""
+    cell = math.lcm(max(cube.grids) // 10, *lattices)
     rows, columns = next(a.chunks[-2:] for b, a in arrays.items() if grid_of(b) == 10)
     return split(rows, cell), split(columns, cell)
 

@@ -1,0 +1,90 @@
+"""What several classical methods share: the choice of the pan band, whole cells, small filters, least squares."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from xsen2.bands import A, B, C, grid_of
+from xsen2.kernels import correlate
+from xsen2.protocol import Array
+
+__all__ = ["PAN", "cells", "gaussian", "of_grid", "pan", "ratio_of", "smooth", "solve"]
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+PAN: dict[str, tuple[str, ...]] = {
+    "B05": ("B02",),
+    "B06": ("B08",),
+    "B07": ("B08",),
+    "B8A": ("B08",),
+    "B11": ("B02", "B03", "B04"),
+    "B12": ("B02", "B03", "B04"),
+    "B01": ("B02",),
+    "B09": ("B08",),
+}
+"""Band → 10 m bands whose mean is its panchromatic one. Those of the 20 m bands are the choice of Lanaras et al.
+(2018); for the 60 m bands, which pansharpening is not used for there, the nearest in wavelength."""
+
+
+def of_grid(bands: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Bands by native grid, canonical order: one method object makes those of one grid."""
+    found = (tuple(b for b in grid if b in bands) for grid in (B, C))
+    return [some for some in found if some]
+
+
+def pan(a: Array, band: str) -> Array:
+    """The panchromatic band that belongs to a low-resolution one, ``(H, W)``; `a` holds the four 10 m bands."""
+    return np.asarray(a[[A.index(name) for name in PAN[band]]].mean(axis=0, dtype=np.float32))
+
+
+def cells(mask: Mask, ratio: int) -> Mask:
+    """Coarse pixels all of whose ``ratio x ratio`` fine ones are True."""
+    height, width = mask.shape
+    return np.asarray(mask.reshape(height // ratio, ratio, width // ratio, ratio).all(axis=(1, 3)))
+
+
+def gaussian(sigma: float, radius: int | None = None) -> Floats:
+    """Taps of a Gaussian, odd in number, cut at 4 sigma or at `radius`; they sum to one."""
+    reach = int(np.ceil(4 * sigma)) if radius is None else radius
+    offsets = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    return np.asarray(weights / weights.sum())
+
+
+def smooth(x: Array, taps: Floats) -> Array:
+    """Filter the last two axes with one odd kernel along each; the size stays, edges are mirrored.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        ``(..., H, W)``.
+    taps : numpy.ndarray
+        Odd in number. Pixels nearer than half of them to an edge see mirrored ones.
+    """
+    return correlate(x, taps, len(taps) // 2, 1)
+
+
+def solve(normal: Floats, right: Floats) -> Floats:
+    """Least squares from normal equations, finite even if they are singular.
+
+    Directions in which the data hold nothing beyond rounding get no weight.
+
+    Parameters
+    ----------
+    normal : numpy.ndarray
+        ``(n, n)``, symmetric.
+    right : numpy.ndarray
+        ``(n,)`` or ``(n, m)``.
+    """
+    size = np.sqrt(np.maximum(np.diag(normal), 0))
+    size = np.where(size > 0, size, 1.0)  # columns of unit length, so that one threshold fits all
+    scaled = np.linalg.pinv(normal / np.outer(size, size), rcond=1e-10, hermitian=True)
+    out = scaled @ (right.T / size).T
+    return np.asarray((out.T / size).T)
+
+
+def ratio_of(band: str) -> int:
+    """How many 10 m pixels a pixel of the band is wide."""
+    return grid_of(band) // 10
