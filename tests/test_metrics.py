@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from xsen2.compare import compare
 from xsen2.errors import BandError, GridError
-from xsen2.metrics import PER_BAND, SPECTRAL, State
+from xsen2.metrics import HALO, PER_BAND, SPECTRAL, State
 
 EVERY = (*PER_BAND, *SPECTRAL)
 
@@ -26,6 +26,47 @@ def scene(shape=(3, 21, 26), hole=0.02, seed=0):
     truth[rng.random(shape) < hole] = np.nan
     estimate[rng.random(shape) < hole] = np.nan
     return estimate, truth
+
+
+def times(a, b):
+    """Cayley & Dickson's product of hypercomplex numbers along the last axis."""
+    half = a.shape[-1] // 2
+    if not half:
+        return a * b
+    (a, b), (c, d) = ((v[..., :half], v[..., half:]) for v in (a, b))
+    return np.concatenate([times(a, c) - times(star(d), b), times(d, a) + times(b, star(c))], axis=-1)
+
+
+def star(a):
+    return np.concatenate([a[..., :1], -a[..., 1:]], axis=-1)
+
+
+def hypercomplex(truth, estimate):
+    """Q2n of one block ``(band, H, W)``."""
+    size = 2 ** int(np.ceil(np.log2(len(truth))))
+    z, w = (np.pad(v.reshape(len(v), -1), ((0, size - len(v)), (0, 0))).T for v in (truth, estimate))
+    mean_z, mean_w = z.mean(axis=0), w.mean(axis=0)
+    covariance = np.linalg.norm(times(z, star(w)).mean(axis=0) - times(mean_z, star(mean_w)))
+    spread = sum(np.mean(np.sum(v**2, axis=1)) - np.sum(v.mean(axis=0) ** 2) for v in (z, w))
+    top = 4 * covariance * np.linalg.norm(mean_z) * np.linalg.norm(mean_w)
+    return top / (spread * (mean_z @ mean_z + mean_w @ mean_w))
+
+
+def corrected(truth, estimate, seen):
+    """cPSNR of one band ``(H, W)``."""
+    height, width = truth.shape
+    errors = []
+    for r in range(7):
+        for c in range(7):
+            there = np.s_[r : height - 6 + r, c : width - 6 + c]
+            here = np.s_[3 : height - 3, 3 : width - 3]
+            pairs = seen[there] & seen[here]
+            errors.append(np.var(truth[there][pairs] - estimate[here][pairs]))
+    return 10 * np.log10(1e8 / min(errors))
+
+
+GAUSS = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+GAUSS = np.outer(GAUSS, GAUSS) / GAUSS.sum() ** 2
 
 
 def naive(estimate, truth, ratio):
@@ -55,6 +96,19 @@ def naive(estimate, truth, ratio):
                     top = 4 * cov * a.mean() * b.mean()
                     found.append(top / ((a.var() + b.var()) * (a.mean() ** 2 + b.mean() ** 2)))
         out["uiq"].append(np.mean(found) if found else np.nan)
+        found = []
+        for r in range(height - 10):
+            for c in range(width - 10):
+                window = np.s_[r : r + 11, c : c + 11]
+                if seen[window].all():
+                    a, b = x[window], y[window]
+                    mean_a, mean_b = (GAUSS * a).sum(), (GAUSS * b).sum()
+                    var_a, var_b = (GAUSS * (a - mean_a) ** 2).sum(), (GAUSS * (b - mean_b) ** 2).sum()
+                    cov = (GAUSS * (a - mean_a) * (b - mean_b)).sum()
+                    top = (2 * mean_a * mean_b + 100**2) * (2 * cov + 300**2)
+                    found.append(top / ((mean_a**2 + mean_b**2 + 100**2) * (var_a + var_b + 300**2)))
+        out["ssim"].append(np.mean(found) if found else np.nan)
+        out["cpsnr"].append(corrected(x, y, seen))
     angles = []
     for r in range(height):
         for c in range(width):
@@ -62,12 +116,16 @@ def naive(estimate, truth, ratio):
             if both[:, r, c].all() and a @ a > 0 and b @ b > 0:
                 cosine = a @ b / np.sqrt((a @ a) * (b @ b))
                 angles.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-    return out | {"sam": np.mean(angles), "ergas": 100 / ratio * np.mean(ergas) ** 0.5}
+    corners = [(r, c) for r in range(0, height - 31, 32) for c in range(0, width - 31, 32)]
+    blocks = [np.s_[:, r : r + 32, c : c + 32] for r, c in corners]
+    q2n = [hypercomplex(truth[block], estimate[block]) for block in blocks if both[block].all()]
+    spectral = {"sam": np.mean(angles), "ergas": 100 / ratio * np.mean(ergas) ** 0.5}
+    return out | spectral | {"q2n": np.mean(q2n) if q2n else np.nan}
 
 
-@pytest.mark.parametrize("hole", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize("hole", [0.0, 0.0002, 0.02, 0.3])
 def test_equals_the_formulas(hole):
-    estimate, truth = scene(hole=hole)
+    estimate, truth = scene((3, 34, 66), hole=hole)
     got, expected = State.of(estimate, truth).finish(ratio=2), naive(estimate, truth, 2)
     assert list(got) == list(EVERY)
     for name in EVERY:
@@ -83,12 +141,12 @@ def test_sre_is_eq_7_of_the_paper():
 
 @settings(max_examples=20, deadline=None)
 @given(
-    height=st.integers(1, 40),
-    width=st.integers(1, 40),
-    rows=st.integers(3, 41),
-    cols=st.integers(3, 41),
+    height=st.integers(1, 140),
+    width=st.integers(1, 100),
+    rows=st.integers(3, 141),
+    cols=st.integers(3, 101),
     dates=st.integers(0, 2),
-    hole=st.sampled_from([0.0, 0.01, 0.5]),
+    hole=st.sampled_from([0.0, 0.0002, 0.01, 0.5]),
     seed=st.integers(0, 99),
 )
 def test_chunks_change_nothing(height, width, rows, cols, dates, hole, seed):
@@ -108,9 +166,9 @@ def test_chunks_change_nothing(height, width, rows, cols, dates, hole, seed):
 
 
 def test_states_merge_in_any_order():
-    estimate, truth = scene((2, 40, 30))
-    cuts = [(0, 9), (9, 10), (10, 32), (32, 40)]
-    parts = [State.of(estimate[:, a : b + 7], truth[:, a : b + 7], own=(b - a, 30)) for a, b in cuts]
+    estimate, truth = scene((2, 70, 40), hole=0.0002)
+    cuts = [(0, 9), (9, 10), (10, 32), (32, 70)]
+    parts = [State.of(estimate[:, a : b + HALO], truth[:, a : b + HALO], own=(b - a, 40), at=(a, 0)) for a, b in cuts]
     whole = State.of(estimate, truth)
     nested = State.merge([State.merge(parts[2:]), State.merge([parts[1], parts[0]])])
     np.testing.assert_allclose(State.merge(parts).values, whole.values, rtol=1e-11)
@@ -153,6 +211,7 @@ def test_perfect_estimate():
     assert (got["rmse"] == 0).all()
     assert np.isposinf(got["sre"]).all()
     assert np.isposinf(got["psnr"]).all()
+    assert np.isposinf(got["cpsnr"]).all()
     np.testing.assert_allclose(got["uiq"], 1, rtol=1e-12)
     assert got["sam"] == 0  # arccos of a rounded cosine would give 1e-6 degrees
     assert got["ergas"] == 0
@@ -160,14 +219,19 @@ def test_perfect_estimate():
 
 @pytest.mark.parametrize("level", [7.0, 1234.567, 9876.54])
 def test_flat_images(level):
-    truth = np.full((1, 20, 20), level, np.float32)
+    truth = np.full((1, 40, 40), level, np.float32)
+    assert State.of(truth, truth).finish()["q2n"] == 1
+    assert State.of(truth, truth).finish()["ssim"][0] == pytest.approx(1, rel=1e-12)
+    assert np.isposinf(State.of(truth + 5, truth).finish()["cpsnr"][0])
     half = State.of(truth / 2, truth).finish()
     assert State.of(truth, truth).finish()["uiq"][0] == 1
     assert half["uiq"][0] == pytest.approx(2 * 0.5 / 1.25)  # only the means are compared
+    assert half["q2n"] == pytest.approx(2 * 0.5 / 1.25)
     assert half["sam"] == 0
     noisy = truth + np.random.default_rng(0).normal(0, 1, truth.shape)
     assert State.of(noisy, truth).finish()["uiq"][0] == pytest.approx(0, abs=1e-8)
-    zeros = np.zeros((2, 9, 9))
+    zeros = np.zeros((2, 40, 40))
+    assert State.of(zeros, zeros).finish()["q2n"] == 1
     assert (State.of(zeros, zeros).finish()["uiq"] == 1).all()
     assert np.isnan(State.of(zeros, zeros).finish()["sam"])  # zero vectors have no angle
 

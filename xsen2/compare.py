@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -14,9 +14,18 @@ import xarray as xr
 from xsen2.errors import BandError, GridError
 from xsen2.metrics import HALO, PER_BAND, ROWS, SPECTRAL, State, merge
 
-__all__ = ["compare"]
+__all__ = ["Place", "compare", "pool"]
 
 Floats = npt.NDArray[np.float64]
+
+
+class Place(NamedTuple):
+    """Where a block lies in the image."""
+
+    own: tuple[int, int]
+    """Rows and columns that it answers for; what follows them is context."""
+    at: tuple[int, int]
+    """Row and column of its first pixel."""
 
 
 def compare(estimate: xr.Dataset, truth: xr.Dataset, *, ratio: float, gain: float = 1.0) -> xr.Dataset:
@@ -65,7 +74,7 @@ def compare(estimate: xr.Dataset, truth: xr.Dataset, *, ratio: float, gain: floa
                 "both must be on the same grid"
             )
     arrays = [da.asarray(ds[name].data) for ds in (estimate, truth) for name in names]
-    state = _reduce(arrays, gain)
+    state = pool(arrays, partial(_block, gain=gain), merge, halo=HALO, shape=(ROWS, len(names)))
     kinds = [*PER_BAND, *SPECTRAL]
     table = da.map_blocks(
         _finish, state, ratio, chunks=((len(kinds),), (len(names),)), dtype=np.float64, meta=np.empty((0, 0))
@@ -82,26 +91,61 @@ def _finish(values: Floats, ratio: float) -> Floats:
     return np.stack([np.broadcast_to(found[name], values.shape[1:]) for name in (*PER_BAND, *SPECTRAL)])
 
 
-def _reduce(arrays: Sequence[da.Array], gain: float) -> da.Array:
-    """State ``(rows, bands)`` of the estimates, which come first, against the truths."""
+def _block(arrays: list[npt.NDArray[Any]], place: Place, gain: float) -> Floats:
+    half = len(arrays) // 2
+    estimate, truth = np.stack(arrays[:half]), np.stack(arrays[half:])
+    if gain != 1:
+        estimate, truth = estimate * np.float64(gain), truth * np.float64(gain)
+    return State.of(estimate, truth, own=place.own, at=place.at).values
+
+
+def pool(
+    arrays: Sequence[da.Array],
+    block: Callable[[list[npt.NDArray[Any]], Place], Floats],
+    merge: Callable[[Floats], Floats],
+    *,
+    halo: int,
+    shape: tuple[int, int],
+) -> da.Array:
+    """One state of everything, from states of blocks that merge.
+
+    Parameters
+    ----------
+    arrays : sequence of dask.array.Array
+        ``(time, y, x)`` or ``(y, x)``, all of one shape.
+    block : callable
+        Takes the pixels ``(y, x)`` of every array for one date and block, and the block's `Place`; gives its state.
+    merge : callable
+        Makes one state of many, ``(state, *shape)``.
+    halo : int
+        Pixels of context that a block gets below and to the right, where the image has them: a window belongs to
+        the block in which it starts.
+    shape : tuple of int
+        Shape of a state.
+
+    Returns
+    -------
+    dask.array.Array
+        float64, of `shape`, in one chunk.
+    """
     arrays = [a[None] if a.ndim == 2 else a for a in arrays]
-    chunks = ((1,) * arrays[0].shape[0], _wide(arrays[0].chunks[1]), _wide(arrays[0].chunks[2]))
-    # A window belongs to the block in which it starts, so blocks need context on two sides only.
-    depth = {0: 0} | {axis: (0, HALO) if len(chunks[axis]) > 1 else 0 for axis in (1, 2)}
+    chunks = ((1,) * arrays[0].shape[0], _wide(arrays[0].chunks[1], halo), _wide(arrays[0].chunks[2], halo))
+    depth = {0: 0} | {axis: (0, halo) if len(chunks[axis]) > 1 else 0 for axis in (1, 2)}
     wide = [da.overlap.overlap(a.rechunk(chunks), depth, "none", allow_rechunk=False) for a in arrays]
     states = da.map_blocks(
-        partial(_block, gain=gain, own=chunks[1:]),
+        partial(_placed, block, chunks[1:]),
         *wide,
         new_axis=[3, 4],
-        chunks=(*((1,) * len(c) for c in chunks), (ROWS,), (len(arrays) // 2,)),
+        chunks=(*((1,) * len(c) for c in chunks), *((n,) for n in shape)),
         dtype=np.float64,
         meta=np.empty((0,) * 5),
     )
+    merging = partial(_merge_blocks, merge)
     out: da.Array = da.reduction(
         states,
         chunk=lambda x, axis, keepdims: x,
-        combine=_merge_blocks,
-        aggregate=_merge_blocks,
+        combine=merging,
+        aggregate=merging,
         axis=(0, 1, 2),
         dtype=np.float64,
         meta=np.empty((0, 0)),
@@ -109,29 +153,27 @@ def _reduce(arrays: Sequence[da.Array], gain: float) -> da.Array:
     return out
 
 
-def _wide(chunks: tuple[int, ...]) -> tuple[int, ...]:
+def _wide(chunks: tuple[int, ...], halo: int) -> tuple[int, ...]:
     """Chunks of at least a halo's width: what is narrower joins its neighbour."""
     out: list[int] = []
     for size in chunks:
-        if out and (size < HALO or out[-1] < HALO):
+        if out and (size < halo or out[-1] < halo):
             out[-1] += size
         else:
             out.append(size)
     return tuple(out)
 
 
-def _block(
-    *arrays: npt.NDArray[Any], gain: float, own: tuple[tuple[int, ...], ...], block_id: tuple[int, ...]
+def _placed(
+    block: Callable[[list[npt.NDArray[Any]], Place], Floats],
+    sizes: tuple[tuple[int, ...], ...],
+    *arrays: npt.NDArray[Any],
+    block_id: tuple[int, ...],
 ) -> Floats:
-    estimate, truth = (
-        np.stack([a[0] for a in half]) for half in (arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :])
-    )
-    if gain != 1:
-        estimate, truth = estimate * np.float64(gain), truth * np.float64(gain)
-    rows, cols = (sizes[i] for sizes, i in zip(own, block_id[1:3], strict=True))
-    return State.of(estimate, truth, own=(rows, cols)).values[None, None, None]
+    own, at = zip(*((n[i], sum(n[:i])) for n, i in zip(sizes, block_id[1:3], strict=True)), strict=True)
+    return block([a[0] for a in arrays], Place(own, at))[None, None, None]
 
 
-def _merge_blocks(x: Floats, axis: tuple[int, ...], keepdims: bool) -> Floats:
+def _merge_blocks(merge: Callable[[Floats], Floats], x: Floats, axis: tuple[int, ...], keepdims: bool) -> Floats:
     merged = merge(x.reshape(-1, *x.shape[3:]))
     return merged[None, None, None] if keepdims else merged

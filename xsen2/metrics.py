@@ -1,7 +1,8 @@
 """How far an estimate is from the truth: sums that merge over any blocks, finished once.
 
 One block gives a `State`, states merge, the last one is finished. Averaging the RMSE, SRE or PSNR of
-blocks would be wrong. Numpy only; `xsen2.compare` puts it over datasets.
+blocks would be wrong. Numpy only; `xsen2.compare` puts it over datasets. What looks at more than one pixel is in
+`xsen2.windows` (UIQ, SSIM), `xsen2.hypercomplex` (Q2n) and `xsen2.shifts` (cPSNR).
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.errors import GridError
+from xsen2.hypercomplex import BLOCK, quality
+from xsen2.shifts import SHIFTS, best, differences
+from xsen2.windows import similar
 
 __all__ = ["HALO", "PEAK", "PER_BAND", "ROWS", "SPECTRAL", "State", "merge"]
 
 Floats = npt.NDArray[np.float64]
 
 PEAK = 10_000.0
-"""R of the PSNR: the DN of reflectance 1."""
+"""R of PSNR, SSIM and cPSNR: the DN of reflectance 1."""
 
 PER_BAND: dict[str, tuple[str, str]] = {
     "rmse": ("root mean squared error", "DN"),
@@ -30,6 +34,8 @@ PER_BAND: dict[str, tuple[str, str]] = {
     "psnr": (f"10 log10({PEAK:.0f}^2 / MSE)", "dB"),
     "cc": ("correlation coefficient", "1"),
     "uiq": ("universal image quality index, mean over 8 x 8 windows", "1"),
+    "ssim": (f"structural similarity, mean over Gaussian windows, R = {PEAK:.0f} DN", "1"),
+    "cpsnr": ("PSNR without the mean difference, best of displacements up to 3 pixels", "dB"),
     "pixels": ("valid pixels compared", "1"),
 }
 """Metrics that every band has, with long name and units."""
@@ -37,19 +43,22 @@ PER_BAND: dict[str, tuple[str, str]] = {
 SPECTRAL: dict[str, tuple[str, str]] = {
     "sam": ("spectral angle between the bands, mean over pixels", "degree"),
     "ergas": ("relative dimensionless global error", "1"),
+    "q2n": ("hypercomplex quality index, mean over 32 x 32 blocks", "1"),
 }
 """Metrics over all bands together."""
 
-_WINDOW = 8  # of UIQ; a power of two, see _box
-HALO = _WINDOW - 1
+HALO = BLOCK - 1
 """Pixels below and to the right of a block that windows which start in it may read."""
 
-_FLAT = 1e-12  # variances below this share of the mean square are rounding
+_STRIP = 4 * BLOCK  # rows that are worked on at a time, so that what is made of them stays in the cache
 
 # A state is a float64 array (rows, bands). The first row counts; means and centred second moments
-# merge after Chan et al.; the rest are plain sums. x is the truth, y the estimate.
-_N, _MEAN_X, _MEAN_Y, _M2_X, _M2_Y, _C_XY, _SSE, _UIQ, _WINDOWS, _ANGLE, _ANGLES = range(11)
-ROWS = 11
+# merge after Chan et al.; the rest are plain sums. x is the truth, y the estimate. Last come, for every
+# displacement of cPSNR, a count, a mean and a centred second moment.
+_N, _MEAN_X, _MEAN_Y, _M2_X, _M2_Y, _C_XY, _SSE = range(7)
+_UIQ, _UIQ_WINDOWS, _SSIM, _SSIM_WINDOWS, _ANGLE, _ANGLES, _Q2N, _BLOCKS = range(7, 15)
+_SHIFTS = 15
+ROWS = _SHIFTS + 3 * SHIFTS
 """Rows of a state."""
 
 
@@ -60,14 +69,14 @@ class State:
     Attributes
     ----------
     values : numpy.ndarray
-        float64 ``(11, band)``.
+        float64 ``(ROWS, band)``.
 
     Examples
     --------
     >>> import numpy as np
     >>> truth = np.random.default_rng(0).uniform(0, 3000, (2, 64, 64))
-    >>> top = State.of(truth[:, :39] + 5, truth[:, :39], own=(32, 64))
-    >>> bottom = State.of(truth[:, 32:] + 5, truth[:, 32:])
+    >>> top = State.of(truth[:, :63] + 5, truth[:, :63], own=(32, 64))
+    >>> bottom = State.of(truth[:, 32:] + 5, truth[:, 32:], at=(32, 0))
     >>> float(State.merge([top, bottom]).finish()["rmse"][0].round(6))
     5.0
     """
@@ -81,6 +90,7 @@ class State:
         truth: npt.ArrayLike,
         valid: npt.ArrayLike | None = None,
         own: tuple[int, int] | None = None,
+        at: tuple[int, int] = (0, 0),
     ) -> State:
         """State of one block.
 
@@ -91,8 +101,10 @@ class State:
         valid : array_like of bool, optional
             ``(band, H, W)`` or ``(H, W)``: False marks more nodata.
         own : tuple of int, optional
-            Rows and columns that the block answers for; up to 7 more below and to the right are a
-            halo, read only by windows that start in its own ones. By default all.
+            Rows and columns that the block answers for; up to `HALO` more below and to the right are
+            context, read only by windows that start in its own ones. By default all.
+        at : tuple of int
+            Row and column of the block's first pixel in the image, on whose lattice the blocks of Q2n lie.
 
         Returns
         -------
@@ -105,15 +117,12 @@ class State:
         if valid is not None:
             mask &= np.asarray(valid, bool)
         rows, cols = own or xs.shape[1:]
-        inside = slice(rows), slice(cols)
-        values = np.zeros((ROWS, len(xs)))
-        for band, (y, x, seen) in enumerate(zip(ys, xs, mask, strict=True)):
-            # float64 before anything is subtracted: unsigned integers wrap.
-            x, y = np.where(seen, x, 0).astype(np.float64), np.where(seen, y, 0).astype(np.float64)
-            values[: _SSE + 1, band] = _moments(x[inside][seen[inside]], y[inside][seen[inside]])
-            values[_UIQ : _WINDOWS + 1, band] = _uiq(x, y, seen, rows, cols)
-        values[_ANGLE : _ANGLES + 1] = np.reshape(_angles(xs, ys, mask, inside), (2, 1))
-        return cls(values)
+        strips = []
+        for row in range(0, rows, _STRIP):
+            n = min(_STRIP, rows - row)
+            cut = np.s_[:, row : row + n + HALO]
+            strips.append(_values(xs[cut], ys[cut], mask[cut], (n, cols), (at[0] + row, at[1])))
+        return cls(merge(np.stack(strips)) if strips else np.zeros((ROWS, len(xs))))
 
     @staticmethod
     def merge(states: Iterable[State]) -> State:
@@ -144,10 +153,13 @@ class State:
                 "sre": 10 * np.log10(mean**2 / mse),
                 "psnr": 10 * np.log10(PEAK**2 / mse),
                 "cc": v[_C_XY] / np.sqrt(v[_M2_X] * v[_M2_Y]),
-                "uiq": v[_UIQ] / v[_WINDOWS],
+                "uiq": v[_UIQ] / v[_UIQ_WINDOWS],
+                "ssim": v[_SSIM] / v[_SSIM_WINDOWS],
+                "cpsnr": 10 * np.log10(PEAK**2 / best(v[_SHIFTS:].reshape(3, SHIFTS, -1))),
                 "pixels": v[_N],
                 "sam": float(np.degrees(v[_ANGLE, 0] / v[_ANGLES, 0])),
                 "ergas": 100 / (ratio or np.nan) * float(np.sqrt(np.mean(mse / mean**2))),
+                "q2n": float(v[_Q2N, 0] / v[_BLOCKS, 0]),
             }
 
 
@@ -161,51 +173,40 @@ def merge(values: Floats) -> Floats:
     out[_M2_X] += (n * dx * dx).sum(axis=0)
     out[_M2_Y] += (n * dy * dy).sum(axis=0)
     out[_C_XY] += (n * dx * dy).sum(axis=0)
+    shifts = values[:, _SHIFTS:].reshape(len(values), 3, SHIFTS, -1)
+    n, mean, squares = shifts.swapaxes(0, 1)
+    pooled = (n * mean).sum(axis=0) / np.maximum(n.sum(axis=0), 1)
+    squares = squares.sum(axis=0) + (n * (mean - pooled) ** 2).sum(axis=0)
+    out[_SHIFTS:] = np.concatenate([n.sum(axis=0), pooled, squares])
     return out
+
+
+def _values(
+    xs: npt.NDArray[Any], ys: npt.NDArray[Any], mask: npt.NDArray[np.bool_], own: tuple[int, int], at: tuple[int, int]
+) -> Floats:
+    """The values of a state: of the `own` first rows and columns, what follows being context."""
+    inside = slice(own[0]), slice(own[1])
+    values = np.zeros((ROWS, len(xs)))
+    for band, (y, x, seen) in enumerate(zip(ys, xs, mask, strict=True)):
+        # float64 before anything is subtracted: unsigned integers wrap.
+        x, y = np.where(seen, x, 0).astype(np.float64), np.where(seen, y, 0).astype(np.float64)
+        values[:_UIQ, band] = _moments(x[inside][seen[inside]], y[inside][seen[inside]])
+        values[_UIQ:_ANGLE, band] = similar(x, y, seen, *own, PEAK)
+        values[_SHIFTS:, band] = differences(x, y, seen, *own).ravel()
+    values[_ANGLE:_Q2N] = np.array(_angles(xs, ys, mask, inside))[:, None]
+    values[_Q2N:_SHIFTS] = np.array(quality(ys, xs, np.all(mask, axis=0), *own, at))[:, None]
+    return values
 
 
 def _moments(x: Floats, y: Floats) -> tuple[float, ...]:
     """The rows up to _SSE, of valid pixels."""
     if not x.size:
-        return (0.0,) * (_SSE + 1)
+        return (0.0,) * _UIQ
     mean_x, mean_y = float(x.mean()), float(y.mean())
     error = y - x
     dx, dy = x - mean_x, y - mean_y
     sums = (float(np.dot(a, b)) for a, b in ((dx, dx), (dy, dy), (dx, dy), (error, error)))
     return (float(x.size), mean_x, mean_y, *sums)
-
-
-def _box(values: Floats) -> Floats:
-    """Sums over all 8 x 8 windows, stride 1.
-
-    By doubling (pairs, pairs of pairs, …): a window's sum depends on its own 64 pixels alone, to the
-    last bit, which integral images do not give.
-    """
-    for axis in (0, 1):
-        for step in (1, 2, 4):
-            n = values.shape[axis] - step
-            values = values[:n] + values[step:] if axis == 0 else values[:, :n] + values[:, step:]
-    return values
-
-
-def _uiq(x: Floats, y: Floats, seen: npt.NDArray[np.bool_], rows: int, cols: int) -> tuple[float, int]:
-    """Sum of Wang & Bovik's (2002) index over windows that start in the block's own pixels, and their count.
-
-    Windows with a pixel that is not valid are left out. As in the authors' code, two flat windows
-    are compared by their means alone, and two of zeros are equal.
-    """
-    if min(x.shape) < _WINDOW:
-        return 0.0, 0
-    n = _WINDOW**2
-    whole = np.equal(_box(seen.astype(np.float64))[:rows, :cols], n)
-    sx, sy, sxx, syy, sxy = (_box(v)[:rows, :cols][whole] for v in (x, y, x * x, y * y, x * y))
-    means, energy = sx * sy, sx * sx + sy * sy
-    spread = n * (sxx + syy) - energy
-    flat = spread <= _FLAT * n * (sxx + syy)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        structure = np.where(flat, 1.0, 2 * (n * sxy - means) / spread)
-        index = structure * np.where(energy == 0, 1.0, 2 * means / energy)
-    return float(index.sum()), index.size
 
 
 def _angles(
