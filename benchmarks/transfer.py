@@ -1,4 +1,4 @@
-"""Does what is learnt at one scale hold at the next? python benchmarks/transfer.py --out RUN
+"""What a network learnt at one scale is worth at the next: python benchmarks/transfer.py --out RUN.
 
 A network is trained from nothing on the training scenes degraded by 2 beforehand, that is at 80 → 40 m, and judged on
 the validation scenes at 40 → 20 m, as in Table 3 of Lanaras et al. (2018): beside bicubic and the network of the same
@@ -25,12 +25,12 @@ from xsen2.training.scenes import Scene, read_scenes
 
 RESULTS = Path(__file__).parent / "results"
 BLUR = Blur("dsen2")  # the paper's operator, at both scales
-STEPS, COOL = 1600, 800
+STEPS, COOL = 1200, 800
 
 
 def train(data: Path, out: Path, threads: int | None) -> None:
     """The network of the default architecture, at 80 → 40 m."""
-    recipe = recipe_for("twogrid", 2, steps=STEPS, cool=COOL, rate=0.02, noise=0.0, haze=0.05, seed=0)
+    recipe = recipe_for("twogrid", 2, BLUR.operator, steps=STEPS, cool=COOL, rate=0.02, noise=0.0, haze=0.05, seed=0)
 
     def degraded(part: str, least: int) -> list[list[Any]]:
         found = (list(pairs(coarser(s, BLUR), 2, [BLUR], least)) for s in read_scenes(data / part))
@@ -80,8 +80,8 @@ def main() -> None:
     lines = [
         "# Scale transfer",
         "",
-        "RMSE in DN, mean of the six 20 m bands, at 40 → 20 m on the validation scenes, operator `dsen2`; below, the mean",
-        "over scenes of the RMSE divided by bicubic's. `python benchmarks/transfer.py --out RUN` trains and judges.",
+        "RMSE in DN, mean of the six 20 m bands, at 40 → 20 m on the validation scenes, operator `dsen2`; last,",
+        "the mean over scenes of the RMSE divided by bicubic's. `python benchmarks/transfer.py --out RUN` makes both.",
         "Contains modified Copernicus Sentinel data 2015-2020.",
         "",
         f"| scene | {' | '.join(names)} |",

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xsen2.classical.bicubic import keys
+from xsen2.networks.guide import guess, reach
 
 __all__ = ["TwoGrid", "upsample"]
 
@@ -93,6 +94,9 @@ class TwoGrid(nn.Module):
         Features at 10 m and at 20 m.
     blocks : int
         Residual blocks of the body.
+    guide : {"", "mtf", "dsen2"}
+        Whether to start from a local regression on the 10 m bands, and how the coarse bands came about, instead of
+        from interpolation. See `xsen2.networks.guide`.
 
     Notes
     -----
@@ -100,12 +104,13 @@ class TwoGrid(nn.Module):
     2017). The last convolution starts at zero: an untrained network is bicubic interpolation.
     """
 
-    def __init__(self, ratio: int, thin: int = 32, wide: int = 128, blocks: int = 4) -> None:
+    def __init__(self, ratio: int, thin: int = 32, wide: int = 128, blocks: int = 4, guide: str = "") -> None:
         super().__init__()
-        self.ratio = ratio
+        self.ratio, self.guide = ratio, guide
         bands, made = (10, 6) if ratio == 2 else (12, 2)
-        self.stem = nn.ModuleList([_conv(4, thin), _conv(thin, thin)])
-        self.enter = _conv(4 * thin + bands, wide, gain=1.0)
+        guided = made if guide else 0
+        self.stem = nn.ModuleList([_conv(4 + guided, thin), _conv(thin, thin)])
+        self.enter = _conv(4 * thin + bands + guided, wide, gain=1.0)
         self.body = nn.Sequential(*(_Block(wide) for _ in range(blocks)))
         self.leave = _conv(wide, 4 * thin, gain=1.0)
         self.join = _conv(2 * thin, thin)
@@ -119,7 +124,8 @@ class TwoGrid(nn.Module):
         fine = 4  # stem, join, tail
         coarse = 2 + 2 * len(self.body)
         # One more where pixels are folded, one where means are taken, and what bicubic interpolation reads.
-        return fine + 2 + 2 * coarse + 2 * self.ratio + self.ratio // 2
+        reads = reach(self.ratio, self.guide) * self.ratio if self.guide else 2 * self.ratio + self.ratio // 2
+        return fine + 2 + 2 * coarse + reads
 
     def forward(
         self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None, *, doubt: bool = False
@@ -141,13 +147,17 @@ class TwoGrid(nn.Module):
             weights; interpolation and the final sum stay in float32, so radiometry is exact where
             the network adds nothing.
         """
-        mean = F.avg_pool2d(a, 2)
-        coarse = [mean, b]
-        if c is None:
-            base = upsample(b, 2)
-        else:
-            base = upsample(c, 6)
+        coarse = [b]
+        low = b if c is None else c
+        if c is not None:
             coarse.append(upsample(c, 3))
+        # Without autocast: squares of reflectance need the digits.
+        with torch.autocast(a.device.type, enabled=False):
+            base = guess(a, low, self.ratio, self.guide) if self.guide else upsample(low, self.ratio)
+        if self.guide:
+            a = torch.cat([a, base], 1)
+        mean = F.avg_pool2d(a, 2)
+        coarse.insert(0, mean)
         dtype, thin = self.tail.weight.dtype, self.tail.in_channels
         # Four times: detail is weaker than reflectance by about that.
         x = (4 * (a - mean.repeat_interleave(2, 2).repeat_interleave(2, 3))).to(dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from xsen2.errors import MethodError
 from xsen2.training.fit import Recipe
@@ -11,7 +12,7 @@ from xsen2.training.scenes import Scene
 
 __all__ = ["BLURS", "NETWORKS", "data_for", "recipe_for"]
 
-NETWORKS: dict[str, tuple[str, dict[str, int]]] = {
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "twogrid": ("twogrid.TwoGrid", {"thin": 32, "wide": 128, "blocks": 4}),
     "dsen2": ("dsen2.DSen2", {"blocks": 6, "features": 128}),
     "vdsen2": ("dsen2.DSen2", {"blocks": 32, "features": 256}),
@@ -28,12 +29,14 @@ BLURS: dict[str, tuple[Blur, ...]] = {
 
 
 def recipe_for(
-    network: str, ratio: int, *, steps: int, cool: int, rate: float, noise: float, haze: float, seed: int
+    network: str, ratio: int, operator: str, *, steps: int, cool: int, rate: float, noise: float, haze: float, seed: int
 ) -> Recipe:
     """The recipe of a network; patches and batches are such that one holds about 147 000 pixels."""
     if network not in NETWORKS:
         raise MethodError(f"network {network!r}: use one of {', '.join(NETWORKS)}")
     architecture, arguments = NETWORKS[network]
+    if network == "twogrid":
+        arguments = {**arguments, "guide": "dsen2" if operator == "dsen2" else "mtf"}
     patch, batch = (48, 64) if ratio == 2 else (96, 16)
     if network != "twogrid":  # four times the work per pixel, and more
         batch //= 4
