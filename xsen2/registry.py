@@ -6,10 +6,10 @@ import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xsen2.bands import B, C, grid_of
-from xsen2.classical import regression
+from xsen2.classical import bdsd, glp_hpm, pracs, regression, resr, sen2res
 from xsen2.classical.bicubic import Bicubic
 from xsen2.errors import BandError, MethodError, WeightsError
 from xsen2.networks import DEFAULT, Card, cards, local, network_methods
@@ -31,7 +31,7 @@ class Entry:
     make: Callable[[tuple[str, ...], str, str, str], Sequence[Method]]  # bands, device, dtype, operator
 
 
-def _classical(source: str, make: Callable[[tuple[str, ...], str], Sequence[Method]]) -> Entry:
+def _classical(source: str, make: Callable[[tuple[str, ...], str], Sequence[Any]]) -> Entry:
     return Entry("classical", "Apache-2.0", source, lambda bands, device, dtype, operator: make(bands, operator))
 
 
@@ -42,9 +42,12 @@ CLASSICAL: dict[str, Entry] = {
         "Keys 1981, a = -0.5, half-pixel centres, symmetric edges",
         lambda bands, device, dtype, operator: [Bicubic(b) for b in bands],
     ),
-    "regression": _classical(
-        "Least squares on the degraded 10 m bands, with the residual interpolated", regression.make
-    ),
+    "regression": _classical("least squares on the degraded 10 m bands, residual interpolated", regression.make),
+    "sen2res": _classical("after Brodu 2017: shared values and band-independent mixtures", sen2res.make),
+    "pracs": _classical("Choi, Yu, Kim 2011: partial replacement, adaptive component substitution", pracs.make),
+    "glp_hpm": _classical("MTF-GLP-HPM-PP, Lee & Lee 2010: low-pass matched to the operator", glp_hpm.make),
+    "bdsd": _classical("Garzelli, Nencini, Capobianco 2008: one set of gains for the image", bdsd.make),
+    "resr": _classical("ResSR, Duba-Sullivan et al. 2024: low-rank closed form, residual interpolated", resr.make),
 }
 """Methods without weights. A new one adds its file to this folder and its line here."""
 

@@ -1,0 +1,55 @@
+"""What the pansharpening methods share: a 10 m band plays the panchromatic one for each low-resolution band."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from xsen2.bands import GRIDS, A, grid_of
+from xsen2.classical._common import PAN, ratio_of
+from xsen2.cube import Cube
+from xsen2.protocol import Array
+
+__all__ = ["Sharpening", "sharers"]
+
+
+class Sharpening:
+    """Members of the protocol, for methods that make bands of one native grid with the help of pans."""
+
+    bands: tuple[str, ...]
+
+    @property
+    def produces(self) -> tuple[str, ...]:
+        return self.bands
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The 10 m bands that the pans are made of, and the bands of the grid that are read."""
+        return (*(band for band in A if any(band in PAN[low] for low in self.bands)), *self._read)
+
+    @property
+    def _read(self) -> tuple[str, ...]:
+        return self.bands
+
+    @property
+    def _ratio(self) -> int:
+        return ratio_of(self.bands[0])
+
+    def fit(self, cube: Cube) -> Sharpening:
+        return self
+
+    def _pan(self, a: Array, band: str) -> Array:
+        """The pan of a band, ``(H, W)``, from the 10 m bands of `needs`."""
+        held = self.needs
+        return np.asarray(a[[held.index(name) for name in PAN[band]]].mean(axis=0, dtype=np.float32))
+
+
+def sharers(bands: Sequence[str]) -> tuple[str, ...]:
+    """All bands of the grid of `bands` that share a pan with one of them, canonical order.
+
+    A method that fuses a multispectral image with one pan takes these for the image: what comes out does not hang
+    on which bands are asked for.
+    """
+    pans = {PAN[band] for band in bands}
+    return tuple(band for band in GRIDS[grid_of(bands[0])] if PAN[band] in pans)
