@@ -24,7 +24,7 @@ from xsen2.superresolve import lazy
 
 METHODS = [m for m in xsen2.methods().index if m != "default"]
 KINDS = xsen2.methods()["kind"]
-EXAMPLES = {"network": 5, "classical": 25}
+EXAMPLES = {"network": 5, "classical": 6}
 
 
 def superresolve(ds, method, **kwargs):
@@ -74,7 +74,7 @@ for_every_method = pytest.mark.parametrize("method", METHODS)
 
 def few(method):
     """Fewer examples for the methods that are slow."""
-    return settings(max_examples=EXAMPLES[KINDS[method]])
+    return settings(max_examples=12 if method == "bicubic" else EXAMPLES[KINDS[method]])
 
 
 def close(x: xr.Dataset, y: xr.Dataset, tolerance: float = 1e-3) -> None:
@@ -284,4 +284,5 @@ def test_receptive_field_is_within_the_halo(method):
                 first = middle * factor
                 reach = max(first - min(y.min(), x.min()), max(y.max(), x.max()) - (first + factor - 1), 0)
                 assert reach <= finest_halo(one), (band, out)
-        assert seen == set(one.needs)
+        # ATPRK picks one 10 m band for each, by its statistics.
+        assert seen >= set(one.produces) if method.startswith("atprk") else seen == set(one.needs)

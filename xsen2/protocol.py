@@ -37,8 +37,9 @@ class Method(Protocol):
     -----
     A method may have a `consistency` too, a bool: whether `superresolve` makes its results consistent with what
     was measured unless the caller says otherwise. Without it, they are left as the method gives them. And a
-    `lattice`: blocks then begin on its multiples, in 10 m pixels from the image's first one, so that a method that
-    works tile by tile has the same tiles however the image is chunked; its `halo` covers a tile and what that sees.
+    `lattice`: blocks, those of `Statistical.gather` too, then begin on its multiples, in 10 m pixels from the image's
+    first one, so that a method that works tile by tile has the same tiles however the image is chunked; its `halo`
+    covers a tile and what that sees.
     """
 
     @property
