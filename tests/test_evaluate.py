@@ -11,11 +11,14 @@ import pytest
 import xarray as xr
 from cubes import change, make_cube, no_compute
 
-from xsen2.bands import B, C
+from xsen2 import noreference
+from xsen2.bands import BANDS, B, C
+from xsen2.classical.bicubic import Bicubic
 from xsen2.degrade import pair
-from xsen2.errors import GridError, MethodError, Xsen2Error
+from xsen2.errors import BandError, GridError, MethodError, Xsen2Error
 from xsen2.evaluate import evaluate
 from xsen2.metrics import PER_BAND, SPECTRAL, State
+from xsen2.noreference import assess
 from xsen2.sources.sample import sample
 from xsen2.superresolve import superresolve
 
@@ -115,6 +118,36 @@ def test_reflectance_is_judged_in_dn():
     xr.testing.assert_allclose(got, dn, rtol=1e-3)
 
 
+def test_without_a_truth_the_scores_are_those_of_assess():
+    cube = make_cube(8, 6, dates=2, chunks=24)
+    got = evaluate(cube, ["bicubic", "regression"], 1, "dsen2")
+    assert got["consistency"].dims == ("method", "band")
+    assert list(got["band"].values) == [b for b in BANDS if b in (*B, *C)]
+    assert got.attrs == {"scale": 1, "operator": "dsen2", "border": 0}
+    want = assess(superresolve(cube, method="regression", operator="dsen2"), cube, operator="dsen2").compute()
+    row = got.sel({"method": "regression"})
+    for name in noreference.PER_BAND:
+        xr.testing.assert_allclose(row[name].drop_vars("method"), want[name].sel(band=got["band"]))
+    for name in noreference.PER_GRID:
+        for gsd, bands in ((20, B), (60, C)):
+            np.testing.assert_allclose(row[name].sel(band=list(bands)), want[name].sel(grid=gsd), err_msg=name)
+    assert got.to_dataframe().index.names == ["method", "band"]
+    with no_compute():
+        evaluate(cube, ["bicubic"], 1, compute=False)
+
+
+def test_without_a_truth_a_method_is_judged_by_the_bands_it_makes():
+    cube = make_cube(6, 6)
+    got = evaluate(cube, ["bicubic", Bicubic("B11")], 1)
+    one = got["consistency"].isel(method=1)
+    assert list(got["band"].values[np.isfinite(one)]) == ["B11"]
+    np.testing.assert_allclose(one.sel(band="B11"), got["consistency"].isel(method=0).sel(band="B11"))
+    renamed = evaluate(cube.rename({"B05": "rededge1", "B01": "coastal"}), ["bicubic"], 1)
+    xr.testing.assert_allclose(renamed, got.isel(method=[0]))
+    reflectance = evaluate(cube / 10000, ["bicubic"], 1, quantification=1)
+    xr.testing.assert_allclose(reflectance, got.isel(method=[0]), rtol=1e-3)
+
+
 def test_the_border_is_the_largest_halo_but_leaves_half_of_each_side():
     cube = sample()
     assert evaluate(cube, ["bicubic"], compute=False).attrs["border"] < 10
@@ -134,6 +167,10 @@ def test_the_border_is_the_largest_halo_but_leaves_half_of_each_side():
         ({"operator": "nearest"}, MethodError, "unknown operator"),
         ({"border": 60}, GridError, "border=60 leaves nothing of 120 pixels"),
         ({"border": -1}, GridError, "border=-1"),
+        ({"scale": 1, "border": 3}, GridError, "leave it out"),
+        ({"scale": 1, "methods": ["bicubik"]}, MethodError, "bicubic"),
+        ({"scale": 1, "operator": "nearest"}, MethodError, "unknown operator"),
+        ({"scale": 1, "methods": [Bicubic("B02")]}, BandError, "does not make"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_computed(arguments, error, words):

@@ -7,6 +7,7 @@ STAC library.
 __version__ = "0.1.0"
 
 from xsen2 import accessors as _accessors  # noqa: F401
+from xsen2.benchmark import benchmark
 from xsen2.cube import canonicalise
 from xsen2.errors import (
     BandError,
@@ -41,6 +42,7 @@ __all__ = [
     "TimeError",
     "WeightsError",
     "Xsen2Error",
+    "benchmark",
     "canonicalise",
     "load",
     "methods",

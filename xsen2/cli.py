@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from xsen2 import __version__
+from xsen2.cli_evaluate import evaluate
 from xsen2.cli_train import train
 from xsen2.cli_weights import weights
 from xsen2.errors import SourceError, StoreError, Xsen2Error
@@ -150,6 +151,7 @@ def methods() -> None:
     click.echo(xsen2.methods().to_string())
 
 
+main.add_command(evaluate)
 main.add_command(train)
 main.add_command(weights)
 

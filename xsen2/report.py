@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from timeit import default_timer
 
@@ -20,10 +15,14 @@ from xsen2.compare import compare
 from xsen2.cube import canonicalise
 from xsen2.errors import GridError
 from xsen2.evaluate import evaluate
+from xsen2.page import Part, Picture, Table, as_html, as_markdown, versions
+from xsen2.plots import richest, strips
 from xsen2.sinks.zarr import to_zarr
 from xsen2.superresolve import superresolve
 
 __all__ = ["demonstrate", "picture"]
+
+TITLE = "Sentinel-2 at 10 m: before and after"
 
 SIDE = 120
 """Side of the picture's cut-out, in 10 m pixels; a multiple of 6."""
@@ -76,8 +75,8 @@ def demonstrate(
     say("degrading the scene, to score where the truth is known")
     sections = _scores(cube, result, method, truth)
     page = _page(cube, result, method, what, command, seconds, default_timer() - begun, sections)
-    (out / "summary.md").write_text(_markdown(page), encoding="utf-8")
-    (out / "summary.html").write_text(_html(page, out), encoding="utf-8")
+    (out / "summary.md").write_text(as_markdown(TITLE, page), encoding="utf-8")
+    (out / "summary.html").write_text(as_html(TITLE, page, out), encoding="utf-8")
     say(f"done: {out / 'summary.html'}")
 
 
@@ -95,10 +94,6 @@ def picture(cube: xr.Dataset, results: dict[str, xr.Dataset], path: Path, *, tru
     truth : xarray.Dataset, optional
         All bands at 10 m, drawn last.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'xsen2[plot]'") from error
     if "time" in cube.dims:
         results = {label: r.isel(time=0) for label, r in results.items()}
         truth = None if truth is None else truth.isel(time=0)
@@ -114,19 +109,11 @@ def picture(cube: xr.Dataset, results: dict[str, xr.Dataset], path: Path, *, tru
     columns = {"bicubic": superresolve(cube, method="bicubic"), **results}
     if truth is not None:
         columns["truth"] = truth
-    figure = Figure(figsize=(3.2 * (1 + len(columns)), 3.45 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), 1 + len(columns), squeeze=False)
-    for line, (label, bands) in zip(axes, rows, strict=True):
-        panels = {name: _pixels(ds, bands, row, column, side) for name, ds in {"measured": cube, **columns}.items()}
-        pooled = np.concatenate([p.reshape(-1, len(bands)) for p in panels.values()])
-        low, high = (np.nanpercentile(pooled, q, axis=0) for q in (1, 99))  # one stretch for all panels
-        for ax, (name, pixels) in zip(line, panels.items(), strict=True):
-            scaled = np.clip((pixels - low) / np.maximum(high - low, 1), 0, 1)
-            gray = scaled.shape[-1] == 1
-            ax.imshow(scaled[..., 0] if gray else scaled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            ax.set_title(f"{label}, as measured" if name == "measured" else f"10 m, {name}", fontsize=9)
-            ax.set_axis_off()
-    figure.savefig(path, dpi=150)
+    drawn = {}
+    for label, bands in rows:
+        panels = {"as measured": cube} | {f"10 m, {name}": ds for name, ds in columns.items()}
+        drawn[label] = {title: _pixels(ds, bands, row, column, side) for title, ds in panels.items()}
+    strips(drawn).savefig(path, dpi=150)
 
 
 def _richest(cube: xr.Dataset) -> tuple[int, int, int]:
@@ -135,16 +122,8 @@ def _richest(cube: xr.Dataset) -> tuple[int, int, int]:
     height, width = cube[name].shape
     side = min(SIDE, height // 6 * 6, width // 6 * 6)
     top, left = (max(0, (n - 1200) // 12 * 6) for n in (height, width))  # enough of a large scene
-    part = cube[name].isel(y=slice(top, top + 1200), x=slice(left, left + 1200)).values.astype(float)
-    change = np.abs(np.diff(part, axis=0))[:, 1:] + np.abs(np.diff(part, axis=1))[1:]
-    best = (-1.0, 0, 0)
-    step = max(6, side // 12 * 6)
-    for r in range(0, part.shape[0] - side + 1, step):
-        for c in range(0, part.shape[1] - side + 1, step):
-            richness = float(change[r : r + side - 1, c : c + side - 1].mean())
-            if richness > best[0]:  # never so for NaN
-                best = (richness, r, c)
-    return top + best[1], left + best[2], side
+    row, column = richest(cube[name].isel(y=slice(top, top + 1200), x=slice(left, left + 1200)).values, side, 6)
+    return top + row, left + column, side
 
 
 def _pixels(ds: xr.Dataset, bands: Sequence[str], row: int, column: int, side: int) -> npt.NDArray[np.float64]:
@@ -161,18 +140,10 @@ def _pixels(ds: xr.Dataset, bands: Sequence[str], row: int, column: int, side: i
     return np.stack(found, axis=-1)
 
 
-@dataclass(frozen=True)
-class _Table:
-    title: str
-    note: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def _scores(cube: xr.Dataset, result: xr.Dataset, method: str, truth: xr.Dataset | None) -> list[_Table | str]:
+def _scores(cube: xr.Dataset, result: xr.Dataset, method: str, truth: xr.Dataset | None) -> list[Part]:
     """Tables at the lower scale for each grid, and at 10 m where the truth is known; or why there is none."""
     methods = list(dict.fromkeys(["bicubic", method]))
-    tables: list[_Table | str] = []
+    tables: list[Part] = []
     for scale, gsd in ((2, 20), (6, 60)):
         if not any(b in cube for b in GRIDS[gsd]):
             continue
@@ -196,7 +167,7 @@ def _scores(cube: xr.Dataset, result: xr.Dataset, method: str, truth: xr.Dataset
     return tables
 
 
-def _table(title: str, note: str, scores: xr.Dataset) -> _Table:
+def _table(title: str, note: str, scores: xr.Dataset) -> Table:
     methods = [str(m) for m in scores["method"].values]
     kinds = {"rmse": ("RMSE", ", DN", 1), "sre": ("SRE", ", dB", 2), "uiq": ("UIQ", "", 3)}
     head = ["band"]
@@ -208,7 +179,7 @@ def _table(title: str, note: str, scores: xr.Dataset) -> _Table:
             columns.append([f"{v:.{digits}f}" for v in (*values, np.nanmean(values))])
     angles = ", ".join(f"{m} {v:.2f}°" for m, v in zip(methods, scores["sam"].values, strict=True))
     rows = tuple(zip(*columns, strict=True))
-    return _Table(title, f"{note} Spectral angle (SAM): {angles}.", tuple(head), rows)
+    return Table(title, f"{note} Spectral angle (SAM): {angles}.", tuple(head), rows)
 
 
 def _page(
@@ -219,73 +190,21 @@ def _page(
     command: str,
     seconds: float,
     total: float,
-    scores: list[_Table | str],
-) -> list[_Table | str]:
+    scores: list[Part],
+) -> list[Part]:
     """The page, top to bottom: lines and tables; the picture has its place by name."""
     sizes = " x ".join(f"{n} {d}" for d, n in result.sizes.items())
     bands = [b for b in BANDS if b in result]
-    packages = ("xsen2", "torch", "xarray", "dask", "zarr", "rioxarray", "numpy")
     return [
         f"Scene: {what}. {sizes}, {len(bands)} bands at 10 m: {', '.join(bands)}.",
         f"Method: {result.attrs.get('xsen2_method', method)}. Super-resolving and writing took {seconds:.1f} s, "
         f"all of this page {total:.1f} s.",
         "Store: superresolved.zarr. Open it with "
         '`xarray.open_zarr("superresolved.zarr", decode_coords="all")`; values are DN (10000 x reflectance).',
-        "before-after.png",
+        Picture("before-after.png", "before and after"),
         "RMSE: less is better. SRE and UIQ: more is better.",
         *scores,
         *([f"Command: `{command}`"] if command else []),
-        "Versions: Python " + sys.version.split()[0] + "".join(f", {p} {_version(p)}" for p in packages),
+        versions(("torch", "xarray", "dask", "zarr", "rioxarray", "numpy")),
         f"Attribution: {cube.attrs.get('attribution', 'unknown')}",
     ]
-
-
-def _version(package: str) -> str:
-    if package == "xsen2":
-        from xsen2 import __version__
-
-        return __version__
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-TITLE = "Sentinel-2 at 10 m: before and after"
-
-
-def _markdown(page: list[_Table | str]) -> str:
-    out = [f"# {TITLE}"]
-    for part in page:
-        if isinstance(part, _Table):
-            lines = [part.head, ("---",) + ("---:",) * (len(part.head) - 1), *part.rows]
-            table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-            out += [f"## {part.title}", part.note, table]
-        else:
-            out.append(f"![before and after]({part})" if part.endswith(".png") else part)
-    return "\n\n".join(out) + "\n"
-
-
-def _html(page: list[_Table | str], folder: Path) -> str:
-    """One file that can be sent on: the picture is inside."""
-    out = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{TITLE}</title><style>",
-        "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}img{width:100%}",
-        "table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}",
-        f"</style><h1>{TITLE}</h1>",
-    ]
-    for part in page:
-        if isinstance(part, _Table):
-            lines = [
-                "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
-                for tag, line in (("th", part.head), *(("td", row) for row in part.rows))
-            ]
-            table = "<table>" + "".join(f"<tr>{line}" for line in lines) + "</table>"
-            out.append(f"<h2>{html.escape(part.title)}</h2><p>{html.escape(part.note)}</p>{table}")
-        elif part.endswith(".png"):
-            data = base64.b64encode((folder / part).read_bytes()).decode()
-            out.append(f'<img alt="before and after" src="data:image/png;base64,{data}">')
-        else:
-            text = html.escape(part).split("`")
-            out.append("<p>" + "".join(f"<code>{t}</code>" if i % 2 else t for i, t in enumerate(text)) + "</p>")
-    return "\n".join(out) + "\n"

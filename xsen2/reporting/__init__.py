@@ -1,0 +1,1 @@
+"""What `xsen2.benchmark` and ``xsen2 evaluate`` are made of."""

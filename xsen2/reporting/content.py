@@ -1,0 +1,229 @@
+"""What stands on the report's page, from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from xsen2.bands import GRIDS
+from xsen2.page import Heading, Part, Picture, Table, versions
+from xsen2.plots import bars, maps, strips
+from xsen2.registry import methods as all_methods
+from xsen2.reporting import timing
+from xsen2.reporting.judge import Tally
+from xsen2.reporting.paper import PAN, PUBLISHED
+from xsen2.reporting.tables import averages, by_level, no_reference, per_band, shown, summary, without_pan
+from xsen2.reporting.timing import TILE, machine
+
+if TYPE_CHECKING:
+    from xsen2.reporting.write import Run
+
+__all__ = ["TITLE", "figures", "page"]
+
+TITLE = "Sentinel-2 super-resolution: every method on the same scenes"
+
+PAPER = "Lanaras et al. (2018)"
+OPERATOR = {
+    "mtf": "each band's own blur, as the sensor has it",
+    "dsen2": f"the operator of {PAPER}",
+    "box": "the mean of each cell",
+}
+SWIR = ("B12", "B8A", "B05")
+ROWS = 6  # scenes in a picture, at most
+
+LIMITS = (
+    "Scores come from scenes that were made 2 (20 m bands: 40 → 20 m) or 6 times coarser (60 m bands: 360 → 60 m), "
+    "where the truth is known. That a method does the same at 20 → 10 m and 60 → 10 m is an assumption, which these "
+    "numbers cannot prove: ground that is featureless at 40 m is not at 20 m; the operator models the sensor, and "
+    "products have been resampled besides; learnt relations between bands may depend on the scale; and methods that "
+    "are told the operator, here exactly known, are favoured. Scores at full scale, without a truth, say less still: "
+    "an image without any new detail is consistent, and one whose detail is copied from the 10 m bands has most of it."
+)
+
+
+def page(run: Run, pictures: Mapping[str, list[Part]]) -> list[Part]:
+    """All parts of the page; `pictures` by section, as `figures` gives them."""
+    parts: list[Part] = []
+    judged = {key: scores for key, scores in run.results.items() if key[0] != 1}
+    if judged:
+        own = [label for label in run.labels if label not in run.transferred]
+        plain = {key: scores.sel({"method": own}) for key, scores in judged.items()}
+        parts += [summary(plain), by_level(plain)]
+    parts += [Heading("What is judged"), *_scenes(run), LIMITS]
+    for (scale, operator), scores in judged.items():
+        what = "20 m bands, 40 → 20 m" if scale == 2 else "60 m bands, 360 → 60 m"
+        parts.append(Heading(f"{what}, operator {operator}: {OPERATOR[operator]}"))
+        parts += (_two if scale == 2 else _six)(run, [str(m) for m in scores["method"].values], (scale, operator))
+        parts += pictures.get(f"{scale} {operator}", [])
+    for (scale, operator), scores in run.results.items():
+        if scale == 1:
+            parts.append(Heading(f"Full scale, without a truth (operator {operator})"))
+            parts += no_reference(scores)
+    parts += [Heading("Time and memory"), _times(run), Heading("How this was made")]
+    parts += [f"Command: `{run.command}`"] if run.command else []
+    parts += [versions(("torch", "numpy", "scipy", "xarray", "dask"))]
+    return parts
+
+
+def _scenes(run: Run) -> list[Part]:
+    levels = {level: sum(x == level for x in run.levels.values()) for level in sorted(set(run.levels.values()))}
+    counted = ", ".join(f"{n} {level or 'of unknown level'}" for level, n in levels.items())
+    years = sorted({year for found in run.years.values() for year in found})
+    unknown = sum(not found for found in run.years.values())
+    line = "Contains modified Copernicus Sentinel data" + "".join(
+        f"{',' if i else ''} {y}" for i, y in enumerate(years)
+    )
+    if unknown:
+        line += f"; the year is not known of {unknown} of the {len(run.years)} scenes"
+    out: list[Part] = [f"{len(run.levels)} scenes ({counted}): {', '.join(run.levels)}.", f"{line}."]
+    out.append(
+        f"Pixels left out along the edges: {run.border}. Networks compute in float32. What comes from one file is one "
+        "scene. RMSE in DN, 10000 x reflectance. Metrics are defined in `xsen2.metrics`; all numbers stand in "
+        "scores.csv."
+    )
+    for scale in dict.fromkeys(scale for scale, _ in run.tallies):
+        some = [tally for (of, _), tally in run.tallies.items() if of == scale]
+        for title, lines in (
+            ("Left out", [line for tally in some for line in tally.left_out]),
+            ("Not made", [line for tally in some for line in tally.notes]),
+        ):
+            named: dict[str, list[str]] = {}
+            for line in dict.fromkeys(lines):
+                who, _, why = line.partition(": ")
+                named.setdefault(why, []).append(who)
+            out += [f"{title} at scale {scale}: {'; '.join(who)}: {why}." for why, who in named.items()]
+    return out
+
+
+def _two(run: Run, methods: Sequence[str], key: tuple[int, str]) -> list[Part]:
+    """Tables 3, 4 and 5."""
+    scores = run.results[key]
+    known = all_methods()
+    networks = [m for m in methods if m not in run.transferred and _is_network(run.labels[m], known.to_dict()["kind"])]
+    own = [m for m in methods if m not in run.transferred]
+    parts: list[Part] = []
+    if networks:
+        note = f"As Table 3 of {PAPER}: bicubic, networks trained at 40 → 20 m" + (
+            f", and trained at 80 → 40 m: {', '.join(run.transferred)}." if run.transferred else "."
+        )
+        parts.append(averages("Table 3: networks, 20 m bands", note, scores, ["bicubic", *networks, *run.transferred]))
+    paper = key[1] == "dsen2"
+    beside = (
+        f" On the right what {PAPER} published, over 15 other L1C tiles: compare the ratios and the order. Its "
+        "networks were trained by its authors."
+        if paper
+        else ""
+    )
+    rest = without_pan(own)
+    parts.append(
+        averages("Table 4: averages, 20 m bands", f"Over bands and scenes.{beside}", scores, rest, published=paper)
+    )
+    parts.append(per_band("Table 4: per band", "Mean over scenes.", scores, rest, ("rmse", "sre")))
+    pan = [m for m in own if m in PAN]
+    if pan:
+        order = [*pan, *rest]
+        note = f"{', '.join(pan)} are pansharpening.{beside}"
+        parts.append(averages("Table 5: pansharpening against the others", note, scores, order, published=paper))
+        parts.append(per_band("Table 5: per band", "Mean over scenes.", scores, order, ("rmse", "sre", "uiq")))
+    return parts
+
+
+def _is_network(method: str, kinds: Mapping[str, str]) -> bool:
+    return kinds.get(method, "network") == "network"  # a path is one of weights
+
+
+def _six(run: Run, methods: Sequence[str], key: tuple[int, str]) -> list[Part]:
+    """Table 6."""
+    scores, paper = run.results[key], key[1] == "dsen2"
+    beside = f" On the right the average RMSE that {PAPER} published." if paper else ""
+    return [
+        averages("Table 6: averages, 60 m bands", f"Over bands and scenes.{beside}", scores, methods, published=paper),
+        per_band("Table 6: per band", "Mean over scenes.", scores, methods, ("rmse", "sre")),
+    ]
+
+
+def _times(run: Run) -> Table:
+    """Table 7."""
+    grids = sorted({gsd for row in run.timings.values() for gsd in row})
+    head = ["method"]
+    for gsd in grids:
+        head += [f"{gsd} m bands: s per megapixel", "times bicubic", "scaled: minutes per tile", "peak memory, MiB"]
+    rows = []
+    for label, row in run.timings.items():
+        cells = [label]
+        for gsd in grids:
+            t, base = row[gsd], run.timings["bicubic"][gsd]
+            minutes = t.seconds * TILE**2 / 1e6 / 60
+            cells += [shown(t.seconds, 2), shown(t.seconds / base.seconds, 1), shown(minutes, 1), shown(t.peak, 0)]
+        paper = PUBLISHED.get(label)
+        rows.append((*cells, (paper.minutes if paper else "") or "–"))
+    of = machine()
+    note = (
+        f"As Table 7 of {PAPER}. Measured at full scale on the largest scene, mirrored to a square of {timing.SIDE} "
+        "pixels of 10 m, every method and grid in a fresh process, after a warm-up on a small part, all in one run "
+        f"({of['cores']} cores, OMP_NUM_THREADS {of['threads']}). Minutes per tile of {TILE} x {TILE} pixels are "
+        "scaled from that, not measured. Peak memory is that of the whole process. The paper's minutes: one tile, a "
+        "CPU with six cores of 2015."
+    )
+    return Table("", note, (*head, "paper: minutes per tile"), tuple(rows))
+
+
+def figures(run: Run, folder: Path) -> dict[str, list[Part]]:
+    """Draw all pictures into ``folder/figures``; those of a section by its scale and operator."""
+    out: dict[str, list[Part]] = {}
+    for (scale, operator), scores in run.results.items():
+        if scale == 1:
+            continue
+        name, parts = f"{10 * scale}m-{operator}", out.setdefault(f"{scale} {operator}", [])
+        file = f"figures/rmse-{name}.png"
+        bars(scores, "rmse").savefig(folder / file, dpi=110)
+        parts.append(Picture(file, f"RMSE per band, {10 * scale} m bands, operator {operator}, mean over scenes"))
+        tally = run.tallies[scale, operator]
+        if tally.shown:
+            parts += _pictures(run, tally, folder, name)
+    return out
+
+
+def _pictures(run: Run, tally: Tally, folder: Path, name: str) -> list[Part]:
+    """Error maps and strips of what one scale and operator gave."""
+    bands = GRIDS[10 * tally.scale]
+    labels = [label for label in tally.labels if label not in run.transferred]
+    error = run.results[tally.scale, tally.operator]["rmse"].sel({"method": "bicubic"}).mean("band")
+    ranked = [str(s) for s in error.sortby(error, ascending=False)["scene"].values if str(s) in tally.shown]
+    some, first = ranked[:ROWS], ranked[0]
+    made = {s: {m: c.crop for m, c in tally.cells[s].items() if m in labels and c.crop is not None} for s in some}
+
+    def row(scene: str, band: str) -> tuple[npt.NDArray[np.float32], dict[str, npt.NDArray[np.float32]]]:
+        at = bands.index(band)
+        return tally.shown[scene]["truth"][at], {m: crop[at] for m, crop in made[scene].items()}
+
+    one = "B11" if tally.scale == 2 else "B01"
+    side = tally.shown[first]["truth"].shape[-1] * 10 * tally.scale / 1000
+    where = f"a crop of {side:g} km where {first} is richest"
+    drawn = {
+        f"errors-bands-{name}": (
+            maps({band: row(first, band) for band in bands}, labels),
+            f"Absolute errors per band, {where} (as figures 8 and 9 of {PAPER}); white is nodata",
+        ),
+        f"errors-scenes-{name}": (
+            maps({scene: row(scene, one) for scene in some}, labels),
+            f"Absolute errors of {one} on {len(some)} scenes with most detail, where each is richest; white is nodata",
+        ),
+    }
+    picked = [bands.index(b) for b in (SWIR if tally.scale == 2 else ("B01",))]
+    rows = {}
+    for scene in some:
+        panels = {"input": tally.shown[scene]["coarse"], **made[scene], "truth": tally.shown[scene]["truth"]}
+        rows[scene] = {title: np.moveaxis(pixels[picked], 0, -1) for title, pixels in panels.items()}
+    what = f"{', '.join(SWIR)} as red, green, blue" if tally.scale == 2 else "B01"
+    drawn[f"strips-{name}"] = (strips(rows), f"Input, every method, truth: {what}")
+    parts: list[Part] = []
+    for stem, (figure, text) in drawn.items():
+        file = f"figures/{stem}.png"
+        figure.savefig(folder / file, dpi=110)
+        parts.append(Picture(file, text))
+    return parts
