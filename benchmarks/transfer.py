@@ -25,7 +25,7 @@ from xsen2.training.scenes import Scene, read_scenes
 
 RESULTS = Path(__file__).parent / "results"
 BLUR = Blur("dsen2")  # the paper's operator, at both scales
-STEPS, COOL = 1200, 800
+STEPS, COOL = 1600, 800
 
 
 def train(data: Path, out: Path, threads: int | None) -> None:

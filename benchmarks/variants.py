@@ -144,9 +144,9 @@ NETWORKS = {
         {"thin": 32, "wide": 128, "blocks": 5},
     ),
     "highpass-8x96": Network("TwoGrid, deeper and narrower", "twogrid", {"thin": 32, "wide": 96, "blocks": 8}),
-    "highpass-4x128": Network("TwoGrid, not so deep", "twogrid", {"thin": 32, "wide": 128, "blocks": 4}),
+    "highpass-4x128": Network("TwoGrid, as shipped", "twogrid", {"thin": 32, "wide": 128, "blocks": 4}),
     "guided-4x128": Network(
-        "TwoGrid, as shipped: starts from a local regression on the 10 m bands",
+        "the same, starting from a local regression on the 10 m bands, as for the 60 m bands",
         "twogrid",
         {"thin": 32, "wide": 128, "blocks": 4, "guide": "dsen2"},
     ),

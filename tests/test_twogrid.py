@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from xsen2.classical import bicubic
+from xsen2.kernels import correlate, taps
+from xsen2.networks import guide
 from xsen2.networks.dsen2 import DSen2
 from xsen2.networks.twogrid import TwoGrid, _unfolded, upsample
 
@@ -50,12 +52,13 @@ def test_folding_is_part_of_the_kernel():
     torch.testing.assert_close(F.conv2d(x, _unfolded(weight), stride=2, padding=2), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["", "mtf", "dsen2"])
 @pytest.mark.parametrize("ratio", [2, 6])
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_nothing_is_seen_beyond_the_radius(ratio, which):
+def test_nothing_is_seen_beyond_the_radius(ratio, which, kind):
     if which == 2 and ratio == 2:
         pytest.skip("ratio 2 has no 60 m bands")
-    network = trained(ratio, thin=4, wide=8, blocks=2)
+    network = trained(ratio, thin=4, wide=8, blocks=2, guide=kind)
     side = 120
     x = inputs(ratio, side)
     factor = (1, 2, 6)[which]
@@ -82,11 +85,58 @@ def test_doubt_teaches_the_estimate_nothing():
     assert all(p.grad is None for n, p in network.named_parameters() if n.startswith("doubt."))
 
 
+def mixed(ratio, operator, side=120, seed=0):
+    """10 m bands with detail of all sizes, a band that is linear in them, and what a coarse sensor sees of it."""
+    generator = torch.Generator().manual_seed(seed)
+    a = 1 + torch.rand(1, 4, side, side, generator=generator)
+    for size in (3, 15):  # detail that the coarse grid sees too
+        a += F.interpolate(torch.rand(1, 4, side // size, side // size, generator=generator), scale_factor=size)
+    truth = 0.1 + torch.tensordot(torch.tensor([0.4, -0.2, 0.5, 0.3]), a, ([0], [1]))[:, None]
+    low = correlate(truth[0].numpy(), *taps("B08", ratio, operator), ratio)
+    return a, torch.from_numpy(low)[None], truth
+
+
+@pytest.mark.parametrize("operator", ["mtf", "dsen2"])
 @pytest.mark.parametrize("ratio", [2, 6])
-def test_it_costs_less_than_a_quarter_of_dsen2(ratio):
+def test_the_guide_finds_what_is_linear_in_the_fine_bands(ratio, operator):
+    a, low, truth = mixed(ratio, operator)
+    torch.testing.assert_close(
+        guide._degrade(a, ratio, operator)[0],
+        torch.from_numpy(correlate(a[0].numpy(), *taps("B08", ratio, operator), ratio)),
+    )
+    error = (guide.guess(a, low, ratio, operator) - truth).abs().mean()
+    assert error < 0.05 * (upsample(low, ratio) - truth).abs().mean()
+    with torch.no_grad():  # and it is what an untrained network makes
+        x = inputs(ratio, 120)
+        x[0], x[-1] = a, low.repeat(1, x[-1].shape[1], 1, 1)
+        out = TwoGrid(ratio, guide=operator)(*x)
+    torch.testing.assert_close(out[:, :1], guide.guess(a, low, ratio, operator))
+
+
+@pytest.mark.parametrize("ratio", [2, 6])
+def test_the_guide_is_the_same_to_the_last_bit_wherever_an_image_is_cut(ratio):
+    a, low, _ = mixed(ratio, "mtf", 240)
+    whole = guide.guess(a, low, ratio, "mtf")
+    part = guide.guess(a[..., 60:186, 36:], low[..., 60 // ratio : 186 // ratio, 36 // ratio :], ratio, "mtf")
+    edge = guide.reach(ratio, "mtf") * ratio
+    inner = np.s_[..., 60 + edge : 186 - edge, 36 + edge : 240 - edge]
+    torch.testing.assert_close(part[..., edge:-edge, edge:-edge], whole[inner], rtol=0, atol=0)
+
+
+def test_the_guide_adds_no_detail_of_flat_ground():
+    a, low, _ = mixed(6, "mtf")
+    flat = 1 + 1e-3 * (a - a.mean())  # 1 DN: noise
+    out = guide.guess(flat, low, 6, "mtf")
+    blurred = guide.guess(torch.ones_like(flat), low, 6, "mtf")
+    assert (out - blurred).std() < 0.1 * low.std()
+
+
+@pytest.mark.parametrize("kind", ["", "mtf"])
+@pytest.mark.parametrize("ratio", [2, 6])
+def test_it_costs_less_than_a_quarter_of_dsen2(ratio, kind):
     x = inputs(ratio)
     found = []
-    for network in (TwoGrid(ratio), DSen2(ratio)):
+    for network in (TwoGrid(ratio, guide=kind), DSen2(ratio)):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(*x)
         found.append(counter.get_total_flops())
