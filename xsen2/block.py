@@ -51,7 +51,12 @@ class Block:
     @property
     def reach(self) -> int:
         """Context that the projection needs of the method's result, in 10 m pixels."""
-        return 0 if self.projection is None else self.projection.reach
+        return 0 if self.projection is None else self._on_lattice(self.projection.reach)
+
+    def _on_lattice(self, n: int) -> int:
+        """The least multiple of the lattice that is not under `n`, if the method's blocks are made tile by tile."""
+        step = getattr(self.method, "lattice", 1)
+        return -(-n // step) * step if step <= finest_halo(self.method) else n
 
     @property
     def halo(self) -> int:
@@ -99,7 +104,8 @@ class Block:
             return np.full((self.bands, *core.shape), np.nan, np.float32)
         if self.projection is not None and valid.all() and all(np.isfinite(y).all() for y in measured.values()):
             # Most blocks: the method need not run where only the passes that mend nodata would look.
-            spare, reach = reach - self.projection.near, self.projection.near
+            near = self._on_lattice(self.projection.near)
+            spare, reach = reach - near, near
             size = (size[0] - 2 * spare, size[1] - 2 * spare)
             valid = trim(valid, spare)
             inputs = {factor: trim(x, spare // factor) for factor, x in inputs.items()}

@@ -135,8 +135,8 @@ def trial(
     bands = [str(band) for band in truth.data_vars]
     side = min(truth.sizes["y"], truth.sizes["x"])
     if border is None:
-        halos = [finest_halo(one) for method in methods for one in resolve(method, bands, device, dtype, operator)]
-        border = min(max(halos), side // 4)
+        made = [one for method in methods for one in resolve(method, bands, device, dtype, operator)]
+        border = min(max(_context(one) for one in made), side // 4)
     if border < 0 or 2 * border >= side:
         raise GridError(f"border={border} leaves nothing of {side} pixels: use less, or a larger area")
     cut = {dim: slice(border, truth.sizes[dim] - border) for dim in ("y", "x")}
@@ -159,6 +159,12 @@ def trial(
     out: xr.Dataset = xr.concat(scores, dim=xr.Variable("method", _names(methods)))
     out.attrs = {"scale": scale, "operator": operator, "border": border}
     return Trial(out, coarse, truth, estimates)
+
+
+def _context(method: Method) -> int:
+    """The halo, in 10 m pixels, without the tile that it holds if the method works tile by tile."""
+    halo = finest_halo(method)
+    return halo % getattr(method, "lattice", halo + 1)
 
 
 def _full_scale(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xsen2.bands import B, C, grid_of
-from xsen2.classical import atprk, bdsd, glp_hpm, pracs, regression, resr, sen2res
+from xsen2.classical import atprk, bdsd, glp_hpm, pracs, regression, resr, sen2res, supreme
 from xsen2.classical.bicubic import Bicubic
 from xsen2.errors import BandError, MethodError, WeightsError
 from xsen2.networks import DEFAULT, Card, cards, local, network_methods
@@ -45,6 +45,8 @@ CLASSICAL: dict[str, Entry] = {
     "regression": _classical("least squares on the degraded 10 m bands, residual interpolated", regression.make),
     "atprk": _classical("Wang, Shi, Li, Atkinson 2016: area-to-point regression kriging", atprk.make),
     "atprk-matched": _classical("the same with the blur of the operator for its PSF", atprk.make_matched),
+    "supreme": _classical("Lanaras, Bioucas-Dias, Baltsavias, Schindler 2017: SupReME", supreme.make),
+    "supreme-matched": _classical("the same with the blur of the operator for its PSF", supreme.make_matched),
     "sen2res": _classical("after Brodu 2017: shared values and band-independent mixtures", sen2res.make),
     "pracs": _classical("Choi, Yu, Kim 2011: partial replacement, adaptive component substitution", pracs.make),
     "glp_hpm": _classical("MTF-GLP-HPM-PP, Lee & Lee 2010: low-pass matched to the operator", glp_hpm.make),

@@ -15,7 +15,7 @@ from xsen2.plots import bars, maps, strips
 from xsen2.registry import methods as all_methods
 from xsen2.reporting import timing
 from xsen2.reporting.judge import Tally
-from xsen2.reporting.paper import PAN, PUBLISHED
+from xsen2.reporting.paper import PAN, PUBLISHED, REASONS
 from xsen2.reporting.tables import averages, by_level, no_reference, per_band, shown, summary, without_pan
 from xsen2.reporting.timing import TILE, machine
 
@@ -59,6 +59,8 @@ def page(run: Run, pictures: Mapping[str, list[Part]]) -> list[Part]:
         parts.append(Heading(f"{what}, operator {operator}: {OPERATOR[operator]}"))
         parts += (_two if scale == 2 else _six)(run, [str(m) for m in scores["method"].values], (scale, operator))
         parts += pictures.get(f"{scale} {operator}", [])
+        if operator == "dsen2":
+            parts.append(f"Where ratios differ from the paper's, the tiles do, and besides: {_reasons(run.labels)}")
     for (scale, operator), scores in run.results.items():
         if scale == 1:
             parts.append(Heading(f"Full scale, without a truth (operator {operator})"))
@@ -67,6 +69,10 @@ def page(run: Run, pictures: Mapping[str, list[Part]]) -> list[Part]:
     parts += [f"Command: `{run.command}`"] if run.command else []
     parts += [versions(("torch", "numpy", "scipy", "xarray", "dask"))]
     return parts
+
+
+def _reasons(labels: Mapping[str, object]) -> str:
+    return " ".join(f"{label}: {REASONS[label]}" for label in labels if label in REASONS)
 
 
 def _scenes(run: Run) -> list[Part]:
