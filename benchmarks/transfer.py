@@ -30,7 +30,7 @@ STEPS, COOL = 1600, 800
 
 def train(data: Path, out: Path, threads: int | None) -> None:
     """The network of the default architecture, at 80 → 40 m."""
-    recipe = recipe_for("twogrid", 2, BLUR.operator, steps=STEPS, cool=COOL, rate=0.02, noise=0.0, haze=0.05, seed=0)
+    recipe = recipe_for("twogrid", 2, steps=STEPS, cool=COOL, rate=0.02, noise=0.0, haze=0.05, seed=0)
 
     def degraded(part: str, least: int) -> list[list[Any]]:
         found = (list(pairs(coarser(s, BLUR), 2, [BLUR], least)) for s in read_scenes(data / part))

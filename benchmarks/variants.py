@@ -148,7 +148,7 @@ NETWORKS = {
     "guided-4x128": Network(
         "the same, starting from a local regression on the 10 m bands, as for the 60 m bands",
         "twogrid",
-        {"thin": 32, "wide": 128, "blocks": 4, "guide": "dsen2"},
+        {"thin": 32, "wide": 128, "blocks": 4, "guide": True},
     ),
 }
 
@@ -222,7 +222,7 @@ def train(name: str, minutes: float, data: Path) -> dict[str, Any]:
     """A row: the network trained by `xsen2.training.fit` for `minutes`, scoring left out, and its score."""
     kind = NETWORKS[name].kind
     assert isinstance(kind, str)
-    recipe = recipe_for(kind, 2, "dsen2", steps=TRIAL_STEPS, cool=1, rate=0.02, noise=0.0, haze=0.0, seed=0)
+    recipe = recipe_for(kind, 2, steps=TRIAL_STEPS, cool=1, rate=0.02, noise=0.0, haze=0.0, seed=0)
     recipe = replace(recipe, arguments=dict(NETWORKS[name].arguments))
     scenes, judges = (list(read_scenes(data / part)) for part in ("train", "validation"))
     pairs, judged = data_for(scenes, judges, recipe, "dsen2")

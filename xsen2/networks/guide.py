@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from xsen2.kernels import support, taps
 
-__all__ = ["REACH", "guess", "reach", "regress"]
+__all__ = ["OPERATORS", "guess", "reach", "regress"]
 
-REACH = 2
-"""Coarse pixels on either side that a local regression sees."""
+OPERATORS = ("mtf", "dsen2")
+"""How coarse bands may have come about: as the sensor blurs, and with hardly any blur."""
 
-_SIGMA = 1.0  # of its weights, in coarse pixels
+_NEAR = [math.exp(-0.5 * k * k) for k in range(-2, 3)]  # weights of a local regression, along one axis
+_WIDE = [1.0] * 7  # of the evidence
 _RIDGE = 1e-4  # variance, in (DN / 2000)²: bands that vary by less than 20 DN say little
+_LEAST = 1e-5  # likewise, of a band that is flat
+_SHARP = 4  # power of the evidence
 
 
-def reach(ratio: int, operator: str) -> int:
+def reach(ratio: int) -> int:
     """Coarse pixels on either side that a value of `guess` depends on."""
-    return 1 + REACH + -(-support("B08", ratio, operator) // ratio)
+    blur = max(-(-support("B08", ratio, operator) // ratio) for operator in OPERATORS)
+    return 1 + len(_WIDE) // 2 + len(_NEAR) // 2 + blur
 
 
 def _degrade(a: torch.Tensor, ratio: int, operator: str) -> torch.Tensor:
@@ -40,11 +45,11 @@ def _degrade(a: torch.Tensor, ratio: int, operator: str) -> torch.Tensor:
     return a
 
 
-def _local(x: torch.Tensor) -> torch.Tensor:
-    """Weighted means round every pixel of ``(N, C, h, w)``; the weights beyond the edges count for nothing."""
-    weights = [math.exp(-0.5 * (k / _SIGMA) ** 2) for k in range(-REACH, REACH + 1)]
+def _around(x: torch.Tensor, weights: list[float]) -> torch.Tensor:
+    """Weighted sums round every pixel of ``(N, C, h, w)``; what is beyond the edges counts as 0."""
+    far = len(weights) // 2
     for dim in (2, 3):
-        edges = (0, 0, REACH, REACH) if dim == 2 else (REACH, REACH, 0, 0)
+        edges = (0, 0, far, far) if dim == 2 else (far, far, 0, 0)
         wide, n = F.pad(x, edges), x.shape[dim]
         # Not a convolution of the library's: those round differently for other sizes, and a variance that is the
         # difference of two large numbers would show it.
@@ -69,45 +74,72 @@ def _fine(x: torch.Tensor, ratio: int) -> torch.Tensor:
     return x
 
 
-def guess(a: torch.Tensor, y: torch.Tensor, ratio: int, operator: str) -> torch.Tensor:
-    """The coarse bands at 10 m, as `regress` would have them: ``(N, K, H, W)``, float32."""
-    slopes, constant = regress(a, y, ratio, operator)
-    wide = _fine(slopes.flatten(1, 2), ratio).view(*slopes.shape[:3], *a.shape[2:])
-    found: torch.Tensor = (wide * a[:, None]).sum(2) + _fine(constant, ratio)
-    return found
+def guess(a: torch.Tensor, y: torch.Tensor, ratio: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The coarse bands at 10 m as a local regression on the 10 m bands has them, and how they seem to have come about.
 
-
-def regress(a: torch.Tensor, y: torch.Tensor, ratio: int, operator: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slopes and constant of ``y ~ w · A(a) + v`` round every coarse pixel.
-
-    Least squares with Gaussian weights, as in a guided filter (He et al. 2013), with a ridge that holds the slopes near
-    zero where the 10 m bands hardly vary.
+    How a band was blurred is not known for sure, and slopes found with the wrong blur give far too much detail, or too
+    little. But with the right one the regression fits better. So it is made for each of `OPERATORS`, and each counts by
+    the inverse fourth power of what it leaves of the variance of the coarse bands round a place.
 
     Parameters
     ----------
     a : torch.Tensor
-        ``(N, 4, H, W)``, DN / 2000.
+        ``(N, 4, H, W)``, DN / 2000, float32.
     y : torch.Tensor
         ``(N, K, H / ratio, W / ratio)``.
+    ratio : int
 
     Returns
     -------
-    slopes : torch.Tensor
-        ``(N, K, 4, H / ratio, W / ratio)``.
-    constant : torch.Tensor
-        ``(N, K, H / ratio, W / ratio)``.
+    found : torch.Tensor
+        ``(N, K, H, W)``.
+    share : torch.Tensor
+        ``(N, 1, H / ratio, W / ratio)``: of the first of `OPERATORS`, 0 to 1.
+    """
+    fits = [regress(a, y, ratio, operator) for operator in OPERATORS]
+    counts = [fit.left**-_SHARP for fit in fits]
+    total = torch.stack(counts).sum(0)
+    slopes = sum(fit.slopes * (n / total)[:, :, None] for fit, n in zip(fits, counts, strict=True))
+    constant = sum(fit.constant * (n / total) for fit, n in zip(fits, counts, strict=True))
+    assert isinstance(slopes, torch.Tensor)
+    assert isinstance(constant, torch.Tensor)
+    wide = _fine(slopes.flatten(1, 2), ratio).view(*slopes.shape[:3], *a.shape[2:])
+    found: torch.Tensor = (wide * a[:, None]).sum(2) + _fine(constant, ratio)
+    return found, counts[0] / total
+
+
+class Fit(NamedTuple):
+    """A regression round every coarse pixel."""
+
+    slopes: torch.Tensor
+    """``(N, K, 4, h, w)``."""
+    constant: torch.Tensor
+    """``(N, K, h, w)``."""
+    left: torch.Tensor
+    """``(N, 1, h, w)``: share of the variance that is not explained, mean over bands and 7 x 7 pixels."""
+
+
+def regress(a: torch.Tensor, y: torch.Tensor, ratio: int, operator: str) -> Fit:
+    """Least squares of ``y ~ w · A(a) + v`` round every coarse pixel, `A` degrading as the operator does.
+
+    Weights are Gaussian, as in a guided filter (He et al. 2013), and a ridge holds the slopes near zero where the 10 m
+    bands hardly vary.
     """
     low = _degrade(a, ratio, operator)
     bands, made = low.shape[1], y.shape[1]
     upper = [(i, j) for i in range(bands) for j in range(i, bands)]
-    terms = [torch.ones_like(low[:, :1]), low, y]
+    terms = [torch.ones_like(low[:, :1]), low, y, y * y]
     terms += [torch.stack([low[:, i] * low[:, j] for i, j in upper], 1), (low[:, None] * y[:, :, None]).flatten(1, 2)]
-    sums = _local(torch.cat(terms, 1))
+    sums = _around(torch.cat(terms, 1), _NEAR)
     sums = sums[:, 1:] / sums[:, :1]
-    mean, level, squares, mixed = torch.split(sums, [bands, made, len(upper), made * bands], 1)
+    mean, level, power, squares, mixed = torch.split(sums, [bands, made, made, len(upper), made * bands], 1)
     mixed = mixed.view(len(mixed), made, bands, *mixed.shape[2:]) - level[:, :, None] * mean[:, None]
     slopes = _solve({(i, j): squares[:, k] - mean[:, i] * mean[:, j] for k, (i, j) in enumerate(upper)}, mixed)
-    return slopes, level - (slopes * mean[:, None]).sum(2)
+    constant = level - (slopes * mean[:, None]).sum(2)
+    error = (y - (slopes * low[:, None]).sum(2) - constant) ** 2
+    share = (error / ((power - level * level).clamp(min=0) + _LEAST)).mean(1, keepdim=True)
+    ones = torch.ones_like(share)
+    return Fit(slopes, constant, _around(share, _WIDE) / _around(ones, _WIDE) + 1e-6)
 
 
 def _solve(normal: dict[tuple[int, int], torch.Tensor], right: torch.Tensor) -> torch.Tensor:

@@ -94,9 +94,9 @@ class TwoGrid(nn.Module):
         Features at 10 m and at 20 m.
     blocks : int
         Residual blocks of the body.
-    guide : {"", "mtf", "dsen2"}
-        Whether to start from a local regression on the 10 m bands, and how the coarse bands came about, instead of
-        from interpolation. See `xsen2.networks.guide`.
+    guide : bool
+        Whether to start from a local regression on the 10 m bands instead of from interpolation, see
+        `xsen2.networks.guide`.
 
     Notes
     -----
@@ -104,13 +104,13 @@ class TwoGrid(nn.Module):
     2017). The last convolution starts at zero: an untrained network is bicubic interpolation.
     """
 
-    def __init__(self, ratio: int, thin: int = 32, wide: int = 128, blocks: int = 4, guide: str = "") -> None:
+    def __init__(self, ratio: int, thin: int = 32, wide: int = 128, blocks: int = 4, guide: bool = False) -> None:
         super().__init__()
         self.ratio, self.guide = ratio, guide
         bands, made = (10, 6) if ratio == 2 else (12, 2)
         guided = made if guide else 0
         self.stem = nn.ModuleList([_conv(4 + guided, thin), _conv(thin, thin)])
-        self.enter = _conv(4 * thin + bands + guided, wide, gain=1.0)
+        self.enter = _conv(4 * thin + bands + guided + guide, wide, gain=1.0)
         self.body = nn.Sequential(*(_Block(wide) for _ in range(blocks)))
         self.leave = _conv(wide, 4 * thin, gain=1.0)
         self.join = _conv(2 * thin, thin)
@@ -124,7 +124,7 @@ class TwoGrid(nn.Module):
         fine = 4  # stem, join, tail
         coarse = 2 + 2 * len(self.body)
         # One more where pixels are folded, one where means are taken, and what bicubic interpolation reads.
-        reads = reach(self.ratio, self.guide) * self.ratio if self.guide else 2 * self.ratio + self.ratio // 2
+        reads = reach(self.ratio) * self.ratio if self.guide else 2 * self.ratio + self.ratio // 2
         return fine + 2 + 2 * coarse + reads
 
     def forward(
@@ -153,9 +153,12 @@ class TwoGrid(nn.Module):
             coarse.append(upsample(c, 3))
         # Without autocast: squares of reflectance need the digits.
         with torch.autocast(a.device.type, enabled=False):
-            base = guess(a, low, self.ratio, self.guide) if self.guide else upsample(low, self.ratio)
-        if self.guide:
-            a = torch.cat([a, base], 1)
+            if self.guide:
+                base, share = guess(a, low, self.ratio)
+                a = torch.cat([a, base], 1)
+                coarse.append(upsample(share, self.ratio // 2) if self.ratio > 2 else share)
+            else:
+                base = upsample(low, self.ratio)
         mean = F.avg_pool2d(a, 2)
         coarse.insert(0, mean)
         dtype, thin = self.tail.weight.dtype, self.tail.in_channels

@@ -29,14 +29,14 @@ BLURS: dict[str, tuple[Blur, ...]] = {
 
 
 def recipe_for(
-    network: str, ratio: int, operator: str, *, steps: int, cool: int, rate: float, noise: float, haze: float, seed: int
+    network: str, ratio: int, *, steps: int, cool: int, rate: float, noise: float, haze: float, seed: int
 ) -> Recipe:
     """The recipe of a network; patches and batches are such that one holds about 147 000 pixels."""
     if network not in NETWORKS:
         raise MethodError(f"network {network!r}: use one of {', '.join(NETWORKS)}")
     architecture, arguments = NETWORKS[network]
     if network == "twogrid" and ratio == 6:  # at 20 m, where there is more to learn from, it ends at the same error
-        arguments = {**arguments, "guide": "dsen2" if operator == "dsen2" else "mtf"}
+        arguments = {**arguments, "guide": True}
     patch, batch = (48, 64) if ratio == 2 else (96, 16)
     if network != "twogrid":  # four times the work per pixel, and more
         batch //= 4

@@ -61,7 +61,7 @@ def run(
     Card
         Of the weights that were written into `out`.
     """
-    recipe = recipe_for(network, ratio, operator, steps=steps, cool=cool, rate=rate, noise=noise, haze=haze, seed=seed)
+    recipe = recipe_for(network, ratio, steps=steps, cool=cool, rate=rate, noise=noise, haze=haze, seed=seed)
     if (data / "train").is_dir():
         scenes = list(read_scenes(data / "train"))
         other = validation or (data / "validation" if (data / "validation").is_dir() else None)
