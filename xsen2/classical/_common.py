@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import A, B, C, grid_of
+from xsen2.cube import Cube
 from xsen2.kernels import correlate
 from xsen2.protocol import Array
 
-__all__ = ["PAN", "cells", "gaussian", "of_grid", "pan", "ratio_of", "smooth", "solve"]
+__all__ = ["PAN", "OneGrid", "cells", "gaussian", "of_grid", "pan", "ratio_of", "smooth", "solve"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -26,6 +29,23 @@ PAN: dict[str, tuple[str, ...]] = {
 }
 """Band → 10 m bands whose mean is its panchromatic one. Those of the 20 m bands are the choice of Lanaras et al.
 (2018); for the 60 m bands, which pansharpening is not used for there, the nearest in wavelength."""
+
+
+class OneGrid:
+    """Members of the protocol that all methods have which make bands of one native grid."""
+
+    bands: tuple[str, ...]
+
+    @property
+    def produces(self) -> tuple[str, ...]:
+        return self.bands
+
+    @property
+    def _ratio(self) -> int:
+        return ratio_of(self.bands[0])
+
+    def fit(self, cube: Cube) -> Self:
+        return self
 
 
 def of_grid(bands: tuple[str, ...]) -> list[tuple[str, ...]]:

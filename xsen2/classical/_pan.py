@@ -7,21 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from xsen2.bands import GRIDS, A, grid_of
-from xsen2.classical._common import PAN, ratio_of
-from xsen2.cube import Cube
+from xsen2.classical._common import PAN, OneGrid
 from xsen2.protocol import Array
 
 __all__ = ["Sharpening", "sharers"]
 
 
-class Sharpening:
+class Sharpening(OneGrid):
     """Members of the protocol, for methods that make bands of one native grid with the help of pans."""
-
-    bands: tuple[str, ...]
-
-    @property
-    def produces(self) -> tuple[str, ...]:
-        return self.bands
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -31,13 +24,6 @@ class Sharpening:
     @property
     def _read(self) -> tuple[str, ...]:
         return self.bands
-
-    @property
-    def _ratio(self) -> int:
-        return ratio_of(self.bands[0])
-
-    def fit(self, cube: Cube) -> Sharpening:
-        return self
 
     def _pan(self, a: Array, band: str) -> Array:
         """The pan of a band, ``(H, W)``, from the 10 m bands of `needs`."""

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import A
-from xsen2.classical._common import cells, of_grid, ratio_of, solve
+from xsen2.classical._common import OneGrid, cells, of_grid, solve
 from xsen2.classical._variogram import LAGS, deconvolve, fit, kriging, pairs
-from xsen2.cube import Cube
 from xsen2.halo import trim
 from xsen2.kernels import correlate, support, taps
 from xsen2.protocol import Array, Mask, finest_halo
@@ -36,7 +35,7 @@ def make_matched(bands: tuple[str, ...], operator: str) -> list[ATPRK]:
 
 
 @dataclass(frozen=True)
-class ATPRK:
+class ATPRK(OneGrid):
     """Area-to-point regression kriging: each coarse band as a linear function of one 10 m band, its residual kriged.
 
     With ``A`` for degrading, by default with a Gaussian of sigma ``ratio / 2``, each band ``y`` gets the 10 m band
@@ -92,16 +91,8 @@ class ATPRK:
     lattice: int = 360
 
     @property
-    def produces(self) -> tuple[str, ...]:
-        return self.bands
-
-    @property
     def needs(self) -> tuple[str, ...]:
         return (*A, *self.bands)
-
-    @property
-    def _ratio(self) -> int:
-        return ratio_of(self.bands[0])
 
     @property
     def _learns_weights(self) -> bool:
@@ -125,9 +116,6 @@ class ATPRK:
     @property
     def halo(self) -> dict[int, int]:
         return {10: self.gather_halo[10] + 2 * self._ratio}
-
-    def fit(self, cube: Cube) -> ATPRK:
-        return self
 
     def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> Floats:
         """Products of all columns; in the second round, squared differences of the residuals by lag."""

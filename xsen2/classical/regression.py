@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import A
-from xsen2.classical._common import cells, of_grid, ratio_of, solve
+from xsen2.classical._common import OneGrid, cells, of_grid, solve
 from xsen2.classical.bicubic import upsample
-from xsen2.cube import Cube
 from xsen2.kernels import correlate, support, taps
 from xsen2.protocol import Array, Mask
 
@@ -27,7 +26,7 @@ def make(bands: tuple[str, ...], operator: str) -> list[Regression]:
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(OneGrid):
     """Each coarse band as a linear function of the four 10 m bands, and its residual by bicubic interpolation.
 
     With ``A`` for degrading, the coefficients minimise ``|y - A(w0 + sum w x)|²`` over the image; the result is
@@ -55,16 +54,8 @@ class Regression:
     rounds: int = 1
 
     @property
-    def produces(self) -> tuple[str, ...]:
-        return self.bands
-
-    @property
     def needs(self) -> tuple[str, ...]:
         return (*A, *self.bands)
-
-    @property
-    def _ratio(self) -> int:
-        return ratio_of(self.bands[0])
 
     @property
     def gather_halo(self) -> dict[int, int]:
@@ -73,9 +64,6 @@ class Regression:
     @property
     def halo(self) -> dict[int, int]:
         return {10: self.gather_halo[10] + 3 * self._ratio}
-
-    def fit(self, cube: Cube) -> Regression:
-        return self
 
     def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> Floats:
         """Normal equations of all bands."""

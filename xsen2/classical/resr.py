@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import GRIDS, A, B, C, grid_of
-from xsen2.classical._common import cells, of_grid, ratio_of
+from xsen2.classical._common import OneGrid, cells, of_grid, ratio_of
 from xsen2.classical.bicubic import upsample
-from xsen2.cube import Cube
 from xsen2.kernels import correlate, taps
 from xsen2.protocol import Array, Mask
 
@@ -33,7 +32,7 @@ def make(bands: tuple[str, ...], operator: str) -> list[ResSR]:
 
 
 @dataclass(frozen=True)
-class ResSR:
+class ResSR(OneGrid):
     """ResSR, for the bands of one native grid.
 
     Every band is scaled by its 2nd and 98th percentile. The bands of all grids, interpolated to 10 m, have the mean
@@ -72,16 +71,8 @@ class ResSR:
     rounds: int = 1
 
     @property
-    def produces(self) -> tuple[str, ...]:
-        return self.bands
-
-    @property
     def needs(self) -> tuple[str, ...]:
         return (*A, *B) if self._ratio == 2 else (*A, *B, *C)
-
-    @property
-    def _ratio(self) -> int:
-        return ratio_of(self.bands[0])
 
     @property
     def halo(self) -> dict[int, int]:
@@ -90,9 +81,6 @@ class ResSR:
     @property
     def gather_halo(self) -> dict[int, int]:
         return self.halo
-
-    def fit(self, cube: Cube) -> ResSR:
-        return self
 
     def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> Floats:
         """Histograms of every band on its own grid, and the moments of all at 10 m."""

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from xsen2.bands import A
-from xsen2.classical._common import of_grid, ratio_of
+from xsen2.classical._common import OneGrid, of_grid
 from xsen2.classical._sen2res_mixture import ROUNDS, at_nodes, guess, mix, pixels_of, shared
 from xsen2.classical.bicubic import upsample
-from xsen2.cube import Cube
 from xsen2.kernels import correlate, support, taps
 from xsen2.protocol import Array
 
@@ -25,7 +24,7 @@ def make(bands: tuple[str, ...], operator: str) -> list[Sen2Res]:
 
 
 @dataclass(frozen=True)
-class Sen2Res:
+class Sen2Res(OneGrid):
     """Geometry that all bands have in common, taken from the 10 m bands: after Brodu (2017).
 
     Every 10 m pixel is a mixture of values that it shares with its neighbours, ``x = sum_j w_j s_j`` with ``w_j >= 0``
@@ -80,10 +79,6 @@ class Sen2Res:
     name: str = "sen2res"
 
     @property
-    def produces(self) -> tuple[str, ...]:
-        return self.bands
-
-    @property
     def needs(self) -> tuple[str, ...]:
         return (*A, *self.bands)
 
@@ -91,15 +86,12 @@ class Sen2Res:
     def halo(self) -> dict[int, int]:
         # In coarse pixels: what the weights and shared values see, then each step towards what was measured, then the
         # two additions at the end, of which bicubic interpolation sees two.
-        ratio = ratio_of(self.bands[0])
+        ratio = self._ratio
         beyond = max(-(-support(band, ratio, self.operator) // ratio) for band in self.bands)
         return {10: ratio * (ROUNDS + 1 + _SOLVES * (1 + beyond) + 2 + 2 * beyond)}
 
-    def fit(self, cube: Cube) -> Sen2Res:
-        return self
-
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
-        ratio = ratio_of(self.bands[0])
+        ratio = self._ratio
         weights, values = shared(a, ratio)
         parts = weights.mean(axis=1)
         share = np.maximum(at_nodes(parts), np.float32(1e-6))

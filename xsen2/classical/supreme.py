@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import BANDS, A, B, C
-from xsen2.classical._common import cells, gaussian, of_grid, ratio_of, smooth
+from xsen2.classical._common import OneGrid, cells, gaussian, of_grid, ratio_of, smooth
 from xsen2.classical._supreme_solver import Kernel, Solver
 from xsen2.classical.bicubic import upsample
-from xsen2.cube import Cube
 from xsen2.halo import trim
 from xsen2.kernels import taps
 from xsen2.protocol import Array, Mask
@@ -43,7 +42,7 @@ def make_matched(bands: tuple[str, ...], operator: str) -> list[Supreme]:
 
 
 @dataclass(frozen=True)
-class Supreme:
+class Supreme(OneGrid):
     """SupReME of Lanaras et al. (2017): ``X = U Z`` from all bands at once.
 
     With every band in units of its root mean square, ``U`` spans the first 7 dimensions of the image's spectra, and
@@ -96,16 +95,8 @@ class Supreme:
     rounds: int = 2
 
     @property
-    def produces(self) -> tuple[str, ...]:
-        return self.bands
-
-    @property
     def needs(self) -> tuple[str, ...]:
         return (*A, *B) if self._ratio == 2 else (*A, *B, *C)
-
-    @property
-    def _ratio(self) -> int:
-        return ratio_of(self.bands[0])
 
     @property
     def _sizes(self) -> list[int]:
@@ -121,9 +112,6 @@ class Supreme:
     def gather_halo(self) -> dict[int, int]:
         reach = max(len(kernel) // 2 for kernel in self._sharpest() if kernel is not None)
         return {10: 2 * self._ratio + reach}
-
-    def fit(self, cube: Cube) -> Supreme:
-        return self
 
     def _sharpest(self) -> list[Floats | None]:
         """What blurs each band of `needs` as much as the most blurred one is; None for the latter."""
