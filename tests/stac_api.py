@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +39,14 @@ CONFORMS = [
 ]
 
 
-def create_app(items: Sequence[Item], folder: Path, reads: list[str] | None = None) -> Starlette:
+Faults = MutableMapping[str, Iterator[int | str | None]]
+"""End of a file's path → what its next requests get: a status, ``"cut"`` (half of the answer), or None, the file.
+A query of the URL is part of the path. Once an iterator is used up, the file is given."""
+
+
+def create_app(
+    items: Sequence[Item], folder: Path, reads: list[str] | None = None, faults: Faults | None = None
+) -> Starlette:
     """An API over `items`, whose hrefs are relative to `folder`; requests for files go into `reads`."""
 
     def absolute(item: Item, base: str) -> Item:
@@ -139,9 +146,16 @@ def create_app(items: Sequence[Item], folder: Path, reads: list[str] | None = No
     files = StaticFiles(directory=folder)
 
     async def logged(scope: Any, receive: Any, send: Any) -> None:
+        query = scope["query_string"].decode()
+        path = scope["path"] + (f"?{query}" if query else "")
         if reads is not None:
-            reads.append(scope["path"])
-        await files(scope, receive, send)
+            reads.append(path)
+        named = next((name for name in faults or () if path.endswith(name)), None)
+        fault = next(faults[named], None) if faults and named else None
+        if isinstance(fault, int):
+            await Response(status_code=fault)(scope, receive, send)
+        else:
+            await files(scope, receive, halved(send) if fault == "cut" else send)
 
     return Starlette(
         routes=[
@@ -154,6 +168,17 @@ def create_app(items: Sequence[Item], folder: Path, reads: list[str] | None = No
             Mount("/files", logged),
         ]
     )
+
+
+def halved(send: Any) -> Any:
+    """Give half of each part of a body, whose head says more: uvicorn then closes the connection."""
+
+    async def sent(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": message["body"][: len(message["body"]) // 2]}
+        await send(message)
+
+    return sent
 
 
 def link(rel: str, href: str) -> dict[str, str]:
@@ -184,10 +209,16 @@ def moment(text: str) -> datetime:
 
 
 @contextmanager
-def serve(items: Sequence[Item], folder: Path, reads: list[str] | None = None, port: int = 0) -> Iterator[str]:
+def serve(
+    items: Sequence[Item],
+    folder: Path,
+    reads: list[str] | None = None,
+    port: int = 0,
+    faults: Faults | None = None,
+) -> Iterator[str]:
     """Serve while the context is open, from a thread; gives the address."""
     with socket.create_server(("127.0.0.1", port)) as listener:
-        config = uvicorn.Config(create_app(items, folder, reads), log_level="error")
+        config = uvicorn.Config(create_app(items, folder, reads, faults), log_level="critical")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -24,7 +24,7 @@ from xsen2.superresolve import lazy
 
 METHODS = [m for m in xsen2.methods().index if m != "default"]
 KINDS = xsen2.methods()["kind"]
-EXAMPLES = {"network": 5, "classical": 6}
+EXAMPLES = {"network": 5, "classical": 4}
 
 
 def superresolve(ds, method, **kwargs):

@@ -167,7 +167,7 @@ def test_a_file_that_is_gone_is_an_error_not_nodata(search: Search, tmp_path: Pa
     item = earth_search(scenes.random(), tmp_path, DAY1)
     cube = load(search([item]), bands=["B02"], engine=engine)
     (tmp_path / item["assets"]["blue"]["href"]).unlink()
-    with pytest.raises((RuntimeError, OSError), match=r"404|B02"):
+    with pytest.raises(SourceError, match=f"{item['id']}.*'blue'.*(404|No such file)"):
         cube.compute()
 
 
@@ -410,24 +410,19 @@ def test_mixed_crs_are_refused_with_a_split_that_runs(search: Search, tmp_path: 
     here, there = scenes.random(1), scenes.random(2, epsg=32632, ulx=959940, uly=5210040)
     found = search([earth_search(here, tmp_path, DAY1), earth_search(there, tmp_path, DAY1)])
     items = found.to_dict(transform_hrefs=False)["features"] if plain else list(found)
-    with pytest.raises(CRSError, match=r"33TWM in EPSG:32633") as error:
+    with pytest.raises(CRSError, match=r"EPSG:32633: 33TWM") as error:
         load(items)
     assert "32632" in str(error.value)
-    hint = re.search(r"\{tile: .*\}", str(error.value))
+    hint = re.search(r"\{crs: .*\}", str(error.value))
     assert hint is not None
     cubes = eval(hint[0], {"xsen2": sys.modules["xsen2"], "items": items, "bbox": None})
-    assert {tile: cube.rio.crs.to_epsg() for tile, cube in cubes.items()} == {
-        "MGRS-33TWM": 32633,
-        "MGRS-32TWM": 32632,
-    }
+    assert {crs: cube.rio.crs.to_epsg() for crs, cube in cubes.items()} == {"EPSG:32633": 32633, "EPSG:32632": 32632}
 
 
-def test_several_tiles_are_refused_unless_the_area_lies_in_one(search: Search, tmp_path: Path) -> None:
+def test_of_several_tiles_those_that_the_area_touches_are_loaded(search: Search, tmp_path: Path) -> None:
     here = scenes.random(1)
     there = scenes.Scene(scenes.random(2).bands, here.epsg, here.ulx + 60000, here.uly, "33TXM")
     found = search([earth_search(here, tmp_path, DAY1), earth_search(there, tmp_path, DAY1)])
-    with pytest.raises(SourceError, match=r"33TWM.*33TXM.*grid:code"):
-        load(found)
     cube = load(found, there.lonlat())
     assert cube.attrs["tile"] == "33TXM"
     assert_holds(cube, there)

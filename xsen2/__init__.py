@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 from xsen2 import accessors as _accessors  # noqa: F401
 from xsen2.benchmark import benchmark
+from xsen2.context import context_of
 from xsen2.cube import canonicalise
 from xsen2.errors import (
     BandError,
@@ -22,11 +23,13 @@ from xsen2.errors import (
     WeightsError,
     Xsen2Error,
 )
+from xsen2.geometry import padded
 from xsen2.native import native
 from xsen2.registry import methods
+from xsen2.sources.eopf import open_eopf
 from xsen2.sources.safe import open_safe
 from xsen2.sources.sample import sample
-from xsen2.sources.stac import EARTH_SEARCH, PLANETARY_COMPUTER, load
+from xsen2.sources.stac import EARTH_SEARCH, PLANETARY_COMPUTER, ReadWarning, load, skipped
 
 __all__ = [
     "EARTH_SEARCH",
@@ -36,6 +39,7 @@ __all__ = [
     "GridError",
     "MethodError",
     "RadiometryError",
+    "ReadWarning",
     "SingleGridError",
     "SourceError",
     "StoreError",
@@ -44,9 +48,13 @@ __all__ = [
     "Xsen2Error",
     "benchmark",
     "canonicalise",
+    "context_of",
     "load",
     "methods",
     "native",
+    "open_eopf",
     "open_safe",
+    "padded",
     "sample",
+    "skipped",
 ]

@@ -11,6 +11,7 @@ from xsen2 import degrade as _degrade
 from xsen2 import evaluate as _evaluate
 from xsen2 import index as _index
 from xsen2 import superresolve as _superresolve
+from xsen2.sinks import cog as _cog
 from xsen2.sinks import zarr as _zarr
 from xsen2.training import finetune as _finetune
 
@@ -42,6 +43,7 @@ class DSen2Accessor:
     evaluate = _bound(_evaluate.evaluate)
     finetune = _bound(_finetune.finetune)
     index = _bound(_index.index)
+    to_cog = _bound(_cog.to_cog)
     to_zarr = _bound(_zarr.to_zarr)
 
 

@@ -259,7 +259,8 @@ def _carry(name: str, variable: xr.DataArray, cube: Cube) -> tuple[int | None, x
         try:
             axes = axes_of(variable, name)
             found = spacing(variable, axes, name) or size
-            same = abs(found - size) < 0.01 * size and np.allclose(edges(variable, axes, size), cube.bounds, atol=0.1)
+            placed = np.allclose(edges(variable, axes, size), cube.bounds, rtol=0, atol=0.1)
+            same = abs(found - size) < 0.01 * size and placed
         except (GridError, TimeError):
             break
         if same and axes.time in (None, cube.time):

@@ -41,7 +41,7 @@ class WeightsError(MethodError):
 
 
 class SourceError(Xsen2Error):
-    """A source cannot be read as a cube: no items, no assets, mixed tiles."""
+    """A source cannot be read as a cube: no items, no assets, mixed tiles; or an area is none, or lies outside."""
 
 
 class StoreError(Xsen2Error):

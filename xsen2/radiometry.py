@@ -111,6 +111,8 @@ def to_dn(window: npt.NDArray[Any], scales: Sequence[Scale]) -> tuple[npt.NDArra
         dn[i] = band
         if scale.gain != 1:
             dn[i] *= np.float32(scale.gain)
+            # Decoding in float32 is off by some 1e-4 DN, which networks in bfloat16 turn into whole DN.
+            np.round(dn[i], 2, out=dn[i])
     return dn, seen
 
 

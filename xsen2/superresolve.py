@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import dask.array as da
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
-from xsen2.bands import BANDS, canonical, grid_of
+from xsen2.area import Aoi, locate
+from xsen2.bands import canonical, grid_of
 from xsen2.block import apply
-from xsen2.cube import CHUNK, Cube, recognise, write_crs
+from xsen2.cube import Cube, recognise
 from xsen2.errors import BandError, MethodError
-from xsen2.grid import NODATA_ATTRS
 from xsen2.halo import common_dates, split
 from xsen2.kernels import OPERATORS, Operator
+from xsen2.masks import Mask, hide, read
 from xsen2.protocol import Method, Statistical
 from xsen2.radiometry import Scale, scales_of, to_nan
 from xsen2.registry import resolve
+from xsen2.result import assemble, lazy
 
 __all__ = ["lazy", "superresolve"]
 
@@ -33,6 +33,10 @@ def superresolve(
     method: str | os.PathLike[str] | Method = "default",
     native: bool = True,
     *,
+    area: object | None = None,
+    area_crs: object | None = None,
+    clip: bool = False,
+    mask: Mask | None = None,
     consistency: bool | None = None,
     operator: Operator = "mtf",
     uncertainty: bool = False,
@@ -53,6 +57,24 @@ def superresolve(
         A name of `xsen2.methods`, the path of weights, or an object that follows `xsen2.protocol.Method`.
     native : bool
         Whether the 10 m bands come along, unchanged, even if `bands` does not name them.
+    area : bbox, GeoJSON, geometry or path, optional
+        Area of interest, of any size: ``(west, south, east, north)``, a GeoJSON dict, the path of a file with one, or a
+        geometry of shapely or geopandas. The result is cut to the 10 m pixels that its bounds touch. Its pixels are
+        those of the whole cube's result, of which only what they depend on is computed: methods that gather
+        statistics still read all of it. Where the area reaches over the cube's edge, the result ends there.
+    area_crs : CRS, optional
+        What the coordinates of `area` are in, as ``"EPSG:32633"``: by default lon/lat, or what `area` itself says, as
+        geopandas does.
+    clip : bool
+        Whether pixels whose centre is outside of the polygons of `area`, and that none of its lines and points touches,
+        become nodata: in bands NaN, in other variables their nodata value, which is 0 where none is declared.
+    mask : str, sequence of int, xarray.DataArray or callable, optional
+        What becomes NaN in the bands, those of 10 m and standard errors too, after they have been made, so that the
+        method still sees it as context. ``"scl"``: no data, saturated, cloud shadow, clouds of medium and high
+        probability and thin cirrus (`xsen2.masks.SCL`) of the cube's variable SCL, but not snow and water;
+        ``[3, 8, 9]``: those classes of SCL; ``"classi"``: opaque cloud and cirrus of CLASSI, which `xsen2.open_safe`
+        reads of L1C. Or booleans, True for what is left out, on any of the cube's grids; or a function that makes
+        them of the cube, with canonical names: ``lambda cube: cube.CLDPRB > 40``.
     consistency : bool, optional
         Whether every band, degraded, must give back the one that was measured: the smallest correction that
         does so is added, see `xsen2.consistency`. The RMSE is under 0.1 DN then; next to nodata about a thousandth
@@ -80,12 +102,15 @@ def superresolve(
         caller's names, NaN exactly where a band that is needed has no data (NaN or infinite; the value of
         ``_FillValue`` or ``nodata``; 0 for integers that declare none, not for floats). Other variables come
         out on the 10 m grid by nearest neighbour. Nothing is computed yet. ``xsen2_consistency`` in the
-        attributes is the operator that the bands are consistent with, or "none".
+        attributes is the operator that the bands are consistent with, or "none"; ``xsen2_mask`` what `mask` was.
 
     Raises
     ------
     BandError, GridError, CRSError, TimeError
-        If the input is not a cube, or lacks what the method reads; before anything is computed.
+        If the input is not a cube, or lacks what the method or `mask` reads, or `mask` does not fit it; before
+        anything is computed.
+    SourceError
+        If `area` is none, or lies outside the cube.
     MethodError
         If an argument is not one of those above, or the method cannot say how sure it is.
     RadiometryError
@@ -98,6 +123,10 @@ def superresolve(
     >>> sr = xsen2.sample().dsen2.superresolve(method="bicubic")
     >>> sr["B11"].dims, sr["B11"].dtype
     (('time', 'y', 'x'), dtype('float32'))
+    >>> west, south, *_ = sr.rio.bounds()
+    >>> pixel = (west + 100, south + 100, west + 110, south + 110)
+    >>> xsen2.sample().dsen2.superresolve(method="bicubic", area=pixel, area_crs=sr.rio.crs)["B11"].shape
+    (2, 1, 1)
     """
     cube = recognise(ds)
     if device != "auto" and not re.fullmatch(r"(cpu|mps|cuda)(:\d+)?", device):
@@ -110,14 +139,18 @@ def superresolve(
         raise MethodError(
             f"consistency={consistency!r}: use True, False or None; operator={consistency!r} says what with"
         )
+    if clip and area is None:
+        raise MethodError("clip=True clips to area=, which is missing")
     targets = _targets(cube, bands)
+    aoi = None if area is None else locate(cube, area, area_crs)
+    hidden = None if mask is None else read(cube, mask)
     scales = scales_of(cube, quantification)
     low = [band for band in targets if grid_of(band) != 10]
     methods = resolve(method, low, device, dtype, operator)
     arrays = common_dates({band: lazy(array.data) for band, array in cube.bands.items()})
     if cube.time and any(isinstance(one, Statistical) for one in methods):  # each date has statistics of its own
         arrays = {band: array.rechunk({0: 1}) for band, array in arrays.items()}
-    chunks = _chunks(cube, arrays, [getattr(one, "lattice", 1) for one in methods])
+    chunks = _chunks(cube, arrays, [getattr(one, "lattice", 1) for one in methods], aoi)
     made: dict[str, da.Array] = {}
     errors: dict[str, da.Array] = {}
     used: dict[str, str] = {}
@@ -138,11 +171,17 @@ def superresolve(
     for band in cube.bands:
         if grid_of(band) == 10 and (native or band in targets):
             made[band] = _passed(arrays[band], chunks, scales[band])
+    if hidden is not None:
+        made = {band: hide(data, hidden) for band, data in made.items()}
+        errors = {band: hide(data, hidden) for band, data in errors.items()}
     attrs = {
         "xsen2_method": ", ".join(f"{n} ({h})" if h else n for n, h in used.items()) or "none",
         "xsen2_consistency": _which(consistent, operator),
     }
-    return _assemble(cube, made, errors, chunks, attrs, next(iter(scales.values())).gain)
+    if hidden is not None:
+        attrs["xsen2_mask"] = hidden.what
+    out = assemble(cube, made, errors, chunks, attrs, next(iter(scales.values())).gain)
+    return out if aoi is None else aoi.cut(out, cube.dims, clip)
 
 
 def _doubtful(method: Method) -> Method:
@@ -159,15 +198,6 @@ def _which(consistent: dict[str, bool], operator: str) -> str:
     if not names:
         return "none"
     return operator if all(consistent.values()) else f"{operator} ({', '.join(names)})"
-
-
-def lazy(data: Any) -> da.Array:
-    """The data of a variable as a dask array; arrays in memory are cut into chunks."""
-    if isinstance(data, da.Array):
-        return data
-    chunks = (*(1,) * (data.ndim - 2), CHUNK, CHUNK)
-    out: da.Array = da.from_array(np.asarray(data), chunks=chunks)
-    return out
 
 
 def _targets(cube: Cube, bands: Sequence[str] | None) -> tuple[str, ...]:
@@ -199,12 +229,12 @@ def _require(cube: Cube, method: Method) -> None:
 
 
 def _chunks(
-    cube: Cube, arrays: dict[str, da.Array], lattices: Sequence[int]
+    cube: Cube, arrays: dict[str, da.Array], lattices: Sequence[int], aoi: Aoi | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Blocks of the output: near the chunks of the 10 m bands, on borders that all grids and lattices share."""
     cell = math.lcm(max(cube.grids) // 10, *lattices)
     rows, columns = next(a.chunks[-2:] for b, a in arrays.items() if grid_of(b) == 10)
-    return split(rows, cell), split(columns, cell)
+    return (split(rows, cell), split(columns, cell)) if aoi is None else aoi.blocks((rows, columns), cell)
 
 
 def _passed(data: da.Array, chunks: tuple[tuple[int, ...], tuple[int, ...]], scale: Scale) -> da.Array:
@@ -213,63 +243,3 @@ def _passed(data: da.Array, chunks: tuple[tuple[int, ...], tuple[int, ...]], sca
     meta = np.empty((0,) * data.ndim, np.float32)
     out: da.Array = da.map_blocks(to_nan, data, scale.nodata, dtype=np.float32, meta=meta)
     return out
-
-
-def _repeat(x: npt.NDArray[Any], ratio: int) -> npt.NDArray[Any]:
-    return np.repeat(np.repeat(x, ratio, axis=-2), ratio, axis=-1)
-
-
-def _nearest(array: xr.DataArray, gsd: int) -> da.Array:
-    data, ratio = lazy(array.data), gsd // 10
-    if ratio > 1:
-        wide = (*data.chunks[:-2], *(tuple(n * ratio for n in c) for c in data.chunks[-2:]))
-        data = da.map_blocks(_repeat, data, ratio, chunks=wide, dtype=data.dtype, meta=data._meta)
-    return data
-
-
-def _assemble(
-    cube: Cube,
-    made: dict[str, da.Array],
-    errors: dict[str, da.Array],
-    chunks: tuple[tuple[int, ...], tuple[int, ...]],
-    attrs: dict[str, str],
-    gain: float,
-) -> xr.Dataset:
-    lead = () if cube.time is None else ("time",)
-    size = round(cube.resolution) if cube.resolution == round(cube.resolution) else cube.resolution
-    like = next(a for b, a in cube.bands.items() if grid_of(b) == 10)
-    variables: dict[Hashable, xr.DataArray] = {}
-    coords = {n: c for n, c in like.coords.items() if n != "spatial_ref"}
-    for band in (b for b in BANDS if b in made):
-        out = xr.DataArray(made[band], coords, (*lead, "y", "x"), attrs=dict(cube.bands[band].attrs))
-        for stale in (*NODATA_ATTRS, "grid_mapping", "scale_factor", "add_offset"):
-            out.attrs.pop(stale, None)
-        if gain != 1:  # reflectance: said in the way that CF decoding leaves behind, for whatever comes after
-            out.attrs["units"], out.encoding["scale_factor"] = "1", 1 / gain
-        out.attrs |= {"gsd": size, "native_gsd": round(size * grid_of(band) / 10)}
-        own_name = cube.names[band]
-        variables[own_name] = out
-        if band in errors:
-            out.attrs["ancillary_variables"] = f"{own_name}_se"
-            attrs_se = {"long_name": f"standard error of {own_name}", "gsd": size}
-            attrs_se |= {k: out.attrs[k] for k in ("units",) if k in out.attrs}
-            variables[f"{own_name}_se"] = xr.DataArray(errors[band], coords, (*lead, "y", "x"), attrs=attrs_se)
-            variables[f"{own_name}_se"].encoding = dict(out.encoding)
-    dates = next(iter(made.values())).chunks[:-2]
-    for name, (gsd, extra) in cube.extras.items():
-        if gsd is None:
-            variables[name] = extra
-            continue
-        dims = (*(("time",) if "time" in extra.dims else ()), "y", "x")
-        own = {n: c for n, c in coords.items() if set(c.dims) <= set(dims)}
-        target = (*(dates if "time" in extra.dims else ()), *chunks)
-        variables[name] = xr.DataArray(_nearest(extra, gsd).rechunk(target), own, dims, attrs=extra.attrs)
-        kept = ("dtype", "_FillValue", "scale_factor", "add_offset")
-        variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in kept}
-    from xsen2 import __version__  # not importable yet while this module is being imported
-
-    ds = xr.Dataset(variables, attrs={**cube.attrs, **attrs, "xsen2_version": __version__})
-    if cube.crs is not None:
-        ds = write_crs(ds, cube.crs)
-    back = {"y": cube.dims[0], "x": cube.dims[1]} | ({"time": cube.time} if lead else {})
-    return ds.rename({k: v for k, v in back.items() if k != v and k in ds.dims})

@@ -104,7 +104,7 @@ def _check_dn(block: npt.NDArray[Any], empty: npt.NDArray[np.bool_]) -> None:
     if seen.size >= 10_000 and 0 < np.abs(seen).max() < 2 and not (seen == np.rint(seen)).all():
         raise RadiometryError(
             f"no value in a block of {seen.size} pixels is over {np.abs(seen).max():.3g}: that looks like "
-            "reflectance, which would be rounded to 0 or 1. Write to_zarr(dtype='float32'), or ds * 10000, "
+            "reflectance, which would be rounded to 0 or 1. Use dtype='float32', or ds * 10000, "
             "which is DN"
         )
 

@@ -176,6 +176,8 @@ def _georeferenced(ds: xr.Dataset) -> xr.Dataset:
         y, x = (ds[d].values.astype(float) for d in next(iter(planes)))
         dy, dx = (float(v[-1] - v[0]) / (len(v) - 1) for v in (y, x))
         where.attrs["GeoTransform"] = f"{float(x[0]) - dx / 2} {dx} 0.0 {float(y[0]) - dy / 2} 0.0 {dy}"
+    elif len(planes) == 1 and "GeoTransform" in ds[mapping].attrs:  # one pixel wide: coordinates do not tell its size
+        where.attrs["GeoTransform"] = ds[mapping].attrs["GeoTransform"]
     ds = ds.assign_coords({mapping: where})
     for variable in ds.data_vars.values():
         variable.attrs.pop("grid_mapping", None)  # xarray wants it in the encoding alone

@@ -56,9 +56,20 @@ class Area:
         if bbox is not None and geometry is not None:
             raise SourceError("both bbox= and geometry= were given: give the one to load")
         if bbox is not None:
-            return cls(_outline([_ring(bbox)]))
+            try:
+                ring = _ring(bbox)
+            except (TypeError, ValueError) as error:
+                if isinstance(error, SourceError):
+                    raise
+                raise SourceError(f"bbox={bbox!r}: give four numbers, west, south, east, north in degrees") from error
+            return cls(_outline([ring]))
         if geometry is not None:
-            return cls(_outline(list(_paths(_geojson(geometry)))))
+            try:
+                return cls(_outline(list(_paths(_geojson(geometry)))))
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+                if isinstance(error, SourceError):
+                    raise
+                raise SourceError(f"geometry= is not GeoJSON ({type(error).__name__}: {error})") from error
         return None
 
     @property
@@ -98,12 +109,14 @@ def _ring(bbox: Sequence[float]) -> list[tuple[float, float]]:
     return [(west, south), (east, south), (east, north), (west, north), (west, south)]
 
 
-def _geojson(geometry: object) -> Mapping[str, Any]:
+def _geojson(geometry: Any) -> Mapping[str, Any]:
+    if getattr(geometry, "crs", None) is not None and hasattr(geometry, "to_crs"):  # geopandas, in any CRS
+        geometry = geometry.to_crs(4326)
     found = getattr(geometry, "__geo_interface__", geometry)
     if not isinstance(found, Mapping) or "type" not in found:
         raise SourceError(
             f"geometry= is a {type(geometry).__name__}: give a GeoJSON dict, a shapely geometry, "
-            "or an object with __geo_interface__, in lon/lat"
+            "an object of geopandas, or one with __geo_interface__, in lon/lat"
         )
     return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import import_module
 from typing import Any
 
 import dask.array as da
@@ -17,9 +18,11 @@ import numpy as np
 
 from xsen2.errors import SourceError
 from xsen2.sources._area import Box, lonlat
-from xsen2.sources._items import EXTRAS, Item
+from xsen2.sources._assets import EXTRAS
+from xsen2.sources._items import Item
+from xsen2.sources._reading import Reading, tagged
 
-__all__ = ["Grid", "engine_named"]
+__all__ = ["COLLECTION", "Grid", "dtype_of", "engine_named", "read_all", "small"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,13 @@ class Grid:
     chunk: int
 
 
-_COLLECTION = "sentinel-2"
+COLLECTION = "sentinel-2"
 
-Engine = Callable[[Sequence[Item], Sequence[str], Grid], dict[str, da.Array]]
+Engine = Callable[[Sequence[Item], Sequence[str], Grid, Reading], dict[str, da.Array]]
 
 
 def engine_named(name: str) -> Engine:
-    """The function that reads: items, names and a grid → name → (time, y, x) array with nodata 0.
+    """The function that reads: items, names, a grid and how → name → (item, y, x) array with nodata 0.
 
     Raises
     ------
@@ -59,17 +62,37 @@ def engine_named(name: str) -> Engine:
     """
     if name not in _ENGINES:
         raise SourceError(f"engine={name!r} is unknown: use {' or '.join(map(repr, _ENGINES))}")
+    package, module = _ENGINES[name]
     try:
-        return _ENGINES[name]()
+        import_module(package)
+        read: Engine = import_module(module).read
     except ImportError as error:
         raise ImportError(f"engine={name!r} needs {error.name}: pip install 'xsen2[stac]'") from error
+    return read
 
 
-def _dtype(name: str) -> np.dtype[Any]:
+def read_all(
+    engine: Engine, items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Reading
+) -> dict[str, da.Array]:
+    """What the engine reads, and 0 for items that do not have an asset: engines do not all know such items."""
+    whole = [name for name in names if all(name in item.assets for item in items)]
+    out = engine(items, whole, grid, reading) if whole else {}
+    for name in names:
+        if name not in out:
+            found = engine([item for item in items if name in item.assets], [name], grid, reading)[name]
+            layers = iter(found[i : i + 1] for i in range(len(found)))
+            none = da.zeros((1, *found.shape[1:]), found.dtype, chunks=(1, *found.chunks[1:]))
+            out[name] = da.concatenate([next(layers) if name in item.assets else none for item in items])
+    return out
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Of the raw pixels."""
     return np.dtype("uint8" if name in EXTRAS else "uint16")
 
 
-def _small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, Any]) -> dict[str, Any]:
+def small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, Any]) -> dict[str, Any]:
+    """The item with nothing left to interpret."""
     left, bottom, right, top = item.extent
     west, south, east, north = lonlat(item.extent, grid.epsg)
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
@@ -84,11 +107,13 @@ def _small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, A
         "stac_version": "1.0.0",
         "stac_extensions": ["https://stac-extensions.github.io/projection/v2.0.0/schema.json"],
         "id": item.id,
-        "collection": _COLLECTION,
+        "collection": COLLECTION,
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "bbox": [west, south, east, north],
         "properties": {"datetime": _iso(item.time), **projection},
-        "assets": {name: {"href": item.assets[name]["href"], **placed} for name in names},
+        "assets": {
+            name: {"href": tagged(item.assets[name]["href"], item.id, item.keys[name]), **placed} for name in names
+        },
         "links": [],
     }
 
@@ -97,65 +122,5 @@ def _iso(time: datetime) -> str:
     return time.isoformat() + "Z"
 
 
-def _stackstac() -> Engine:
-    import stackstac
-
-    def read(items: Sequence[Item], names: Sequence[str], grid: Grid) -> dict[str, da.Array]:
-        # stackstac 0.5 reads proj:epsg alone, and without it guesses a grid from the lon/lat box.
-        plain = [_small(item, names, grid, {"proj:epsg": grid.epsg}) for item in items]
-        out = {}
-        for name in names:
-            dtype = _dtype(name)
-            stack = stackstac.stack(
-                plain,
-                assets=[name],
-                epsg=grid.epsg,
-                resolution=grid.gsd,
-                bounds=grid.box,
-                snap_bounds=False,
-                chunksize=grid.chunk,
-                dtype=dtype,
-                fill_value=dtype.type(0),
-                rescale=False,  # else an offset that the pixels have lost already is taken off once more
-                sortby_date=False,
-                xy_coords=False,
-                properties=False,
-                band_coords=False,
-                errors_as_nodata=(),  # the default turns a missing file into nodata
-            )
-            out[name] = stack.data[:, 0]
-        return out
-
-    return read
-
-
-def _odc() -> Engine:
-    import odc.stac
-    import pystac
-    from affine import Affine
-    from odc.geo.geobox import GeoBox
-
-    def read(items: Sequence[Item], names: Sequence[str], grid: Grid) -> dict[str, da.Array]:
-        left, bottom, right, top = grid.box
-        geobox = GeoBox(
-            ((top - bottom) // grid.gsd, (right - left) // grid.gsd),
-            Affine(grid.gsd, 0, left, 0, -grid.gsd, top),
-            f"EPSG:{grid.epsg}",
-        )
-        code = {"proj:code": f"EPSG:{grid.epsg}"}
-        kinds = {name: {"data_type": str(_dtype(name)), "nodata": 0} for name in names}
-        found = odc.stac.load(
-            [pystac.Item.from_dict(_small(item, names, grid, code)) for item in items],
-            bands=list(names),
-            geobox=geobox,
-            chunks={"time": 1, "y": grid.chunk, "x": grid.chunk},
-            groupby="id",  # every item is one date already; "solar_day" may keep the older of two
-            resampling="nearest",
-            stac_cfg={_COLLECTION: {"assets": kinds}},
-        )
-        return {name: found[name].data for name in names}
-
-    return read
-
-
-_ENGINES: dict[str, Callable[[], Engine]] = {"stackstac": _stackstac, "odc": _odc}
+_ENGINES = {"stackstac": ("stackstac", "xsen2.sources._stackstac"), "odc": ("odc.stac", "xsen2.sources._odc")}
+"""Name → the package that reads, and the module here that tells it what."""

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 from pyproj import CRS
 from pyproj.exceptions import CRSError as ProjError
 
-from xsen2 import bands as _bands
-from xsen2.errors import CRSError, GridError, SourceError
+from xsen2.errors import CRSError, GridError, SourceError, Xsen2Error
 from xsen2.sources._area import CELL, Box
+from xsen2.sources._assets import EXTRAS, gsd_of, native_assets
 
 __all__ = ["EXTRAS", "Item", "baseline", "gsd_of", "read"]
-
-EXTRAS: dict[str, int] = {"SCL": 20}
-"""Layers that ride along when asked for by name → gsd in metres; integer classes, 0 is nodata."""
 
 _TILE = re.compile(r"(?:MGRS-|_T|^T)?(\d{1,2}[C-X][A-Z]{2})(?:_|$)")
 
@@ -46,6 +41,8 @@ class Item:
         Outer edges of its assets: left, bottom, right, top.
     assets : dict
         Canonical name → the asset on the band's native grid, `href` made absolute.
+    keys : dict
+        Canonical name → the key of that asset.
     properties : dict
     """
 
@@ -57,6 +54,7 @@ class Item:
     epsg: int
     extent: Box
     assets: dict[str, Mapping[str, Any]]
+    keys: dict[str, str]
     properties: Mapping[str, Any]
 
     @property
@@ -111,13 +109,26 @@ def _dicts(items: object) -> Iterator[tuple[Mapping[str, Any], bool]]:
 
 def _item(raw: Mapping[str, Any], plain: bool) -> Item:
     try:
+        return _understood(raw, plain)
+    except Xsen2Error:
+        raise
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"item {raw.get('id', '?')!r} cannot be understood ({type(error).__name__}: {error}): one of its fields is "
+            "not what STAC says it is"
+        ) from error
+
+
+def _understood(raw: Mapping[str, Any], plain: bool) -> Item:
+    try:
         name, properties = str(raw["id"]), raw["properties"]
         when = properties["datetime"]
         given = raw["assets"]
     except KeyError as error:
         raise SourceError(f"item {raw.get('id', '?')!r} has no {error}: it is not a STAC item") from error
     epsg = _epsg(name, properties, given.values())
-    assets = _native(raw)
+    native = native_assets(raw)
+    assets = {band: asset for band, (_, asset) in native.items()}
     extent = _extent(name, properties, assets)
     product = str(properties.get("s2:product_type") or raw.get("collection") or "").upper()
     return Item(
@@ -129,6 +140,7 @@ def _item(raw: Mapping[str, Any], plain: bool) -> Item:
         epsg=epsg,
         extent=extent,
         assets=assets,
+        keys={band: key for band, (key, _) in native.items()},
         properties=properties,
     )
 
@@ -171,31 +183,6 @@ def _epsg(name: str, properties: Mapping[str, Any], assets: Iterable[Mapping[str
 @cache
 def _is_projected(epsg: int) -> bool:
     return CRS.from_epsg(epsg).is_projected
-
-
-def _native(raw: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Assets by canonical name, leaving out those resampled away from the band's native grid."""
-    here = next((str(link["href"]) for link in raw.get("links", ()) if link.get("rel") == "self"), "")
-    out: dict[str, Mapping[str, Any]] = {}
-    for key, asset in raw["assets"].items():
-        name = _bands.find(key) or (key.upper() if key.upper() in EXTRAS else None)
-        if name is None or name in out:
-            continue
-        transform = asset.get("proj:transform")
-        if transform is None or float(transform[0]) == gsd_of(name):
-            out[name] = {**asset, "href": _absolute(str(asset["href"]), here)}
-    return out
-
-
-def _absolute(href: str, here: str) -> str:
-    if urlsplit(href).scheme:
-        return href
-    return urljoin(here, href) if here else os.path.abspath(href)
-
-
-def gsd_of(name: str) -> int:
-    """Native ground sampling distance of a band or an extra, in metres."""
-    return EXTRAS[name] if name in EXTRAS else _bands.grid_of(name)
 
 
 def _extent(name: str, properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> Box:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xsen2.errors import RadiometryError
-from xsen2.sources._items import EXTRAS, Item, baseline
+from xsen2.sources._assets import EXTRAS
+from xsen2.sources._items import Item, baseline
 
-__all__ = ["offset_of", "offsets_of"]
+__all__ = ["doubtful", "offset_of", "offsets_of"]
 
 _SHIFTED_SINCE = 4.0
 """Processing baseline from which on ESA adds 1000 to every pixel, so that dark ones stay above 0."""
@@ -61,7 +62,12 @@ def _declared(item: Item) -> int | None:
     found: dict[int, str] = {}
     for name, asset in item.assets.items():
         if name not in EXTRAS:
-            value = _raster_offset(asset)
+            try:
+                value = _raster_offset(asset)
+            except (AttributeError, OverflowError, TypeError, ValueError) as error:
+                raise RadiometryError(
+                    f"item {item.id!r}: the offset in raster:bands of {name} is no number ({error}): {_SETTLE}"
+                ) from error
             if value is not None:
                 found.setdefault(value, name)
     if len(found) > 1:
@@ -84,6 +90,20 @@ def _raster_offset(asset: Mapping[str, Any]) -> int | None:
             if holder.get(f"{key}offset") is not None:
                 return round(float(holder[f"{key}offset"]) / float(holder.get(f"{key}scale") or 1))
     return None
+
+
+def doubtful(items: Sequence[Item], given: float | Mapping[str, float] | None, offsets: Sequence[float]) -> list[bool]:
+    """Whether the offset of each item should be checked against its pixels.
+
+    That is where Earth Search's metadata say that pixels carry +1000: of some items of 2022 and 2025 they do not.
+    What the caller said is not doubted.
+    """
+    return [
+        given is None or (isinstance(given, Mapping) and item.id not in given)
+        if offset and item.level != "L1C" and any(key.startswith("earthsearch:") for key in item.properties)
+        else False
+        for item, offset in zip(items, offsets, strict=True)
+    ]
 
 
 def offsets_of(items: Sequence[Item], given: float | Mapping[str, float] | None) -> list[float]:

@@ -126,22 +126,36 @@ def _granule(identifier: str, listed: Iterable[str], where: str) -> Granule:
     return Granule(tile[1], homes.pop(), images)
 
 
-def masks(tile: Document) -> dict[str, str]:
-    """The masks that are images: name → path in the product.
+def masks(tile: Document, home: str) -> dict[str, tuple[str, ...]]:
+    """The masks that the metadata of a tile list, at the resolution that is read.
+
+    Parameters
+    ----------
+    tile : Document
+    home : str
+        Folder of the tile in the product; metadata until 2016 name the files in its ``QI_DATA`` alone.
+
+    Returns
+    -------
+    dict
+        Name → paths in the product: an image, or before it the polygons of ``"CLASSI"``, ending in ``.gml``.
 
     Raises
     ------
     SourceError
         If a path leads out of the product.
     """
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, ...]] = {}
+    drawn: dict[str, tuple[str, ...]] = {}
     for element in tile.all("MASK_FILENAME"):
         kind, path = element.get("type", "").removeprefix("MSK_"), (element.text or "").strip()
         size = re.search(r"_(\d\d)m\.", path)
         native = size is None or int(size[1]) == GSD.get(kind)
         if kind in _MASKS and native and "/" in path and path.endswith((".jp2", ".tif")):
-            found.setdefault(kind, inside(path, tile.where))
-    return found
+            found.setdefault(kind, (inside(path, tile.where),))
+        elif kind == "CLOUDS" and path.endswith(".gml"):
+            drawn.setdefault("CLASSI", (inside(path if "/" in path else f"{home}/QI_DATA/{path}", tile.where),))
+    return drawn | found
 
 
 @dataclass(frozen=True)

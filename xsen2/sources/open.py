@@ -24,10 +24,10 @@ def open_source(source: str, bbox: Bbox = None) -> xr.Dataset | xr.DataTree:
     ----------
     source : str
         A Zarr store with a cube (one group, or a group per resolution), or a STAC item, item
-        collection or search response as JSON; a path or a URL. Or the path of a Sentinel-2 product,
-        a .SAFE folder or its .zip.
+        collection or search response as JSON; a path or a URL. Or a Sentinel-2 product: the path of a
+        .SAFE folder or its .zip, the path or URL of an EOPF product, .zarr or .zarr.zip.
     bbox : sequence of float, optional
-        West, south, east, north in degrees. STAC sources and SAFE products can be cut.
+        West, south, east, north in degrees. STAC sources and products can be cut.
 
     Returns
     -------
@@ -45,7 +45,8 @@ def open_source(source: str, bbox: Bbox = None) -> xr.Dataset | xr.DataTree:
         if is_it(source):
             return opener(source, bbox)
     raise SourceError(
-        f"{source} is neither a Zarr store nor a STAC item (.json) nor a product (.SAFE, .zip): these can be opened"
+        f"{source} is neither a Zarr store nor a STAC item (.json) nor a product (.SAFE, .zip, or EOPF's .zarr "
+        "or .zarr.zip): these can be opened"
     )
 
 
@@ -57,7 +58,7 @@ def _is_zarr(source: str) -> bool:
 def _open_zarr(source: str, bbox: Bbox) -> xr.Dataset | xr.DataTree:
     if bbox is not None:
         raise SourceError(
-            "--bbox cuts STAC sources only, and SAFE products: cut a Zarr store with xarray's .sel, on "
+            "--bbox cuts STAC sources only, and SAFE and EOPF products: cut another Zarr store with xarray's .sel, on "
             "multiples of 60 m"
         )
     try:
@@ -67,6 +68,21 @@ def _open_zarr(source: str, bbox: Bbox) -> xr.Dataset | xr.DataTree:
     except Exception as error:  # zarr and fsspec raise a dozen kinds for a store that is not there or broken
         raise SourceError(f"{source} cannot be read as a Zarr store: {error}") from error
     return tree if tree.children else tree.to_dataset()
+
+
+def _is_eopf(source: str) -> bool:
+    if not source.rstrip("/").lower().endswith((".zarr", ".zarr.zip")) and not _is_zarr(source):
+        return False
+    from xsen2.sources._eopf_store import is_eopf
+
+    return is_eopf(source)
+
+
+def _open_eopf(source: str, bbox: Bbox) -> xr.Dataset:
+    from xsen2.sources.eopf import open_eopf
+
+    cube = open_eopf(source)
+    return cube if bbox is None else _cut(cube, bbox, source)
 
 
 def _is_stac(source: str) -> bool:
@@ -126,6 +142,7 @@ def _cut(cube: xr.Dataset, bbox: Sequence[float], source: str) -> xr.Dataset:
 
 
 _OPENERS: tuple[tuple[Callable[[str], bool], Callable[[str, Bbox], xr.Dataset | xr.DataTree]], ...] = (
+    (_is_eopf, _open_eopf),
     (_is_zarr, _open_zarr),
     (_is_safe, _open_safe),
     (_is_stac, _open_stac),

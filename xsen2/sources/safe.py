@@ -28,6 +28,7 @@ from xsen2.sources._safe_metadata import (
     sensed,
 )
 from xsen2.sources._safe_pixels import Decode, Image, as_dn, as_flags, as_is
+from xsen2.sources._safe_polygons import clouds
 
 __all__ = ["open_safe"]
 
@@ -37,7 +38,7 @@ _EXTRA_ATTRS: dict[str, dict[str, Any]] = {
     **stac._EXTRA_ATTRS,
     "CLDPRB": {"long_name": "cloud probability", "gsd": GSD["CLDPRB"], "units": "%"},
     "CLASSI": {
-        "long_name": "cloud and snow masks of L1C",
+        "long_name": "masks of clouds, and from baseline 04.00 on of snow, of L1C",
         "gsd": GSD["CLASSI"],
         "flag_masks": [1, 2, 4],
         "flag_meanings": "opaque_cloud cirrus snow_or_ice",
@@ -66,8 +67,9 @@ def open_safe(
     bands : sequence of str, optional
         Bands in any catalogue's words (``"red"``, ``"B04"``), and layers that are no bands: ``"SCL"``
         (scene classification of L2A), ``"CLDPRB"`` (cloud probability of L2A, per cent), ``"CLASSI"``
-        (cloud, cirrus and snow masks since baseline 04.00, as bits 1, 2 and 4). All bands and SCL by
-        default, as far as the product lists them on their native grid; B10 never.
+        (opaque cloud, cirrus and snow masks of L1C, as bits 1, 2 and 4; before baseline 04.00 there is none
+        of snow, and the others are polygons, which are drawn on the 60 m grid). By default all bands that the
+        product lists on their native grid, with SCL, or of L1C with CLASSI if its file is there; B10 never.
     chunks : int
         Pixels of the 10 m grid along y and x in one dask chunk; the other grids get a half and a sixth
         of it. Moved to the nearest multiple of the tiles inside each file (ESA's are 1024, 640 and 192
@@ -107,8 +109,7 @@ def open_safe(
     -----
     Offset and quantification are those of ``MTD_MSI*.xml``: DN = (raw + ``RADIO_ADD_OFFSET`` or
     ``BOA_ADD_OFFSET``) x 10000 / quantification (Sentinel-2 Products Specification Document, ESA).
-    Cloud masks of baselines before 04.00 are polygons (GML) and are not read; L2A products of that time
-    have SCL and CLDPRB.
+    ``superresolve(mask="scl")`` and ``mask="classi"`` set clouds to nodata.
 
     A zip whose images are compressed once more is unpacked from the beginning of an image up to the
     pixels in question at each read: extract it where reading takes longer than inference.
@@ -128,8 +129,13 @@ def open_safe(
     granule = _granule(granules(product), tile, product.where)
     about = files.document(granule.metadata)
     listed = {name: [p + s for p in stems for s in _SUFFIXES] for name, stems in granule.images.items()}
-    listed |= {name: [inner] for name, inner in masks(about).items()}
-    names = _names(bands, listed, product.where)
+    listed |= {
+        name: list(paths)
+        for name, paths in masks(about, granule.metadata.rpartition("/")[0]).items()
+        if files.has(paths[0]) or not paths[0].endswith(".gml")  # products are passed on without their GML
+    }
+    extra = "CLASSI" if level == "L1C" and any(map(files.has, listed.get("CLASSI", ()))) else "SCL"
+    names = _names(bands, listed, product.where, extra)
     meaning = radiometry(product, level, [name for name in names if name in BANDS], offset)
     epsg, box = place(about)
     time = sensed(about)
@@ -137,11 +143,16 @@ def open_safe(
     arrays: dict[str, da.Array] = {}
     for name, inner in _located(files, listed, names).items():
         gsd = GSD[name]
+        if inner.endswith(".gml"):
+            arrays[name] = clouds(files, inner, box, epsg, side * 10 // gsd)
+            continue
         dtype, layers = ("uint16", 1) if name in BANDS else ("uint8", 3 if name == "CLASSI" else 1)
         image = Image(files.href(inner), files.where(inner), files.stamp(inner), gsd, layers, dtype)
         arrays[name] = image.array(name, box, epsg, side * 10 // gsd, *_decoder(name, meaning))
+    identifier = (product.said("PRODUCT_URI", "PRODUCT_URI_2A") or files.name).removesuffix(".SAFE")
     attrs = {
-        "product": (product.said("PRODUCT_URI", "PRODUCT_URI_2A") or files.name).removesuffix(".SAFE"),
+        "product": identifier,
+        "source": identifier,  # as a cube of any source has it
         "tile": granule.tile,
         "level": level,
         "platform": product.said("SPACECRAFT_NAME") or "unknown",
@@ -169,10 +180,10 @@ def _granule(found: Mapping[str, Granule], tile: str | None, where: str) -> Gran
     return found[wanted]
 
 
-def _names(bands: Sequence[str] | None, listed: Mapping[str, Any], where: str) -> list[str]:
-    """Canonical names to read, each of which the product lists."""
+def _names(bands: Sequence[str] | None, listed: Mapping[str, Any], where: str, extra: str) -> list[str]:
+    """Canonical names to read, each of which the product lists; by default the bands and `extra`."""
     if bands is None:
-        names = [name for name in (*BANDS, "SCL") if name in listed]
+        names = [name for name in (*BANDS, extra) if name in listed]
     else:
         given = [bands] if isinstance(bands, str) else list(bands)
         layers = {name: str(name).upper() for name in given if str(name).upper() in _EXTRA_ATTRS}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dask.array as da
@@ -11,21 +12,25 @@ import numpy as np
 import xarray as xr
 
 from xsen2.bands import BANDS, GRIDS, canonical
-from xsen2.errors import BandError, GridError, RadiometryError
+from xsen2.errors import BandError, GridError, RadiometryError, SourceError
 from xsen2.sources._area import Area, Box
 from xsen2.sources._assemble import assemble
-from xsen2.sources._engines import Grid, engine_named
-from xsen2.sources._items import EXTRAS, Item, gsd_of, read
-from xsen2.sources._offsets import offsets_of
-from xsen2.sources._select import latest, one_tile, touching
+from xsen2.sources._assets import EXTRAS, gsd_of
+from xsen2.sources._calibrate import calibrated
+from xsen2.sources._engines import Grid, engine_named, read_all
+from xsen2.sources._items import Item, read
+from xsen2.sources._offsets import doubtful, offsets_of
+from xsen2.sources._reading import Reading, ReadWarning, Skipped, skipped
+from xsen2.sources._select import one_grid, passes, touching
+from xsen2.sources._when import interval
 
-__all__ = ["EARTH_SEARCH", "PLANETARY_COMPUTER", "load"]
+__all__ = ["EARTH_SEARCH", "PLANETARY_COMPUTER", "ReadWarning", "Skipped", "load", "skipped"]
 
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 """Earth Search v1: `sentinel-2-l2a`, `sentinel-2-c1-l2a`, `sentinel-2-l1c`. Open, no account."""
 
 PLANETARY_COMPUTER = "https://planetarycomputer.microsoft.com/api/stac/v1"
-"""Planetary Computer: `sentinel-2-l2a`; open it with ``modifier=planetary_computer.sign_inplace``."""
+"""Planetary Computer: `sentinel-2-l2a`; load its items with ``sign=planetary_computer.sign``."""
 
 _EXTRA_ATTRS: dict[str, dict[str, Any]] = {
     "SCL": {
@@ -47,22 +52,27 @@ def load(
     engine: str = "stackstac",
     *,
     offset: float | Mapping[str, float] | None = None,
+    datetime: Any = None,
+    sign: Callable[[str], str] | None = None,
+    on_error: str = "raise",
 ) -> xr.Dataset:
     """Make a lazy cube of STAC items: every band on the grid that it was measured on.
 
-    Nothing is read but the items. They may be of several dates, but of one MGRS tile; where a date is
-    there more than once, the highest `s2:sequence`, else the newest processing, is taken.
+    Nothing is read but the items. They may be of several dates, and of several MGRS tiles in one CRS;
+    where a tile and date is there more than once, the highest `s2:sequence`, else the newest processing,
+    is taken.
 
     Parameters
     ----------
     items : ItemCollection, iterable of pystac.Item or of dict, FeatureCollection, or one item
-        From Earth Search v1 or the Planetary Computer.
+        From Earth Search v1 or the Planetary Computer, or of any catalogue whose assets are named after
+        bands or say in `eo:bands` (STAC 1.0) or `bands` (1.1) which one they hold.
     bbox : sequence of float, optional
         Area to load: west, south, east, north in degrees, as in a STAC search.
     geometry : GeoJSON dict, shapely geometry or object with ``__geo_interface__``, optional
-        The same for any shape, in lon/lat: its bounding box in the tile's CRS is loaded. The area is
-        snapped outward to whole 60 m pixels and clipped to the tile. Without `bbox` and `geometry`,
-        all of the tile.
+        The same for any shape, in lon/lat: its bounding box in the tile's CRS is loaded. GeoDataFrames
+        and GeoSeries may be in any CRS. The area is snapped outward to whole 60 m pixels and clipped to
+        the tiles. Without `bbox` and `geometry`, all of them.
     bands : sequence of str, optional
         Bands in any catalogue's words (``"red"``, ``"B04"``), and ``"SCL"``. All bands that the items
         have by default, without SCL.
@@ -75,6 +85,21 @@ def load(
         DN to add to the pixels, when the metadata do not settle it or are known to be wrong: -1000
         where pixels carry ESA's +1000 (processing baseline 04.00 and later), 0 where not. One for all
         items, or item id → offset; items that a mapping leaves out follow their metadata.
+    datetime : str, datetime.datetime or pair of them, optional
+        Items outside this time or interval are left out. As in a STAC search: ``"2023-08"``,
+        ``"2023-06-01/2023-09-30"``, ``"2023-06-01/.."``, or RFC 3339 times; both ends count.
+    sign : callable, optional
+        URL → URL that may be read, such as ``planetary_computer.sign``. It is called when a file is
+        opened, by the worker that opens it, and again after a failure, so that a token which ran out
+        between `load` and the computation, or during it, is replaced. It has to be picklable for
+        distributed workers. Items that were signed in the search (``modifier=sign_inplace``) need none,
+        but can be read only while their tokens last, at the Planetary Computer about an hour.
+    on_error : {"raise", "skip"}
+        What to do about a file that cannot be read, after four attempts in about four seconds, and about
+        an asset that an item does not have. ``"raise"`` names item and asset. ``"skip"`` makes that
+        block, or that band on that date, nodata and warns with `ReadWarning`. What is known to be missing
+        at once is in the attribute `missing`; what fails to be read is known only when the cube is
+        computed, and listed by `skipped` then.
 
     Returns
     -------
@@ -82,18 +107,22 @@ def load(
         A cube: bands named B01 … B12, B8A, float32 DN (10000 x reflectance, offset removed), NaN where
         there is no data; dims ``(time, y, x)``, ``(time, y_20m, x_20m)``, ``(time, y_60m, x_60m)``;
         pixel centres as coordinates; `spatial_ref`. SCL is uint8 on the 20 m grid, 0 for no data. The
-        coordinate `offset` along time tells what was added to the pixels.
+        coordinate `offset` along time tells what was added to the pixels, NaN where the tiles of one
+        date differ in that. The attributes name the tiles (`tile`) and items (`source`).
 
     Raises
     ------
     SourceError
-        If there are no items, items of several tiles, an area outside the items, an unknown engine.
+        If there are no items, an area or a time outside the items, L1C with L2A, an unknown engine. When
+        the cube is computed: if a file cannot be read, naming item and asset.
     CRSError
-        If an item's CRS is unknown, or the items have several.
+        If an item's CRS is unknown, or the items have several: the message lists the tiles of each, and
+        how to load them apart.
     BandError
         If a band is unknown, or an item does not have it.
     RadiometryError
-        If the metadata about the offset contradict each other.
+        If the metadata about the offset contradict each other. When the cube is computed: if pixels
+        contradict them.
     GridError
         If the items are not on Sentinel-2's grid, or `chunks` is not a positive integer.
     ImportError
@@ -101,8 +130,19 @@ def load(
 
     Notes
     -----
+    Tiles that were seen in one pass (within half an hour) are one date, at the time of the earliest.
+    Where they overlap, the first in the order of their names that has data wins, pixel by pixel and band
+    by band. Tiles of one UTM zone share their pixel grid, so nothing is resampled or blended, and L1C has
+    no seams; in L2A each tile has an atmospheric correction of its own, and steps of some DN can be seen.
+
     Some Earth Search items of `sentinel-2-l2a` from 2022 and 2025 say that the offset has not been
-    applied where it has. Dark pixels far below 0 give them away: load them with ``offset=0``.
+    applied where it has: load them with ``offset=0``. Unless `offset` says it, a block of Earth Search's
+    L2A that should carry +1000 is looked at when it is read: with half of its pixels below a reflectance
+    of -0.05, a RadiometryError names the item. Bright or small blocks do not give the error away like
+    that, so this finds some such items and not all; many values below 0 are the sign.
+
+    Files are read with one thread of GDAL each, since with several a cut-off JPEG 2000 file gives random
+    pixels; dask reads many files at once. Status 429 and 5xx are retried within each attempt.
 
     Examples
     --------
@@ -119,36 +159,58 @@ def load(
     """
     chunk = _chunk(chunks)
     read_grid = engine_named(engine)
+    reading = _reading(sign, on_error)
     area = Area.read(bbox, geometry)
+    inside = None if datetime is None else interval(datetime)
     found = read(items)
     if isinstance(offset, Mapping):
         unknown = sorted(set(offset) - {item.id for item in found})
         if unknown:
             raise RadiometryError(f"offset= names {', '.join(unknown)}, which are not among the items")
+    if inside is not None:
+        times = sorted(item.time for item in found)
+        found = [item for item in found if inside(item.time)]
+        if not found:
+            raise SourceError(f"no item lies in datetime={datetime!r}: they are from {times[0]} to {times[-1]}")
     if area is not None:
         found = touching(found, area)
-    one_tile(found)
-    found = latest(found)
-    names = _names(bands, found)
+    one_grid(found)
+    dates = passes(found)
+    found = [item for date in dates for item in date]
+    names, missing = _names(bands, found, reading.skip)
     offsets = offsets_of(found, offset)
+    checks = doubtful(found, offset, offsets)
     box, epsg = _box(found, area), found[0].epsg
 
     arrays: dict[str, da.Array] = {}
     for gsd in GRIDS:
         here = [name for name in names if gsd_of(name) == gsd]
         if here:
-            arrays |= read_grid(found, here, Grid(gsd, box, epsg, chunk * 10 // gsd))
+            arrays |= read_all(read_grid, found, here, Grid(gsd, box, epsg, chunk * 10 // gsd), reading)
     cube = assemble(
-        {name: arrays[name] if name in EXTRAS else _calibrate(arrays[name], offsets) for name in names},
+        {name: calibrated(arrays[name], name, dates, offsets, checks) for name in names},
         {name: gsd_of(name) for name in names},
         box,
         epsg,
-        [item.time for item in found],
-        _attrs(found, offsets),
+        [min(item.time for item in date) for date in dates],
+        _attrs(found, offsets) | ({"missing": missing} if missing else {}),
         _EXTRA_ATTRS,
     )
     added = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
-    return cube.assign_coords(offset=("time", np.array(offsets, np.float32), added))
+    of = dict(zip((item.id for item in found), offsets, strict=True))
+    each = [{of[item.id] for item in date} for date in dates]
+    common = [values.pop() if len(values) == 1 else np.nan for values in each]
+    return cube.assign_coords(offset=("time", np.array(common, np.float32), added))
+
+
+def _reading(sign: Callable[[str], str] | None, on_error: str) -> Reading:
+    if on_error not in ("raise", "skip"):
+        raise SourceError(f'on_error={on_error!r} is unknown: use "raise" or "skip"')
+    if sign is not None and not callable(sign):
+        raise SourceError(
+            f"sign= is a {type(sign).__name__}: give a function of a URL, such as planetary_computer.sign"
+        )
+    return Reading(sign, on_error == "skip")
 
 
 def _chunk(chunks: int) -> int:
@@ -161,8 +223,8 @@ def _chunk(chunks: int) -> int:
     return -(-value // 6) * 6
 
 
-def _names(bands: Sequence[str] | None, items: Sequence[Item]) -> list[str]:
-    """Canonical names to load, each of which every item has."""
+def _names(bands: Sequence[str] | None, items: Sequence[Item], skip: bool) -> tuple[list[str], str]:
+    """Canonical names to load, and what of them is missing in which item, in words."""
     if bands is None:
         names = [name for name in BANDS if any(name in item.assets for item in items)]
     else:
@@ -171,14 +233,21 @@ def _names(bands: Sequence[str] | None, items: Sequence[Item]) -> list[str]:
         names = list(dict.fromkeys(upper.get(name) or canonical([name])[0] for name in given))
     if not names:
         raise BandError("bands= is empty: leave it out for all bands, or name those to load")
+    lacking = []
     for item in items:
         missing = [name for name in names if name not in item.assets]
-        if missing:
+        everywhere = [name for name in missing if not any(name in other.assets for other in items)]
+        if everywhere or (missing and not skip):
             raise BandError(
                 f"item {item.id!r} has no asset for {', '.join(missing)} on the native grid; it has "
-                f"{', '.join(item.assets)}: name those that all items have in bands=, or leave the item out"
+                f"{', '.join(item.assets)}: name those that all items have in bands=, leave the item out"
+                + ("" if everywhere else ', or pass on_error="skip", which makes the band nodata on that date')
             )
-    return names
+        if missing:
+            lacking.append(f"{item.id}: {', '.join(missing)}")
+            message = f"item {item.id!r} has no asset for {', '.join(missing)}: nodata on {item.time:%Y-%m-%d}"
+            warnings.warn(message, ReadWarning, stacklevel=3)
+    return names, "; ".join(lacking)
 
 
 def _box(items: Sequence[Item], area: Area | None) -> Box:
@@ -191,25 +260,12 @@ def _box(items: Sequence[Item], area: Area | None) -> Box:
     return box
 
 
-def _calibrate(raw: da.Array, offsets: Sequence[float]) -> da.Array:
-    added = da.from_array(np.array(offsets, np.float32)[:, None, None], chunks=1)
-    empty = np.empty((0, 0, 0), np.float32)
-    dn: da.Array = da.map_blocks(_to_dn, raw, added, dtype=np.float32, meta=empty)
-    return dn
-
-
-def _to_dn(raw: np.ndarray[Any, Any], offset: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Float DN of raw pixels; raw 0 is nodata, and is told apart before the offset is added."""
-    out: np.ndarray[Any, Any] = raw.astype(np.float32) + offset
-    out[raw == 0] = np.nan
-    return out
-
-
 def _attrs(items: Sequence[Item], offsets: Sequence[float]) -> dict[str, Any]:
     years = sorted({item.time.year for item in items})
     added = " or ".join(f"{offset:g}" for offset in sorted(set(offsets)))
     return {
-        "tile": items[0].tile,
+        "tile": ", ".join(sorted({item.tile for item in items})),
+        "source": ", ".join(item.id for item in items),
         **({"level": items[0].level} if items[0].level else {}),
         "units": "DN = 10000 x reflectance",
         "offset": f"removed once: {added} DN added to the raw pixels; per date in the coordinate 'offset'",

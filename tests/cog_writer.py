@@ -1,0 +1,38 @@
+"""A slow write to a COG, for tests that kill it; and one with little room. Run in a process of its own."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+
+import numpy as np
+import xarray as xr
+from cubes import make_cube
+
+from xsen2.sinks.cog import to_cog
+
+
+def slowly(block: np.ndarray) -> np.ndarray:
+    time.sleep(0.02)
+    return block
+
+
+def cube() -> xr.Dataset:
+    ds = make_cube(30, 30, grids=(10,), chunks=30)
+    return ds.map(lambda v: v.copy(data=v.data.map_blocks(slowly, dtype="f4")))
+
+
+def noise() -> xr.Dataset:
+    """Pixels that no compression makes smaller: the COG is larger than they are."""
+    ds = make_cube(100, 100, grids=(10,))[["B02", "B03"]]
+    rng = np.random.default_rng(1)
+    return ds.map(lambda v: v.copy(data=rng.integers(1, 65535, v.shape).astype(np.float32)))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    to_cog(cube() if len(sys.argv) < 3 else noise(), sys.argv[1], overwrite=True, progress=False)

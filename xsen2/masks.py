@@ -1,0 +1,140 @@
+"""Masks: which 10 m pixels a scene classification, a cloud mask or the caller's own says to leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from xsen2.cube import Cube, _carry
+from xsen2.errors import BandError, GridError, MethodError, TimeError
+from xsen2.result import lazy, nearest
+
+__all__ = ["CLASSI", "SCL", "Hidden", "Mask", "hide", "read"]
+
+Mask = str | Sequence[int] | xr.DataArray | Callable[[xr.Dataset], xr.DataArray]
+
+SCL = (0, 1, 3, 8, 9, 10)
+"""Classes of SCL that ``mask="scl"`` leaves out: no data, saturated or defective, cloud shadow, cloud of medium and of
+high probability, thin cirrus. Not dark areas (2), unclassified (7), which are seldom clouds, water (6) or snow (11)."""
+
+CLASSI = 1 | 2
+"""Bits of CLASSI that ``mask="classi"`` leaves out: opaque cloud and cirrus, not snow (4)."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What a mask hides.
+
+    Attributes
+    ----------
+    where : dask.array.Array
+        bool ``([time,] y, x)`` on the 10 m grid, True where bands become nodata.
+    what : str
+        For the attributes of the result.
+    """
+
+    where: da.Array
+    what: str
+
+
+def read(cube: Cube, mask: Mask) -> Hidden:
+    """The 10 m mask that `mask` stands for, lazily.
+
+    Parameters
+    ----------
+    cube : Cube
+    mask : str, sequence of int, xarray.DataArray or callable
+        As `xsen2.superresolve.superresolve` takes it.
+
+    Raises
+    ------
+    BandError
+        If the cube has not the layer.
+    GridError, TimeError
+        If the mask is not on one of the cube's grids, or has other dates.
+    MethodError
+        If it is no mask.
+    """
+    if isinstance(mask, str):
+        if mask.lower() not in ("scl", "classi"):
+            raise MethodError(
+                f"mask={mask!r}: use 'scl', 'classi', a list of SCL's classes, a boolean DataArray or a function"
+            )
+        return _classes(cube, SCL) if mask.lower() == "scl" else _flags(cube)
+    if isinstance(mask, xr.DataArray):
+        return _own(cube, mask, "a DataArray")
+    if callable(mask):
+        found = mask(cube.dataset())
+        if not isinstance(found, xr.DataArray):
+            raise MethodError(f"the function of mask= gave a {type(found).__name__}: a boolean DataArray is needed")
+        return _own(cube, found, getattr(mask, "__name__", "a function"))
+    classes = tuple(mask) if isinstance(mask, Iterable) else ()
+    if not classes or not all(isinstance(c, (int, np.integer)) and 0 <= c <= 11 for c in classes):
+        raise MethodError(f"mask={mask!r}: the classes of SCL are whole numbers from 0 to 11, as mask=[8, 9, 10]")
+    return _classes(cube, tuple(int(c) for c in classes))
+
+
+def hide(data: da.Array, hidden: Hidden) -> da.Array:
+    """Float pixels ``([time,] y, x)``, NaN where hidden."""
+    where = hidden.where.rechunk(data.chunks[-hidden.where.ndim :])
+    out: da.Array = da.where(where, np.asarray(np.nan, data.dtype), data)
+    return out
+
+
+def _classes(cube: Cube, classes: tuple[int, ...]) -> Hidden:
+    return Hidden(_mapped(cube, "SCL", _is_one, classes), f"SCL {', '.join(map(str, classes))}")
+
+
+def _flags(cube: Cube) -> Hidden:
+    return Hidden(_mapped(cube, "CLASSI", _has_one, CLASSI), "CLASSI opaque_cloud, cirrus")
+
+
+def _mapped(cube: Cube, layer: str, function: Callable[..., Any], of: Any) -> da.Array:
+    found = [name for name in cube.extras if str(name).upper() == layer]
+    if not found:
+        others = [n for n in ("scl", "classi") if any(str(name).lower() == n for name in cube.extras)]
+        hint = f"use mask={others[0]!r}" if others else f"load it too, with bands=[…, {layer!r}]"
+        hint += ", or give a boolean DataArray; L1C products have no SCL" if layer == "SCL" else ""
+        raise BandError(f"the cube has no {layer}, which the mask is made of: {hint}")
+    gsd, variable = cube.extras[found[0]]
+    if gsd is None:
+        raise GridError(f"{found[0]} is on none of the cube's grids, so it cannot be carried to 10 m: reload it on one")
+    return nearest(variable.copy(data=da.map_blocks(function, lazy(variable.data), of, dtype=bool)), gsd)
+
+
+def _is_one(data: npt.NDArray[Any], classes: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    return np.isin(_filled(data), classes)
+
+
+def _has_one(data: npt.NDArray[Any], bits: int) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (_filled(data).astype(np.uint8) & np.uint8(bits)) != 0
+    return found
+
+
+def _filled(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Without NaN, which decoding puts in the place of 0 where 0 is declared as nodata."""
+    return np.where(np.isfinite(data), data, 0) if data.dtype.kind == "f" else data
+
+
+def _own(cube: Cube, mask: xr.DataArray, what: str) -> Hidden:
+    if mask.dtype != bool:
+        raise MethodError(f"mask= is of dtype {mask.dtype}: booleans are needed, True for what is left out")
+    gsd, variable = _carry("mask=", mask, cube)
+    if gsd is None:
+        raise GridError(
+            f"mask= has dims {dict(mask.sizes)}, on none of the cube's grids of 10, 20 and 60 m: it needs their pixel "
+            "centres as coordinates, and the whole cube's extent"
+        )
+    if "time" in variable.dims:
+        dates = next(iter(cube.bands.values()))["time"].values
+        if variable.sizes["time"] != len(dates) or not (variable["time"].values == dates).all():
+            raise TimeError(
+                f"mask= has other dates than the cube, which has {len(dates)}: select its dates, in their order"
+            )
+    return Hidden(nearest(variable, gsd), what)

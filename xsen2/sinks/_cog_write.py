@@ -1,0 +1,276 @@
+"""Pixels to raw files, raw files to a COG, and the COG to its place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from dask.delayed import delayed
+
+from xsen2.errors import StoreError
+from xsen2.sinks._cog_files import File
+from xsen2.sinks._cog_layers import Layer
+
+__all__ = ["Scratch", "check_places", "piece"]
+
+_TYPES = {
+    "uint8": "Byte",
+    "uint16": "UInt16",
+    "int16": "Int16",
+    "uint32": "UInt32",
+    "int32": "Int32",
+    "float32": "Float32",
+}
+_COLOURS = {"B02": "Blue", "B03": "Green", "B04": "Red"}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+TILE = 512
+CACHE = 128
+"""MB that GDAL may keep of what it reads and writes; by itself it takes a twentieth of the memory."""
+
+
+def check_places(paths: Sequence[Path], overwrite: bool) -> None:
+    """Refuse files that exist, and folders that cannot be.
+
+    Raises
+    ------
+    StoreError
+    """
+    for path in paths:
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder: give the name of a file, or a folder whose name has no .tif")
+        if path.exists() and not overwrite:
+            raise StoreError(f"{path} exists: write to another path, or replace it with overwrite=True")
+        above = next(parent for parent in path.parents if parent.exists())
+        if not above.is_dir():
+            raise StoreError(f"{above} is a file, so nothing can be written to {path}")
+        if not os.access(above, os.W_OK):
+            raise StoreError(f"{above} cannot be written to")
+
+
+class Scratch:
+    """Hidden folders, one beside each file to be; what a killed run has left in them is removed.
+
+    Parameters
+    ----------
+    targets : sequence of Path
+        The raw pixels lie beside the first.
+    """
+
+    def __init__(self, targets: Sequence[Path]) -> None:
+        self.folders = [path.parent / f".{path.name}.xsen2-cog" for path in targets]
+
+    def make(self) -> None:
+        """Make the folders, empty."""
+        self.remove()
+        for folder in self.folders:
+            with _named(folder.parent):
+                folder.mkdir(parents=True)
+
+    def remove(self) -> None:
+        """Delete the folders."""
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A file of nothing but pixels, which several threads or processes can write to at a time."""
+
+    path: str
+    shape: tuple[int, int]
+    dtype: str
+
+    def allocate(self) -> None:
+        """Take the space on disk, so that a disk that is too small shows before anything is computed."""
+        size = self.shape[0] * self.shape[1] * np.dtype(self.dtype).itemsize
+        with open(self.path, "wb") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except (AttributeError, OSError) as error:
+                if getattr(error, "errno", None) in _FULL:
+                    raise
+                file.truncate(size)  # a system or disk that cannot
+
+    def __setitem__(self, index: tuple[slice, slice], block: npt.NDArray[Any]) -> None:
+        rows, columns = index
+        pixels = np.ascontiguousarray(block, np.dtype(self.dtype).newbyteorder("<"))
+        width, item = self.shape[1], pixels.dtype.itemsize
+        with _named(Path(self.path)), open(self.path, "r+b") as file:
+            for number, row in enumerate(pixels, rows.start or 0):
+                file.seek((number * width + (columns.start or 0)) * item)
+                file.write(row.data)
+
+
+def piece(scratch: Scratch, files: Sequence[File], number: int, tags: Mapping[str, str], compression: str) -> Any:
+    """All that has to be done for one date, as a Dask object.
+
+    Parameters
+    ----------
+    scratch : Scratch
+    files : sequence of File
+    number : int
+        Of the date.
+    tags : mapping
+        Of each file.
+    compression : str
+    """
+    raws: list[Raw] = []
+    sources, orders = [], []
+    for folder, file in zip(scratch.folders, files, strict=True):
+        mine = []
+        for layer in file.layers:
+            mine.append(Raw(str(scratch.folders[0] / f"{len(raws)}.raw"), layer.place.shape, layer.dtype))
+            with _named(file.path):
+                mine[-1].allocate()
+            sources.append(layer.data[number if layer.time is not None else 0])
+            raws.append(mine[-1])
+        described = folder / "pixels.vrt"
+        with _named(file.path):
+            described.write_bytes(_vrt(file.layers, mine, tags))
+        averaged = not any(layer.classes for layer in file.layers)
+        orders.append((str(described), str(folder / "cog.tif"), str(file.path), compression, averaged))
+    stored = da.store(sources, raws, lock=False, compute=False)  # type: ignore[arg-type]  # any __setitem__ does
+    return delayed(_finish)(stored, orders)
+
+
+def _finish(stored: Any, orders: Sequence[tuple[str, str, str, str, bool]]) -> None:
+    """Make each file of its pixels, and put it in its place."""
+    for described, made, target, compression, averaged in orders:
+        _make(described, made, target, compression, averaged)
+        with _named(Path(target)):
+            with open(made, "r+b") as file:
+                os.fsync(file.fileno())  # the name must not outlive the pixels in a power cut
+            os.replace(made, target)
+
+
+def _make(described: str, made: str, target: str, compression: str, averaged: bool) -> None:
+    import rasterio
+    import rasterio.shutil
+    from rasterio.errors import RasterioError
+
+    options = {
+        "BLOCKSIZE": TILE,
+        "COMPRESS": compression.upper(),
+        "PREDICTOR": "YES",
+        "OVERVIEW_RESAMPLING": "AVERAGE" if averaged else "NEAREST",
+        "BIGTIFF": "IF_SAFER",
+        "NUM_THREADS": "ALL_CPUS",
+    }
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=CACHE):
+            rasterio.shutil.copy(described, made, driver="COG", **options)
+            whole = _is_whole(described, made)
+    except (RasterioError, rasterio._err.CPLE_BaseError, SystemError) as error:
+        raise StoreError(f"{target} could not be made, perhaps because the disk is full: {error}") from error
+    if not whole:
+        raise StoreError(f"{target} could not be made: what was written reads otherwise. Is the disk full?")
+
+
+def _is_whole(described: str, made: str) -> bool:
+    """Read back everything: on a full disk GDAL may leave tiles out without an error.
+
+    Pixels must be the same to the bit. Overviews must be readable, and not empty where there are pixels.
+    """
+    import rasterio
+
+    with rasterio.open(described) as source, rasterio.open(made) as file:
+        full = np.ones((file.count, *(-(-n // TILE) for n in file.shape)), bool)
+        for i, j, window in _tiles(file.shape):
+            want, got = source.read(window=window), file.read(window=window)
+            if not np.array_equal(want, got, equal_nan=want.dtype.kind == "f"):
+                return False
+            full[:, i, j] = _valid(want, file.nodata).all(axis=(1, 2))
+        factors = file.overviews(1)
+    for level, factor in enumerate(factors):
+        with rasterio.open(made, overview_level=level) as file:
+            for i, j, window in _tiles(file.shape):
+                below = full[:, i * factor : (i + 1) * factor, j * factor : (j + 1) * factor].any(axis=(1, 2))
+                if (below & ~_valid(file.read(window=window), file.nodata).any(axis=(1, 2))).any():
+                    return False
+    return True
+
+
+def _tiles(shape: tuple[int, int]) -> Iterator[tuple[int, int, tuple[tuple[int, int], tuple[int, int]]]]:
+    for i, j in np.ndindex(*(-(-n // TILE) for n in shape)):
+        top, left = i * TILE, j * TILE
+        yield i, j, ((top, min(top + TILE, shape[0])), (left, min(left + TILE, shape[1])))
+
+
+def _valid(pixels: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:
+    if nodata is None:
+        return np.ones(pixels.shape, bool)
+    found: npt.NDArray[np.bool_] = ~np.isnan(pixels) if np.isnan(nodata) else pixels != nodata
+    return found
+
+
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """Turn errors of the disk into a StoreError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreError(
+                f"the disk is full while {target} is written: while it is made, all its pixels lie uncompressed "
+                "beside it, so more space or another disk is needed"
+            ) from error
+        raise StoreError(f"{target} cannot be written: {error}") from error
+
+
+def _vrt(layers: Sequence[Layer], raws: Sequence[Raw], tags: Mapping[str, str]) -> bytes:
+    """GDAL's description of raw files, with all that the COG shall say about them."""
+    place = layers[0].place
+    root = ElementTree.Element("VRTDataset", rasterYSize=str(place.shape[0]), rasterXSize=str(place.shape[1]))
+    ElementTree.SubElement(root, "SRS").text = place.crs
+    ElementTree.SubElement(root, "GeoTransform").text = ", ".join(map(repr, place.transform))
+    _metadata(root, tags)
+    for number, (layer, raw) in enumerate(zip(layers, raws, strict=True), 1):
+        kind = _TYPES[layer.dtype]
+        band = ElementTree.SubElement(
+            root, "VRTRasterBand", dataType=kind, band=str(number), subClass="VRTRawRasterBand"
+        )
+        size = np.dtype(layer.dtype).itemsize
+        said = {
+            "Description": layer.name,
+            "UnitType": layer.unit,
+            "NoDataValue": "" if layer.nodata is None else f"{layer.nodata:.17g}",
+            "Scale": "" if layer.scale == 1 else repr(layer.scale),
+            "ColorInterp": _COLOURS.get(layer.tags.get("band", ""), "Undefined"),
+        }
+        for key, value in said.items():
+            if value:
+                ElementTree.SubElement(band, key).text = _plain(value)
+        _metadata(band, layer.tags)
+        _metadata(band, layer.imagery, domain="IMAGERY")
+        ElementTree.SubElement(band, "SourceFilename", relativeToVRT="0").text = raw.path
+        for key, value in (
+            ("ImageOffset", "0"),
+            ("PixelOffset", str(size)),
+            ("LineOffset", str(size * raw.shape[1])),
+            ("ByteOrder", "LSB"),
+        ):
+            ElementTree.SubElement(band, key).text = value
+    return ElementTree.tostring(root, encoding="unicode").encode("utf-8", "replace")
+
+
+def _metadata(parent: ElementTree.Element, tags: Mapping[str, str], domain: str = "") -> None:
+    if tags:
+        node = ElementTree.SubElement(parent, "Metadata", {"domain": domain} if domain else {})
+        for key, value in tags.items():
+            ElementTree.SubElement(node, "MDI", key=_plain(key).replace("=", "_")).text = _plain(value)
+
+
+def _plain(value: str) -> str:
+    """Text without the characters that XML cannot hold."""
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", " ", value)

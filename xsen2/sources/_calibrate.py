@@ -1,0 +1,96 @@
+"""From raw pixels, item by item, to DN, date by date: offsets, the tiles of one pass, and a check of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+
+from xsen2.errors import RadiometryError
+from xsen2.sources._assets import EXTRAS
+from xsen2.sources._items import Item
+
+__all__ = ["calibrated"]
+
+_LOWEST = -500
+"""DN, reflectance -0.05: noise and atmospheric correction leave single pixels below it, never half of a block."""
+
+_ENOUGH = 900
+"""Pixels with data from which on half of them is no accident. They must also be half of the block: along the edge of
+a swath, pixels can be wrong."""
+
+
+def calibrated(
+    raw: da.Array, name: str, passes: Sequence[Sequence[Item]], offsets: Sequence[float], doubtful: Sequence[bool]
+) -> da.Array:
+    """Lazy (time, y, x) of one band: float32 DN with NaN, or the classes of an extra.
+
+    Where tiles of one pass overlap, the first in the order of their names that has data wins, pixel by pixel.
+    Tiles of one zone share their pixel grid, so nothing is resampled or blended.
+
+    Parameters
+    ----------
+    raw : dask.array.Array
+        (item, y, x), the items of each pass together, 0 where there are no data.
+    name : str
+    passes : sequence of sequence of Item
+    offsets : sequence of float
+        DN to add, item by item.
+    doubtful : sequence of bool
+        Items whose offset comes from metadata that may be wrong: their pixels are checked when they are read.
+    """
+    sizes = tuple(len(items) for items in passes)
+    chunks = ((1,) * len(sizes), *raw.chunks[1:])
+    raw = raw.rechunk({0: sizes})
+    if name in EXTRAS:
+        classes: da.Array = da.map_blocks(_first, raw, dtype=raw.dtype, chunks=chunks, meta=np.empty((0, 0, 0), "u1"))
+        return classes
+    about = (np.array(offsets, np.float32), np.array([item.id for item in _flat(passes)]), np.array(doubtful))
+    columns = [da.from_array(column[:, None, None], chunks=(sizes, 1, 1)) for column in about]
+    empty = np.empty((0, 0, 0), np.float32)
+    dn: da.Array = da.map_blocks(_to_dn, raw, *columns, band=name, dtype=np.float32, chunks=chunks, meta=empty)
+    return dn
+
+
+def _flat(passes: Sequence[Sequence[Item]]) -> list[Item]:
+    return [item for items in passes for item in items]
+
+
+def _first(raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    out = raw[:1]
+    for layer in raw[1:]:
+        out = np.where(out == 0, layer, out)
+    return out
+
+
+def _to_dn(
+    raw: np.ndarray[Any, Any],
+    offset: np.ndarray[Any, Any],
+    item: np.ndarray[Any, Any],
+    doubtful: np.ndarray[Any, Any],
+    band: str,
+) -> np.ndarray[Any, Any]:
+    """Float DN of raw pixels; raw 0 is nodata, and is told apart before the offset is added."""
+    out: np.ndarray[Any, Any] = np.full((1, *raw.shape[1:]), np.nan, np.float32)
+    for layer, add, name, check in zip(raw, offset.flat, item.flat, doubtful.flat, strict=True):
+        if check:
+            _check(layer, float(add), str(name), band)
+        free = np.isnan(out[0]) & (layer != 0)
+        out[0][free] = layer[free] + add
+    return out
+
+
+def _check(raw: np.ndarray[Any, Any], offset: float, item: str, band: str) -> None:
+    seen = np.count_nonzero(raw)
+    if seen < max(_ENOUGH, raw.size // 2):
+        return
+    low = np.count_nonzero(raw < _LOWEST - offset) - (raw.size - seen)
+    if 2 * low > seen:
+        raise RadiometryError(
+            f"item {item!r}: its metadata say that pixels carry {-offset:+g}, but then {100 * low / seen:.0f} % of "
+            f"{seen} pixels of {band} have a reflectance below {_LOWEST / 10000:g}, which no ground has: the offset "
+            "has been removed already, as in some items of Earth Search from 2022 and 2025. Pass "
+            f"offset={{{item!r}: 0}}, or offset={{{item!r}: {offset:g}}} if the pixels are right"
+        )

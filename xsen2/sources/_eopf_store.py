@@ -1,0 +1,253 @@
+"""The groups and arrays of an EOPF product in a Zarr store: a folder, a zip, an address, or a store of zarr's."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from dask.base import tokenize
+
+from xsen2.errors import SourceError
+from xsen2.sources._safe_pixels import _chunks
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.store import Store as ZarrStore
+
+__all__ = ["BANDS_AT", "Layer", "Product", "is_eopf"]
+
+Array = npt.NDArray[Any]
+BANDS_AT = "measurements/reflectance"
+"""Group with a group per native grid: r10m, r20m, r60m."""
+
+_ROOTS = ("zarr.json", ".zmetadata", ".zgroup")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One array of a product.
+
+    Attributes
+    ----------
+    array : zarr.Array
+    attrs : dict
+    where : str
+        The array, for messages.
+    """
+
+    array: zarr.Array[Any]
+    attrs: dict[str, Any]
+    where: str
+
+    def require(self, kinds: Iterable[str], ndim: int) -> None:
+        """Refuse what cannot be an array of the product, before anything of it is decoded.
+
+        Raises
+        ------
+        SourceError
+            If it is of another dtype or shape.
+        """
+        kinds, shape = list(kinds), self.array.shape
+        if str(self.array.dtype) not in kinds or len(shape) != ndim or not all(1 <= n <= 1_000_000 for n in shape):
+            raise SourceError(
+                f"{self.where} is of dtype {self.array.dtype} and shape {shape}, not {' or '.join(kinds)} with {ndim} "
+                "dims: it is not an array of ESA's; download the product again"
+            )
+
+    def values(self) -> Array:
+        """All of it, now: for coordinates."""
+        return np.asarray(_part(self.array, (slice(None),) * self.array.ndim, self.where, "the whole"))
+
+    def lazy(
+        self, name: str, side: int, decode: Callable[[Array], Array], dtype: npt.DTypeLike, stamp: object
+    ) -> da.Array:
+        """Lazy (1, y, x) pixels after `decode`; chunks are whole chunks of the store, near `side` pixels wide."""
+        chunks = tuple(_chunks(n, block, side) for n, block in zip(self.array.shape, self.array.chunks, strict=True))
+        token = tokenize(self.where, stamp, str(self.array.metadata), chunks, decode)
+        lazy: da.Array = da.map_blocks(
+            partial(_read, array=self.array, where=self.where, decode=decode),
+            chunks=((1,), *chunks),
+            dtype=dtype,
+            meta=np.empty((0, 0, 0), dtype),
+            name=f"eopf-{name}-{token}",
+        )
+        return lazy
+
+
+@dataclass(frozen=True)
+class Product:
+    """An opened product.
+
+    Attributes
+    ----------
+    root : zarr.Group
+    attrs : dict
+    where : str
+        The store, for messages.
+    stamp : tuple of int
+        Size and time of the local file that tells of a replaced store.
+    """
+
+    root: zarr.Group
+    attrs: dict[str, Any]
+    where: str
+    stamp: tuple[int, ...]
+
+    @classmethod
+    def open(cls, store: str | os.PathLike[str] | ZarrStore) -> Product:
+        """The product in `store`.
+
+        Raises
+        ------
+        SourceError
+            If there is none, or it cannot be read.
+        ImportError
+            If the address needs a package that is not installed.
+        """
+        import zarr
+
+        where, stamp = _named(store), _stamp(store)
+        try:
+            opened, prefix = _store(store)
+            root = zarr.open_group(opened, path=prefix, mode="r")
+            product = cls(root, dict(root.attrs), where, stamp)
+        except (SourceError, ImportError) as error:
+            if isinstance(error, ImportError):
+                raise ImportError(f"{where} cannot be opened: {error}; pip install 'fsspec[http]', s3fs …") from error
+            raise
+        except Exception as error:  # zarr, fsspec and their backends raise a dozen kinds
+            raise SourceError(f"{where} cannot be read as a Zarr store: {_said(error)}") from error
+        if not product.has_group(BANDS_AT):
+            raise SourceError(
+                f"{where} has no group {BANDS_AT}: it is not a Sentinel-2 L1C or L2A product of EOPF. Other Zarr "
+                "stores are opened with xarray, and superresolve checks what they hold"
+            )
+        return product
+
+    def has_group(self, path: str) -> bool:
+        """Whether there is a group at `path`."""
+        import zarr
+
+        return isinstance(self._node(path), zarr.Group)
+
+    def layer(self, path: str) -> Layer | None:
+        """The array at `path`, None where there is none."""
+        import zarr
+
+        node, where = self._node(path), f"{self.where}: {path}"
+        if node is None:
+            return None
+        if not isinstance(node, zarr.Array):
+            raise SourceError(f"{where} is a group where an array is needed; download the product again")
+        return Layer(node, dict(node.attrs), where)
+
+    def _node(self, path: str) -> object:
+        try:
+            return self.root[path]
+        except KeyError:
+            return None
+        except Exception as error:  # as above
+            raise SourceError(f"{self.where}: {path} cannot be read as Zarr: {_said(error)}") from error
+
+
+def is_eopf(store: str) -> bool:
+    """Whether a path or an address is that of an EOPF product; False also where it cannot be opened."""
+    try:
+        Product.open(store)
+    except (SourceError, ImportError):
+        return False
+    return True
+
+
+def _named(store: object) -> str:
+    return os.fspath(store) if isinstance(store, (str, os.PathLike)) else str(store)
+
+
+def _local(store: object) -> Path | None:
+    """The path on disk, None for an address or a store object."""
+    if not isinstance(store, (str, os.PathLike)) or "://" in os.fspath(store):
+        return None
+    return Path(store).absolute()
+
+
+def _stamp(store: object) -> tuple[int, ...]:
+    path = _local(store)
+    for file in () if path is None else (path, *(path / root for root in _ROOTS)):
+        if file.is_file():
+            about = file.stat()
+            return about.st_size, about.st_mtime_ns
+    return ()
+
+
+def _store(store: str | os.PathLike[str] | ZarrStore) -> tuple[str | ZarrStore, str]:
+    """What zarr opens, and the path of the product's root in it."""
+    from zarr.storage import FsspecStore, ZipStore
+
+    if not isinstance(store, (str, os.PathLike)):
+        return store, ""
+    path, name = _local(store), os.fspath(store).rstrip("/")
+    if path is None:
+        if not name.lower().endswith(".zip"):
+            return FsspecStore.from_url(name, read_only=True), ""
+        import fsspec  # type: ignore[import-untyped]
+        from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper  # type: ignore[import-untyped]
+
+        archive = fsspec.filesystem("zip", fo=name)
+        inside = _root(archive.find(""), name)
+        return FsspecStore(AsyncFileSystemWrapper(archive, asynchronous=True), read_only=True, path=inside), ""
+    if not path.exists():
+        raise SourceError(f"{path} does not exist: give a .zarr folder, a .zarr.zip or an address")
+    if path.is_dir():
+        return str(path), ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = _root(archive.namelist(), str(path))
+    except zipfile.BadZipFile as error:
+        raise SourceError(f"{path} is not a zip that can be read ({error}): download it again") from error
+    return ZipStore(path, mode="r", read_only=True), inside
+
+
+def _root(names: Iterable[str], where: str) -> str:
+    """The highest folder in a zip that is a Zarr group."""
+    homes = {folder for folder, _, name in (n.strip("/").rpartition("/") for n in names) if name in _ROOTS}
+    depth = min((home.count("/") + bool(home) for home in homes), default=0)
+    highest = sorted(home for home in homes if home.count("/") + bool(home) == depth)
+    if len(highest) != 1:
+        found = f"{len(highest)} Zarr stores ({', '.join(highest)})" if highest else "no Zarr store"
+        raise SourceError(f"{where} holds {found}: give a zip with one EOPF product")
+    return highest[0]
+
+
+def _part(array: zarr.Array[Any], window: tuple[slice, ...], where: str, part: str) -> Any:
+    try:
+        return array[window]
+    except Exception as error:  # codecs and backends raise whatever they like
+        raise SourceError(
+            f"{where}: {part} cannot be read ({_said(error)}): the store is damaged, or its server failed; try "
+            "again, or download the product again"
+        ) from error
+
+
+def _read(
+    block_info: Mapping[Any, Any] | None = None,
+    *,
+    array: zarr.Array[Any],
+    where: str,
+    decode: Callable[[Array], Array],
+) -> Array:
+    assert block_info is not None
+    _, (y0, y1), (x0, x1) = block_info[None]["array-location"]
+    part = f"rows {y0} to {y1}, columns {x0} to {x1}"
+    return decode(np.asarray(_part(array, (slice(y0, y1), slice(x0, x1)), where, part)))[None]
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:300]}"

@@ -1,0 +1,84 @@
+"""Raw pixels through odc-stac."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import odc.stac
+import pystac
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from odc.loader import RioDriver, RioReader
+from odc.loader.types import RasterLoadParams, RasterSource
+
+from xsen2.sources._engines import COLLECTION, Grid, dtype_of, small
+from xsen2.sources._items import Item
+from xsen2.sources._reading import Reading
+
+__all__ = ["read"]
+
+
+_ours = threading.local()
+
+# odc logs every failure as an error, with the URL and its signature: attempts that succeed later are none, and
+# the last one is raised or warned of without the signature.
+logging.getLogger("odc.loader._rio").addFilter(lambda record: not getattr(_ours, "reading", False))
+
+
+class _Reader(RioReader):
+    """odc's own reader, with a fresh signature after each failure."""
+
+    def __init__(self, src: RasterSource, ctx: Any, reading: Reading) -> None:
+        super().__init__(src, ctx)
+        self._reading = reading
+
+    def read(self, cfg: RasterLoadParams, dst_geobox: GeoBox, **kwargs: Any) -> Any:
+        def once(url: str) -> Any:
+            _ours.reading = True
+            try:
+                return RioReader(self._src.patch(uri=url), self._ctx).read(cfg, dst_geobox, **kwargs)
+            finally:
+                _ours.reading = False
+
+        left, bottom, right, top = (round(edge) for edge in dst_geobox.boundingbox.bbox)
+        where = f"the block from {left}, {bottom} to {right}, {top}"
+        found = self._reading.attempts(self._src.uri, where, once)
+        empty = slice(0, 0)
+        return ((empty, empty), np.zeros((0, 0), cfg.dtype)) if found is None else found
+
+
+class _Driver(RioDriver):
+    def __init__(self, reading: Reading) -> None:
+        super().__init__()
+        self._reading = reading
+
+    def open(self, src: RasterSource, ctx: Any) -> RioReader:
+        return _Reader(src, ctx, self._reading)
+
+
+def read(items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Reading) -> dict[str, da.Array]:
+    """Name → (item, y, x) raw pixels, 0 where there are none."""
+    left, bottom, right, top = grid.box
+    geobox = GeoBox(
+        ((top - bottom) // grid.gsd, (right - left) // grid.gsd),
+        Affine(grid.gsd, 0, left, 0, -grid.gsd, top),
+        f"EPSG:{grid.epsg}",
+    )
+    code = {"proj:code": f"EPSG:{grid.epsg}"}
+    kinds = {name: {"data_type": str(dtype_of(name)), "nodata": 0} for name in names}
+    found = odc.stac.load(
+        [pystac.Item.from_dict(small(item, names, grid, code)) for item in items],
+        bands=list(names),
+        geobox=geobox,
+        chunks={"time": 1, "y": grid.chunk, "x": grid.chunk},
+        groupby="id",  # every item is one tile and date already; "solar_day" may keep the older of two
+        resampling="nearest",
+        stac_cfg={COLLECTION: {"assets": kinds}},
+        driver=_Driver(reading),
+    )
+    return {name: found[name].data for name in names}

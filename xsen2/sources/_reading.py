@@ -1,0 +1,217 @@
+"""Reading remote files that fail now and then: signed, tried again, and named when it is no use."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+from xsen2.errors import SourceError
+
+__all__ = ["ENV", "PAUSES", "ReadWarning", "Reading", "Skipped", "skipped", "tagged"]
+
+ENV: dict[str, str] = {
+    # With several threads GDAL reads on over tiles of a cut-off JPEG 2000 file that cannot be decoded, and what
+    # it returns is whatever was in memory; with one it says so. Chunks are read in parallel anyway.
+    "GDAL_NUM_THREADS": "1",
+    # No files beside the image: each would be a request, and could move it or change its values.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    # 429 and 5xx are tried again by GDAL itself, which repeats one request and not the whole block.
+    "GDAL_HTTP_MAX_RETRY": "2",
+    "GDAL_HTTP_RETRY_DELAY": "0.25",
+    # A server that does not answer is an error, not a task that never ends.
+    "GDAL_HTTP_CONNECTTIMEOUT": "15",
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
+}
+
+PAUSES: tuple[float, ...] = (0.5, 1.0, 2.0)
+"""Seconds before the second, third and fourth attempt."""
+
+_FINAL = re.compile(r"HTTP response code: (400|401|404|405|410)|No such file or directory")
+"""What the next attempt would only repeat. 403 is not among them: a token that ran out is signed anew."""
+
+_REMOTE = {"http": "/vsicurl/http", "https": "/vsicurl/https", "s3": "/vsis3"}
+
+_LIMIT = 10_000
+
+
+class ReadWarning(UserWarning):
+    """A block, or an asset that an item does not have, became nodata since ``on_error="skip"`` allows it."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One block that could not be read.
+
+    Attributes
+    ----------
+    item : str
+        Id of the STAC item.
+    asset : str
+        Key of the asset in it.
+    where : str
+        Rows and columns, or the box, of the block.
+    reason : str
+        What GDAL, the server or the signer said at the last attempt.
+    """
+
+    item: str
+    asset: str
+    where: str
+    reason: str
+
+
+_record: deque[Skipped] = deque(maxlen=_LIMIT)
+_lock = threading.Lock()
+
+
+def skipped(forget: bool = False) -> tuple[Skipped, ...]:
+    """What this process could not read and made nodata, under ``xsen2.load(..., on_error="skip")``.
+
+    Pixels are read when a cube is computed, so look here afterwards. A block that is computed twice is
+    there twice. Each is also warned of, with `ReadWarning`. The workers of a distributed cluster are
+    other processes: their warnings reach the client, their records do not.
+
+    Parameters
+    ----------
+    forget : bool
+        Empty the record, so that the next computation starts a new one. It holds the latest 10 000.
+
+    Returns
+    -------
+    tuple of Skipped
+
+    Examples
+    --------
+    >>> skipped()
+    ()
+    """
+    with _lock:
+        found = tuple(_record)
+        if forget:
+            _record.clear()
+    return found
+
+
+def tagged(href: str, item: str, asset: str) -> str:
+    """`href` with what it is in its fragment, so that an error far away from the items can name them."""
+    return f"{href}#{quote(item, safe='')}/{quote(asset, safe='')}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read; travels to the workers.
+
+    Attributes
+    ----------
+    sign : callable or None
+        URL → URL that may be read.
+    skip : bool
+        Whether what cannot be read becomes nodata.
+    """
+
+    sign: Callable[[str], Any] | None = None
+    skip: bool = False
+
+    def url(self, url: str) -> str:
+        """What to open for a tagged URL, signed now.
+
+        Raises
+        ------
+        SourceError
+            If the signer fails, or gives no URL.
+        """
+        href = url.rpartition("#")[0]
+        if self.sign is None:
+            return href
+        try:
+            found = self.sign(href)
+        except Exception as error:  # a signer asks a server, and may fail in any way
+            raise SourceError(f"sign= failed with {type(error).__name__}: {error}") from error
+        if not isinstance(found, str):
+            raise SourceError(f"sign= gave a {type(found).__name__} for a URL, not a URL")
+        return found
+
+    def attempts(self, url: str, where: str, read: Callable[[str], Any]) -> Any:
+        """`read` of the signed URL, tried up to four times; None when it is skipped.
+
+        Parameters
+        ----------
+        url : str
+            As `tagged` gives it.
+        where : str
+            The part that is read, for messages.
+        read : callable
+            Takes the signed URL; opens the file anew when it is called again.
+
+        Raises
+        ------
+        SourceError
+            If it still fails; names the item, the asset and the last reason.
+        """
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        options, pauses, tries = dict(ENV), list(PAUSES), 0
+        while True:
+            tries += 1
+            try:
+                signed = self.url(url)
+                with rasterio.Env(**(options | ({"CPL_VSIL_CURL_NON_CACHED": _vsi(signed)} if tries > 1 else {}))):
+                    # GDAL remembers that a file could not be opened; unless told to forget, it asks no more.
+                    return read(signed)
+            except (RasterioError, OSError, RuntimeError, UnicodeError, SourceError) as error:
+                reason = _reason(error)
+                last: Exception = error
+            if _FINAL.search(reason) and pauses:
+                pauses = [0.0] if tries == 1 and _vsi(url) else []  # once more, past GDAL's memory
+            if not pauses:
+                break
+            time.sleep(pauses.pop(0))
+        item, asset = (unquote(part) for part in url.rpartition("#")[2].split("/"))
+        reason = _secretless(reason)
+        if not self.skip:
+            raise SourceError(
+                f"item {item!r}, asset {asset!r}: {where} cannot be read after {tries} attempts: {reason}. Try again "
+                'later, leave the item out, or pass on_error="skip", which makes it nodata and says so'
+            ) from last
+        _skip(Skipped(item, asset, where, reason))
+        return None
+
+
+def _skip(what: Skipped) -> None:
+    with _lock:
+        _record.append(what)
+    message = f"item {what.item!r}, asset {what.asset!r}: {what.where} is nodata, it could not be read: {what.reason}"
+    if "distributed" in sys.modules:  # on a worker, this warns the client too
+        from distributed.worker import warn
+
+        warn(message, ReadWarning)
+    else:
+        warnings.warn(message, ReadWarning, stacklevel=2)
+
+
+def _vsi(url: str) -> str:
+    """GDAL's name of a remote file; empty for a local one."""
+    scheme, _, rest = url.partition("://")
+    return f"{_REMOTE[scheme]}{'' if scheme == 's3' else ':/'}/{rest}" if scheme in _REMOTE else ""
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost message: what GDAL said, without the words of the libraries between."""
+    while error.__cause__ is not None and not isinstance(error, SourceError):
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def _secretless(reason: str) -> str:
+    """A message without the query of a URL, which is where signatures are."""
+    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1?…", reason)

@@ -1,0 +1,207 @@
+"""A lazy cube from a product in EOPF's Zarr format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from xsen2.bands import BANDS
+from xsen2.errors import BandError, GridError, RadiometryError
+from xsen2.sources import stac
+from xsen2.sources._assemble import assemble
+from xsen2.sources._eopf_grids import agree, box_of, epsg_of
+from xsen2.sources._eopf_metadata import Meaning, about, meaning
+from xsen2.sources._eopf_store import BANDS_AT, Layer, Product
+from xsen2.sources._safe_metadata import GSD, Radiometry
+from xsen2.sources.safe import _EXTRA_ATTRS, _names, _removed
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+__all__ = ["open_eopf"]
+
+_PATHS = {
+    **{name: f"{BANDS_AT}/r{band.gsd}m/{name.lower()}" for name, band in BANDS.items()},
+    "SCL": "conditions/mask/l2a_classification/r20m/scl",
+    "CLDPRB": "quality/probability/r20m/cld",
+    "CLASSI": "conditions/mask/l1c_classification/r60m/b00",
+}
+
+
+def open_eopf(
+    store: str | os.PathLike[str] | Store,
+    bands: Sequence[str] | None = None,
+    chunks: int = 2048,
+    *,
+    offset: float | None = None,
+) -> xr.Dataset:
+    """Make a lazy cube of a Sentinel-2 product in EOPF's Zarr format: every band on its native grid.
+
+    Only metadata and the coordinates of the grids are read; no pixel before the cube is computed.
+
+    Parameters
+    ----------
+    store : str, os.PathLike or zarr.abc.store.Store
+        A ``.zarr`` folder, a ``.zarr.zip`` with one, which is not extracted, or the address of either in
+        the words of fsspec (``https://…``, ``s3://…``), whose package must be installed; or a store of
+        zarr's, for whatever needs credentials. L1C or L2A, in Zarr format 2 or 3.
+    bands : sequence of str, optional
+        Bands in any catalogue's words (``"red"``, ``"B04"``), and layers that are no bands: ``"SCL"``
+        (scene classification of L2A), ``"CLDPRB"`` (cloud probability of L2A, per cent), ``"CLASSI"``
+        (opaque cloud, cirrus and snow masks of L1C, as bits 1, 2 and 4). By default all bands, with SCL, or
+        of L1C with CLASSI, where it is there; B10 never.
+    chunks : int
+        Pixels of the 10 m grid along y and x in one dask chunk; the other grids get a half and a sixth
+        of it. Moved to the nearest multiple of the store's own chunks (the products' are 1830 or 5490
+        pixels wide), so that each of them is decoded once.
+    offset : float, optional
+        DN to add to the pixels, when the metadata do not settle it or are known to be wrong: -1000
+        where pixels carry ESA's +1000 (processing baseline 04.00 and later), 0 where not.
+
+    Returns
+    -------
+    xarray.Dataset
+        A cube of one date, as `open_safe` gives it: bands named B01 … B12, B8A, float32 DN (10000 x
+        reflectance, offset removed), NaN where the raw pixel is nodata or outside ``valid_min`` and
+        ``valid_max``; dims ``(time, y, x)``, ``(time, y_20m, x_20m)``, ``(time, y_60m, x_60m)``; pixel
+        centres as coordinates; `spatial_ref`. SCL and masks are uint8 on their native grid; 0 in SCL
+        means no data. `time` is the tile's own sensing time, in UTC.
+
+    Raises
+    ------
+    SourceError
+        If there is no product, or it is damaged. A damaged chunk shows only when it is decoded.
+    BandError
+        If a band is unknown, or the product does not have it.
+    RadiometryError
+        If scale, offset or nodata are missing or contradict each other: the CF attributes of a band, its
+        ``_eopf_attrs``, and the processing baseline.
+    GridError
+        If the grids do not nest, ``proj:`` attributes contradict the coordinates, or `chunks` is not a
+        positive integer.
+    CRSError
+        If the CRS is not a UTM zone, or is given differently in two places.
+    ImportError
+        If the address needs a package that is not installed.
+
+    Notes
+    -----
+    DN = (raw + add_offset / scale_factor) x 10000 scale_factor (CF conventions 1.11, section 8.1).
+
+    Zarr does not store chunks that hold nothing but nodata, so a chunk that was lost is nodata, too.
+
+    `xarray.open_datatree` opens the same stores, and ``tree.dsen2.superresolve()`` gives the same pixels as
+    reflectance; it has no date, no masks, and trusts each attribute.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> cube = xsen2.open_eopf("S2C_MSIL2A_20250811T112131_N0511_R037_T29TPF.zarr")  # doctest: +SKIP
+    >>> sr = cube.dsen2.superresolve()  # doctest: +SKIP
+    >>> cube.attrs["offset"]  # doctest: +SKIP
+    "removed once: -1000 DN added to the raw pixels; per date in the coordinate 'offset'"
+    """
+    side = stac._chunk(chunks)
+    product = Product.open(store)
+    whole = about(product)
+    layers = _layers(product, bands, "CLASSI" if whole.level == "L1C" else "SCL")
+    meant = {name: meaning(layer, whole, offset) for name, layer in layers.items() if name in BANDS}
+    epsg = epsg_of(product, list(layers.values()))
+    box = _box(product, layers)
+
+    arrays: dict[str, da.Array] = {}
+    for name, layer in layers.items():
+        gsd = GSD[name]
+        agree(layer, gsd, box)
+        decode = partial(_as_dn, meant=meant[name]) if name in BANDS else _as_is
+        dtype = "float32" if name in BANDS else "uint8"
+        arrays[name] = layer.lazy(name, side * 10 // gsd, decode, dtype, product.stamp)
+    said = _alike(meant, next(iter(whole.baselines.values()), "unknown"))
+    attrs = {
+        "product": whole.product,
+        "source": whole.product,  # as a cube of any source has it
+        "tile": whole.tile,
+        "level": whole.level,
+        "platform": whole.platform,
+        "processing_baseline": said.baseline,
+        "units": "DN = 10000 x reflectance",
+        "offset": _removed(said),
+        "special_values": ", ".join(f"{name} {value}" for name, value in said.special.items()),
+        "attribution": f"contains modified Copernicus Sentinel data {whole.time.year}",
+    }
+    cube = assemble(arrays, {name: GSD[name] for name in arrays}, box, epsg, [whole.time], attrs, _EXTRA_ATTRS)
+    added = sorted(set(said.offsets.values()))
+    if len(added) == 1:
+        about_offset = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
+        cube = cube.assign_coords(offset=("time", np.array(added, np.float32), about_offset))
+    return cube
+
+
+def _layers(product: Product, bands: Sequence[str] | None, extra: str) -> dict[str, Layer]:
+    """Name → array of what is asked for, all of it there; by default the bands, and `extra` where it is."""
+    names = _names(bands, _PATHS, product.where, extra)
+    found = {name: product.layer(_PATHS[name]) for name in names}
+    if bands is None and found[extra] is None:
+        del found[extra]
+    there = {name: layer for name, layer in found.items() if layer is not None}
+    if len(there) < len(found):
+        lost = ", ".join(f"{name} ({_PATHS[name]})" for name in found if name not in there)
+        hint = f": read what is there with bands={list(there)}, or download it again" if there else ""
+        raise BandError(f"{product.where} does not have {lost}{hint}")
+    for name, layer in there.items():
+        layer.require(("uint16",) if name in BANDS else ("uint8",), 2)
+    return there
+
+
+def _box(product: Product, layers: dict[str, Layer]) -> tuple[int, int, int, int]:
+    """Outer edges that all grids share."""
+    boxes: dict[str, tuple[int, int, int, int]] = {}
+    for name, layer in layers.items():
+        home = _PATHS[name].rpartition("/")[0]
+        if home not in boxes:
+            boxes[home] = box_of(product, home, GSD[name], layer.array.shape)
+    if len(set(boxes.values())) > 1:
+        said = "; ".join(f"{home} {box}" for home, box in boxes.items())
+        raise GridError(
+            f"{product.where}: the grids do not share their outer edges (left, bottom, right, top): {said}; "
+            "download the product again"
+        )
+    return next(iter(boxes.values()))
+
+
+def _alike(meant: dict[str, Meaning], baseline: str) -> Radiometry:
+    """The radiometry of all bands, which have one scale and one nodata value."""
+    values: dict[str, dict[float, str]] = {"scale_factor": {}, "fill_value": {}}
+    for name, one in meant.items():
+        values["scale_factor"].setdefault(one.quantification, name)
+        values["fill_value"].setdefault(one.nodata, name)
+    for key, by_value in values.items():
+        if len(by_value) > 1:
+            said = ", ".join(
+                f"{1 / value if key == 'scale_factor' else value:g} of {name}" for value, name in by_value.items()
+            )
+            raise RadiometryError(f"bands of one product have different values of {key}: {said}; download it again")
+    offsets = {name: one.offset for name, one in meant.items()}
+    first = next(iter(meant.values()), None)
+    special = {} if first is None else {"NODATA": first.nodata}
+    return Radiometry(offsets, 10000.0 if first is None else first.quantification, special, baseline)
+
+
+def _as_dn(raw: npt.NDArray[Any], meant: Meaning) -> npt.NDArray[np.float32]:
+    out = raw.astype(np.float32) + np.float32(meant.offset)
+    if meant.quantification != 10000:
+        out *= np.float32(10000 / meant.quantification)
+    low, high = meant.valid
+    out[(raw == meant.nodata) | (raw < low) | (raw > high)] = np.nan
+    return out
+
+
+def _as_is(raw: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return raw
