@@ -17,6 +17,7 @@ from xsen2.grid import nodata_of
 __all__ = ["Scale", "check_dn", "quantification_of", "scale_of", "scales_of", "to_dn", "to_nan"]
 
 _REFLECTANCE = 2.0  # DN: a float block whose largest value is below this holds reflectance
+_DECODED = 2e-3  # DN: rounding of float32 at a reflectance of 3, and some more
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,10 @@ def to_dn(window: npt.NDArray[Any], scales: Sequence[Scale]) -> tuple[npt.NDArra
         dn[i] = band
         if scale.gain != 1:
             dn[i] *= np.float32(scale.gain)
-            # Decoding in float32 is off by some 1e-4 DN, which networks in bfloat16 turn into whole DN.
-            np.round(dn[i], 2, out=dn[i])
+            # Whole DN that were decoded in float32 are off by some 1e-4, which networks in bfloat16 turn into whole DN.
+            whole = np.rint(dn[i])
+            with np.errstate(invalid="ignore"):
+                np.copyto(dn[i], whole, where=np.abs(dn[i] - whole) < _DECODED)
     return dn, seen
 
 
