@@ -16,7 +16,7 @@ from xsen2.cube import Cube
 from xsen2.errors import MethodError
 from xsen2.halo import Layer, map_windows, trim
 from xsen2.nodata import fill
-from xsen2.protocol import Array, Mask, Method, Statistical, finest_halo
+from xsen2.protocol import Array, Mask, Method, Statistical, finest_halo, tile
 from xsen2.radiometry import Scale, check_dn, to_dn
 from xsen2.statistics import learnt
 
@@ -51,12 +51,12 @@ class Block:
     @property
     def reach(self) -> int:
         """Context that the projection needs of the method's result, in 10 m pixels."""
-        return 0 if self.projection is None else self._on_lattice(self.projection.reach)
+        return 0 if self.projection is None else self._on_tiles(self.projection.reach)
 
-    def _on_lattice(self, n: int) -> int:
-        """The least multiple of the lattice that is not under `n`, if the method's blocks are made tile by tile."""
-        step = getattr(self.method, "lattice", 1)
-        return -(-n // step) * step if step <= finest_halo(self.method) else n
+    def _on_tiles(self, n: int) -> int:
+        """The least multiple of the method's tile that is not under `n`."""
+        step = tile(self.method) or 1
+        return -(-n // step) * step
 
     @property
     def halo(self) -> int:
@@ -104,7 +104,7 @@ class Block:
             return np.full((self.bands, *core.shape), np.nan, np.float32)
         if self.projection is not None and valid.all() and all(np.isfinite(y).all() for y in measured.values()):
             # Most blocks: the method need not run where only the passes that mend nodata would look.
-            near = self._on_lattice(self.projection.near)
+            near = self._on_tiles(self.projection.near)
             spare, reach = reach - near, near
             size = (size[0] - 2 * spare, size[1] - 2 * spare)
             valid = trim(valid, spare)

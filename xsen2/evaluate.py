@@ -14,7 +14,7 @@ from xsen2.degrade import pair
 from xsen2.errors import BandError, GridError, MethodError
 from xsen2.kernels import Operator
 from xsen2.noreference import assess
-from xsen2.protocol import Method, finest_halo
+from xsen2.protocol import Method, finest_halo, tile
 from xsen2.radiometry import scale_of
 from xsen2.registry import resolve
 from xsen2.superresolve import superresolve
@@ -136,7 +136,7 @@ def trial(
     side = min(truth.sizes["y"], truth.sizes["x"])
     if border is None:
         made = [one for method in methods for one in resolve(method, bands, device, dtype, operator)]
-        border = min(max(_context(one) for one in made), side // 4)
+        border = min(max(finest_halo(one) - tile(one) for one in made), side // 4)  # a tile is no context
     if border < 0 or 2 * border >= side:
         raise GridError(f"border={border} leaves nothing of {side} pixels: use less, or a larger area")
     cut = {dim: slice(border, truth.sizes[dim] - border) for dim in ("y", "x")}
@@ -159,12 +159,6 @@ def trial(
     out: xr.Dataset = xr.concat(scores, dim=xr.Variable("method", _names(methods)))
     out.attrs = {"scale": scale, "operator": operator, "border": border}
     return Trial(out, coarse, truth, estimates)
-
-
-def _context(method: Method) -> int:
-    """The halo, in 10 m pixels, without the tile that it holds if the method works tile by tile."""
-    halo = finest_halo(method)
-    return halo % getattr(method, "lattice", halo + 1)
 
 
 def _full_scale(

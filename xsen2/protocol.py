@@ -11,7 +11,7 @@ import numpy.typing as npt
 from xsen2.bands import grid_of
 from xsen2.cube import Cube
 
-__all__ = ["Array", "Mask", "Method", "Statistical", "finest_halo"]
+__all__ = ["Array", "Mask", "Method", "Statistical", "finest_halo", "tile"]
 
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -124,3 +124,12 @@ def finest_halo(method: Method, halo: int | Mapping[int, int] | None = None) -> 
     pixels = 6 * halo if isinstance(halo, int) else max(n * gsd // 10 for gsd, n in halo.items())
     cell = max(grid_of(b) for b in (*method.needs, *method.produces)) // 10
     return -(-pixels // cell) * cell
+
+
+def tile(method: Method) -> int:
+    """Side of the tiles that its blocks are made of, in 10 m pixels; 0 if every pixel is made by itself.
+
+    The halo holds a tile then; a `lattice` that is wider serves statistics alone.
+    """
+    lattice: int = getattr(method, "lattice", 0)
+    return lattice if lattice <= finest_halo(method) else 0

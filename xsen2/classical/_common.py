@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -12,10 +13,13 @@ from xsen2.cube import Cube
 from xsen2.kernels import correlate
 from xsen2.protocol import Array
 
-__all__ = ["PAN", "OneGrid", "cells", "gaussian", "of_grid", "pan", "ratio_of", "smooth", "solve"]
+__all__ = ["PAN", "UNIT", "OneGrid", "cells", "gaussian", "of_grid", "pan", "ratio_of", "smooth", "solve"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+
+UNIT = 1e-4
+"""DN to reflectance, so that sums of squares are near 1."""
 
 PAN: dict[str, tuple[str, ...]] = {
     "B05": ("B02",),
@@ -54,9 +58,9 @@ def of_grid(bands: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [some for some in found if some]
 
 
-def pan(a: Array, band: str) -> Array:
-    """The panchromatic band that belongs to a low-resolution one, ``(H, W)``; `a` holds the four 10 m bands."""
-    return np.asarray(a[[A.index(name) for name in PAN[band]]].mean(axis=0, dtype=np.float32))
+def pan(a: Array, band: str, held: Sequence[str] = A) -> Array:
+    """The panchromatic band that belongs to a low-resolution one, ``(H, W)``; `a` holds the 10 m bands `held`."""
+    return np.asarray(a[[held.index(name) for name in PAN[band]]].mean(axis=0, dtype=np.float32))
 
 
 def cells(mask: Mask, ratio: int) -> Mask:

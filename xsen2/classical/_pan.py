@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from xsen2.bands import GRIDS, A, grid_of
-from xsen2.classical._common import PAN, OneGrid
+from xsen2.classical._common import PAN, OneGrid, pan
 from xsen2.protocol import Array
 
 __all__ = ["Sharpening", "sharers"]
@@ -27,8 +25,7 @@ class Sharpening(OneGrid):
 
     def _pan(self, a: Array, band: str) -> Array:
         """The pan of a band, ``(H, W)``, from the 10 m bands of `needs`."""
-        held = self.needs
-        return np.asarray(a[[held.index(name) for name in PAN[band]]].mean(axis=0, dtype=np.float32))
+        return pan(a, band, self.needs)
 
 
 def sharers(bands: Sequence[str]) -> tuple[str, ...]:

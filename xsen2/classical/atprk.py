@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import A
-from xsen2.classical._common import OneGrid, cells, of_grid, solve
+from xsen2.classical._common import UNIT, OneGrid, cells, of_grid, solve
 from xsen2.classical._variogram import LAGS, deconvolve, fit, kriging, pairs
 from xsen2.halo import trim
 from xsen2.kernels import correlate, support, taps
@@ -20,8 +20,6 @@ __all__ = ["ATPRK", "make", "make_matched"]
 
 Floats = npt.NDArray[np.float64]
 T = TypeVar("T", bound=np.generic)
-
-_UNIT = 1e-4  # DN to reflectance: sums of squares near 1
 
 
 def make(bands: tuple[str, ...], operator: str) -> list[ATPRK]:
@@ -125,13 +123,13 @@ class ATPRK(OneGrid):
             sums = []
             for band, y in zip(self.bands, b if ratio == 2 else c, strict=True):
                 low = correlate(a, *self._taps(band), ratio)[:, whole]
-                columns = np.concatenate([low, np.full((1, low.shape[1]), 1 / _UNIT), y[whole][None]])
-                columns = columns.astype(np.float64) * _UNIT
+                columns = np.concatenate([low, np.full((1, low.shape[1]), 1 / UNIT), y[whole][None]])
+                columns = columns.astype(np.float64) * UNIT
                 sums.append(columns @ columns.T)
             return np.stack(sums).ravel()
         edge = finest_halo(self, self.gather_halo) // ratio
         side = self.lattice // ratio
-        residuals = [trim(r, edge) * np.float32(_UNIT) for _, r in self._split(a, b, c)]
+        residuals = [trim(r, edge) * np.float32(UNIT) for _, r in self._split(a, b, c)]
         return pairs(_tiles(np.stack(residuals), side), _tiles(trim(whole, edge), side)).ravel()
 
     def learn(self, sums: Floats) -> ATPRK:
@@ -160,7 +158,7 @@ class ATPRK(OneGrid):
         ratio = self._ratio
         low = b if ratio == 2 else c
         for band, weights, y in zip(self.bands, self.weights.astype(np.float32), low, strict=True):
-            p = np.full(a.shape[1:], weights[-1] / np.float32(_UNIT), np.float32)
+            p = np.full(a.shape[1:], weights[-1] / np.float32(UNIT), np.float32)
             for i in np.flatnonzero(weights[:-1]):
                 p += weights[i] * a[i]
             yield p, y - correlate(p, *self._taps(band), ratio)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import BANDS
-from xsen2.classical._common import PAN, cells, gaussian, of_grid, ratio_of, smooth, solve
+from xsen2.classical._common import PAN, UNIT, cells, gaussian, of_grid, ratio_of, smooth, solve
 from xsen2.classical._pan import Sharpening, sharers
 from xsen2.classical.bicubic import upsample
 from xsen2.kernels import correlate, support, taps
@@ -17,8 +17,6 @@ from xsen2.protocol import Array, Mask
 __all__ = ["BDSD", "make"]
 
 Floats = npt.NDArray[np.float64]
-
-_UNIT = 1e-4  # DN to reflectance: sums of squares near 1
 
 
 def make(bands: tuple[str, ...], operator: str) -> list[BDSD]:
@@ -84,7 +82,7 @@ class BDSD(Sharpening):
         pans = np.stack([self._pan(np.stack(low), band) for band in self.bands])
         lost = (y - blurred)[[self._read.index(band) for band in self.bands]]
         whole = cells(own, ratio)
-        columns = np.concatenate([x[:, whole] for x in (blurred, pans, lost)]).astype(np.float64) * _UNIT
+        columns = np.concatenate([x[:, whole] for x in (blurred, pans, lost)]).astype(np.float64) * UNIT
         return np.asarray((columns @ columns.T).ravel())
 
     def learn(self, sums: Floats) -> BDSD:

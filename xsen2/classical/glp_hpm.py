@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from xsen2.classical._common import cells, of_grid
+from xsen2.classical._common import UNIT, cells, of_grid
 from xsen2.classical._pan import Sharpening
 from xsen2.classical.bicubic import upsample
 from xsen2.kernels import correlate, support, taps
@@ -17,7 +17,6 @@ __all__ = ["GLP", "make"]
 
 Floats = npt.NDArray[np.float64]
 
-_UNIT = 1e-4  # DN to reflectance: sums of squares near 1
 _FLAT = 1e-12  # variance of the reflectance that is no more than rounding
 _SMALLEST = np.float32(1)  # DN, of what is divided by
 _MOST = 10  # times its low-pass that the pan may be
@@ -87,13 +86,13 @@ class GLP(Sharpening):
         for k, (band, y) in enumerate(zip(self.bands, b if ratio == 2 else c, strict=True)):
             if self.equal is None:
                 low = correlate(self._pan(a, band), *taps(band, ratio, self.operator), ratio)
-                one, kept = np.full_like(y, 1 / _UNIT), cells(own, ratio)
+                one, kept = np.full_like(y, 1 / UNIT), cells(own, ratio)
                 columns = np.stack([one, y, low])
             else:
                 ms = upsample(y, ratio)
-                one, kept = np.full_like(ms, 1 / _UNIT), own
+                one, kept = np.full_like(ms, 1 / UNIT), own
                 columns = np.stack([one, ms, self._fused(a, ms, k)[0]])
-            pixels = columns[:, kept].astype(np.float64) * _UNIT
+            pixels = columns[:, kept].astype(np.float64) * UNIT
             sums.append((pixels @ pixels.T).ravel())
         return np.concatenate(sums)
 
@@ -102,11 +101,11 @@ class GLP(Sharpening):
         moments = products / np.maximum(products[:, :1, :1], 1.0)
         mean, other = moments[:, 0, 1], moments[:, 0, 2]
         if self.equal is not None:
-            return replace(self, shift=(mean - other) / _UNIT)
+            return replace(self, shift=(mean - other) / UNIT)
         variance = np.maximum(moments[:, 1, 1] - mean**2, 0)
         known = moments[:, 2, 2] - other**2
         gain = np.sqrt(variance / np.where(known > _FLAT, known, np.inf))
-        return replace(self, equal=np.stack([gain, (mean - gain * other) / _UNIT, mean / _UNIT], axis=1))
+        return replace(self, equal=np.stack([gain, (mean - gain * other) / UNIT, mean / UNIT], axis=1))
 
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
         assert self.equal is not None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from xsen2.classical._common import PAN, of_grid, solve
+from xsen2.classical._common import PAN, UNIT, of_grid, solve
 from xsen2.classical._pan import Sharpening, sharers
 from xsen2.classical.bicubic import keys, upsample
 from xsen2.kernels import correlate
@@ -17,7 +17,6 @@ __all__ = ["PRACS", "make"]
 
 Floats = npt.NDArray[np.float64]
 
-_UNIT = 1e-4  # DN to reflectance: sums of squares near 1
 _FLAT = 1e-12  # variance of the reflectance that is no more than rounding
 _BETA = 0.95
 _MOST = 10  # that L may be; it has no bounds where I is near zero
@@ -91,7 +90,7 @@ class PRACS(Sharpening):
     def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> Floats:
         """Moments of each band and its pan; then, for each image, the products of all that is regressed."""
         ms = upsample(b if self._ratio == 2 else c, self._ratio)
-        one = np.full((1, *own.shape), 1 / _UNIT, np.float32)
+        one = np.full((1, *own.shape), 1 / UNIT, np.float32)
         standard = None if self.equal is None else self._standard(ms)
         sums = []
         for image in self._images:
@@ -101,7 +100,7 @@ class PRACS(Sharpening):
             else:
                 full = np.concatenate([standard[image], p])
                 columns = [one, full, ms[image], _low(full, self._ratio)]
-            kept = np.concatenate([x[:, own] for x in columns]).astype(np.float64) * _UNIT
+            kept = np.concatenate([x[:, own] for x in columns]).astype(np.float64) * UNIT
             sums.append((kept @ kept.T).ravel())
         return np.concatenate(sums)
 
@@ -158,7 +157,7 @@ def _equal(moments: Floats) -> Floats:
     variance = np.diag(moments)[1:] - mean**2
     known = np.where(variance[:-1] > _FLAT, variance[:-1], np.inf)
     gain = np.sqrt(max(variance[-1], 0.0) / known)
-    return np.stack([gain, (mean[-1] - gain * mean[:-1]) / _UNIT], axis=1)
+    return np.stack([gain, (mean[-1] - gain * mean[:-1]) / UNIT], axis=1)
 
 
 def _fit(moments: Floats, n: int) -> tuple[Floats, Floats]:
@@ -185,6 +184,6 @@ def _fit(moments: Floats, n: int) -> tuple[Floats, Floats]:
         own = regressed(r * low_p + (1 - r) * low_standard[k])
         mean = (r * p + (1 - r) * standard[k] - own) @ moments[0]
         weight = _BETA * alike(own, ms[k]) * spread[k] / max(spread.mean(), 1e-9)
-        synthetic.append(own[: n + 1] / np.where(np.arange(n + 1) == 0, _UNIT, 1.0))
-        terms.append([r, mean / _UNIT, weight, alike(common, ms[k])])
+        synthetic.append(own[: n + 1] / np.where(np.arange(n + 1) == 0, UNIT, 1.0))
+        terms.append([r, mean / UNIT, weight, alike(common, ms[k])])
     return np.array(synthetic), np.array(terms)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import A
-from xsen2.classical._common import OneGrid, cells, of_grid, solve
+from xsen2.classical._common import UNIT, OneGrid, cells, of_grid, solve
 from xsen2.classical.bicubic import upsample
 from xsen2.kernels import correlate, support, taps
 from xsen2.protocol import Array, Mask
@@ -16,8 +16,6 @@ from xsen2.protocol import Array, Mask
 __all__ = ["Regression", "make"]
 
 Floats = npt.NDArray[np.float64]
-
-_UNIT = 1e-4  # DN to reflectance: sums of squares near 1
 
 
 def make(bands: tuple[str, ...], operator: str) -> list[Regression]:
@@ -72,8 +70,8 @@ class Regression(OneGrid):
         sums = []
         for band, y in zip(self.bands, b if ratio == 2 else c, strict=True):
             low = correlate(a, *taps(band, ratio, self.operator), ratio)[:, whole]
-            columns = np.concatenate([low, np.full((1, low.shape[1]), 1 / _UNIT), y[whole][None]]).astype(np.float64)
-            columns *= _UNIT
+            columns = np.concatenate([low, np.full((1, low.shape[1]), 1 / UNIT), y[whole][None]]).astype(np.float64)
+            columns *= UNIT
             sums.append(columns @ columns[:-1].T)
         return np.stack(sums).ravel()
 
@@ -87,6 +85,6 @@ class Regression(OneGrid):
         out = np.empty((len(self.bands), *a.shape[1:]), np.float32)
         for i, (band, y) in enumerate(zip(self.bands, b if ratio == 2 else c, strict=True)):
             weights = self.weights[i].astype(np.float32)
-            p = np.tensordot(weights[:4], a, 1) + weights[4] / np.float32(_UNIT)
+            p = np.tensordot(weights[:4], a, 1) + weights[4] / np.float32(UNIT)
             out[i] = p + upsample(y - correlate(p, *taps(band, ratio, self.operator), ratio), ratio)
         return out

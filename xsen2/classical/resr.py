@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import GRIDS, A, B, C, grid_of
-from xsen2.classical._common import OneGrid, cells, of_grid, ratio_of
+from xsen2.classical._common import UNIT, OneGrid, cells, of_grid, ratio_of
 from xsen2.classical.bicubic import upsample
 from xsen2.kernels import correlate, taps
 from xsen2.protocol import Array, Mask
@@ -17,7 +17,6 @@ __all__ = ["ResSR", "make"]
 
 Floats = npt.NDArray[np.float64]
 
-_UNIT = 1e-4  # DN to reflectance: sums of squares near 1
 _LOWEST, _HIGHEST = -1000, 20000  # of the histograms, in DN; what lies beyond counts as the last bin
 _PERCENTILES = (2, 98)
 _RANK = 2  # K of the paper
@@ -92,15 +91,15 @@ class ResSR(OneGrid):
             for x in grid:
                 near = np.rint(np.clip(x[whole], _LOWEST, _HIGHEST)).astype(np.int64) - _LOWEST
                 counts.append(np.bincount(near, minlength=_HIGHEST - _LOWEST + 1))
-                columns[len(counts) - 1] = (x if factor == 1 else upsample(x, factor))[own] * np.float32(_UNIT)
+                columns[len(counts) - 1] = (x if factor == 1 else upsample(x, factor))[own] * np.float32(UNIT)
         return np.concatenate([*counts, (columns @ columns.T).ravel()]).astype(np.float64)
 
     def learn(self, sums: Floats) -> ResSR:
         bands = len(self.needs)
         moments = sums[-((bands + 1) ** 2) :].reshape(bands + 1, bands + 1)
         count = max(moments[-1, -1], 1.0)
-        mean = moments[-1, :-1] / count / _UNIT
-        covariance = moments[:-1, :-1] / count / _UNIT**2 - np.outer(mean, mean)
+        mean = moments[-1, :-1] / count / UNIT
+        covariance = moments[:-1, :-1] / count / UNIT**2 - np.outer(mean, mean)
         low, high = np.transpose([_percentiles(h) for h in sums[: -moments.size].reshape(bands, -1)])
         span = np.maximum(high - low, 1.0)  # a constant band has no range
         variances, directions = np.linalg.eigh(covariance / np.outer(span, span))

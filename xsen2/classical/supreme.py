@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import BANDS, A, B, C
-from xsen2.classical._common import OneGrid, cells, gaussian, of_grid, ratio_of, smooth
+from xsen2.classical._common import UNIT, OneGrid, cells, gaussian, of_grid, ratio_of, smooth
 from xsen2.classical._supreme_solver import Kernel, Solver
 from xsen2.classical.bicubic import upsample
 from xsen2.halo import trim
@@ -27,7 +27,6 @@ PENALTY = 0.005 * np.array([1, 1.5, 4, 8, 15, 15, 20])  # lambda q of the paper,
 _OVERLAP = 24  # pixels of each side of a tile that are thrown away
 _ENDS = (12, 60)  # what the last tile of an image may keep instead of a whole one
 
-_UNIT = 1e-4  # DN to reflectance: sums of squares near 1
 _EDGES = np.append(0, np.geomspace(1e-6, 1e6, 7001))  # of the histogram of gradients: bins of 0.4 %
 
 
@@ -129,12 +128,12 @@ class Supreme(OneGrid):
             return np.histogram(_gradient(a, self.rms)[own], _EDGES)[0].astype(np.float64)
         squares, levels = [], []
         for x, ratio in ((a, 1), (b, 2), (c, 6))[: len(self._sizes)]:
-            flat = x[:, cells(own, ratio)].astype(np.float64) * _UNIT
+            flat = x[:, cells(own, ratio)].astype(np.float64) * UNIT
             squares += [np.einsum("bi,bi->b", flat, flat), [flat.shape[1]]]
             levels += list(upsample(x, ratio) if ratio > 1 else x)
         for i, blur in enumerate(self._sharpest()):
             levels[i] = (levels[i] if blur is None else smooth(levels[i], blur))[own]
-        spectra = np.stack(levels).astype(np.float64) * _UNIT
+        spectra = np.stack(levels).astype(np.float64) * UNIT
         return np.concatenate([*squares, (spectra @ spectra.T).ravel()])
 
     def learn(self, sums: Floats) -> Supreme:
@@ -152,7 +151,7 @@ class Supreme(OneGrid):
         largest = np.abs(vectors).argmax(axis=0)
         vectors = vectors * np.sign(vectors[largest, np.arange(len(PENALTY))])
         vectors = vectors.round(6)  # so that the order in which the blocks were added up is forgotten
-        return replace(self, rms=tuple((rms / _UNIT).tolist()), subspace=tuple(map(tuple, vectors.tolist())))
+        return replace(self, rms=tuple((rms / UNIT).tolist()), subspace=tuple(map(tuple, vectors.tolist())))
 
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
         assert self.subspace is not None

@@ -147,10 +147,8 @@ class TwoGrid(nn.Module):
             weights; interpolation and the final sum stay in float32, so radiometry is exact where
             the network adds nothing.
         """
-        coarse = [b]
         low = b if c is None else c
-        if c is not None:
-            coarse.append(upsample(c, 3))
+        coarse = [b] if c is None else [b, upsample(c, 3)]
         # Without autocast: squares of reflectance need the digits.
         with torch.autocast(a.device.type, enabled=False):
             if self.guide:
@@ -160,14 +158,13 @@ class TwoGrid(nn.Module):
             else:
                 base = upsample(low, self.ratio)
         mean = F.avg_pool2d(a, 2)
-        coarse.insert(0, mean)
         dtype, thin = self.tail.weight.dtype, self.tail.in_channels
         # Four times: detail is weaker than reflectance by about that.
         x = (4 * (a - mean.repeat_interleave(2, 2).repeat_interleave(2, 3))).to(dtype)
         x = x.contiguous(memory_format=torch.channels_last)
         for conv in self.stem:
             x = F.relu_(conv(x))
-        levels = torch.cat(coarse, dim=1).to(x.dtype, memory_format=torch.channels_last)
+        levels = torch.cat([mean, *coarse], dim=1).to(x.dtype, memory_format=torch.channels_last)
         # A convolution of what is joined is the sum of two: a fifth of the time went into folding and joining.
         weight = self.enter.weight
         y = F.conv2d(x, _unfolded(weight[:, : 4 * thin]), stride=2, padding=2)
