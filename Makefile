@@ -1,6 +1,6 @@
 # Each target sets up all it needs in $(VENV), with a Python of 3.11 or later, pip and make.
 #   make demo     run the main job on the built-in sample, into demo-out/
-#   make test     the whole suite; ARGS="-k halo -x" passes arguments on to pytest
+#   make test     the whole suite, on all cores; ARGS="-k halo -x -n0" passes arguments on to pytest
 #   make lint     style;  make types  type checks;  make format  put the style right
 #   make bench    every benchmark script
 #   make clean    remove the environment and what the targets wrote
@@ -21,7 +21,7 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/xsen2 demo --out demo-out
 
 test: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check
