@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from xsen2.networks.fused import conv
 
 __all__ = ["DSen2", "upsample"]
 
@@ -38,7 +37,8 @@ class _ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, x + 0.1 * self.conv2(F.relu(self.conv1(x))))
+        y = conv(x, self.conv1.weight, self.conv1.bias, relu=True)
+        return torch.add(x, conv(y, self.conv2.weight, self.conv2.bias), alpha=0.1)
 
 
 class DSen2(nn.Module):
@@ -95,5 +95,5 @@ class DSen2(nn.Module):
         if c is not None:
             inputs.append(upsample(c, 6))
         x = torch.cat(inputs, dim=1).to(self.head.weight.dtype, memory_format=torch.channels_last)
-        residual = self.tail(self.body(F.relu(self.head(x))))
+        residual = self.tail(self.body(conv(x, self.head.weight, self.head.bias, relu=True)))
         return torch.add(inputs[-1], residual.float())

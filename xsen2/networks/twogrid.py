@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from xsen2.classical.bicubic import keys
+from xsen2.networks.fused import conv
 from xsen2.networks.guide import guess, reach
 
 __all__ = ["TwoGrid", "upsample"]
@@ -48,11 +48,11 @@ def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
 
 def _conv(inputs: int, outputs: int, size: int = 3, *, gain: float = 2.0) -> nn.Conv2d:
     """A convolution with He initialisation: variance ``gain / fan_in``, 2 before a ReLU."""
-    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-    nn.init.normal_(conv.weight, std=math.sqrt(gain / (inputs * size**2)))
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    return conv
+    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+    nn.init.normal_(layer.weight, std=math.sqrt(gain / (inputs * size**2)))
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _unfolded(weight: torch.Tensor) -> torch.Tensor:
@@ -74,7 +74,8 @@ class _Block(nn.Module):
         self.conv2 = _conv(features, features, gain=0.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, self.conv2(F.relu_(self.conv1(x))).add_(x))
+        y = conv(x, self.conv1.weight, self.conv1.bias, relu=True)
+        return conv(y, self.conv2.weight, self.conv2.bias, onto=x)
 
 
 class TwoGrid(nn.Module):
@@ -162,18 +163,19 @@ class TwoGrid(nn.Module):
         # Four times: detail is weaker than reflectance by about that.
         x = (4 * (a - mean.repeat_interleave(2, 2).repeat_interleave(2, 3))).to(dtype)
         x = x.contiguous(memory_format=torch.channels_last)
-        for conv in self.stem:
-            x = F.relu_(conv(x))
+        for layer in self.stem:
+            assert isinstance(layer, nn.Conv2d)
+            x = conv(x, layer.weight, layer.bias, relu=True)
         levels = torch.cat([mean, *coarse], dim=1).to(x.dtype, memory_format=torch.channels_last)
         # A convolution of what is joined is the sum of two: a fifth of the time went into folding and joining.
         weight = self.enter.weight
-        y = F.conv2d(x, _unfolded(weight[:, : 4 * thin]), stride=2, padding=2)
-        y.add_(F.conv2d(levels, weight[:, 4 * thin :], self.enter.bias, padding=1))
+        y = conv(x, _unfolded(weight[:, : 4 * thin]), stride=2, padding=2)
+        y = conv(levels, weight[:, 4 * thin :], self.enter.bias, onto=y)
         y = self.leave(self.body(y))
         y = F.pixel_shuffle(y, 2).contiguous(memory_format=torch.channels_last)
         weight = self.join.weight
-        x = F.conv2d(x, weight[:, :thin], self.join.bias, padding=1).add_(F.conv2d(y, weight[:, thin:], padding=1))
-        x = F.relu_(x)
+        x = conv(x, weight[:, :thin], self.join.bias)
+        x = conv(y, weight[:, thin:], onto=x, relu=True)
         out: torch.Tensor = self.tail(x).float().add_(base)
         if not doubt:
             return out
