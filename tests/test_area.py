@@ -27,7 +27,7 @@ from xsen2.cube import recognise
 from xsen2.errors import CRSError, MethodError, SourceError
 from xsen2.geometry import padded
 from xsen2.sources import _safe_pixels
-from xsen2.sources.open import open_source
+from xsen2.sources.open import Wanted, open_source
 
 WEST, NORTH = ORIGIN
 UTM = "EPSG:32631"
@@ -329,7 +329,7 @@ def test_loading_no_more_than_is_needed(method: str, tmp_path: Path) -> None:
     left, _, _, top = made.scene.bounds
     area = sg.box(left + 1003, top - 1228, left + 1021, top - 1201)
     bands = ["B11"]
-    part = open_source(home, padded(area, context_of(method, bands), "EPSG:32632"))
+    part = open_source(home, Wanted(padded(area, 0, "EPSG:32632"), context_of(method, bands)))
     assert part.sizes["y"] < 240
     kwargs: dict[str, Any] = {"method": method, "area": area, "area_crs": "EPSG:32632", "dtype": "float32"}
     got = part.dsen2.superresolve(bands, **kwargs).compute()
@@ -337,7 +337,7 @@ def test_loading_no_more_than_is_needed(method: str, tmp_path: Path) -> None:
     assert got.sizes == {"time": 1, "y": 3, "x": 3}
     np.testing.assert_array_equal(got.x, want.x)
     np.testing.assert_allclose(got.B11, want.B11, rtol=0, atol=0.02)
-    too_little = open_source(home, padded(area, 0, "EPSG:32632")).dsen2.superresolve(bands, **kwargs).compute()
+    too_little = open_source(home, Wanted(padded(area, 0, "EPSG:32632"))).dsen2.superresolve(bands, **kwargs).compute()
     assert np.nanmax(np.abs(too_little.B11 - want.B11)) > 0.5
 
 

@@ -35,7 +35,7 @@ from xsen2.cli import main
 from xsen2.cube import DIMS, recognise
 from xsen2.errors import BandError, CRSError, GridError, RadiometryError, SourceError, Xsen2Error
 from xsen2.sources import _eopf_store
-from xsen2.sources.open import open_source
+from xsen2.sources.open import Wanted, open_source
 
 pytestmark = needs_real
 both = pytest.mark.parametrize("name", [L1C, L2A])
@@ -304,7 +304,7 @@ def test_run_from_the_shell(tmp_path: Path) -> None:
     left, bottom, *_ = made.scene.bounds
     inside = (left + 130, bottom + 130, left + 170, bottom + 290)
     box = Transformer.from_crs(made.scene.epsg, 4326, always_xy=True).transform_bounds(*inside)
-    cut = open_source(str(tmp_path / "renamed"), box)
+    cut = open_source(str(tmp_path / "renamed"), Wanted(box))
     assert cut.sizes["y"] < want.sizes["y"]
     whole = xsen2.open_eopf(tmp_path / "renamed")
     xr.testing.assert_identical(cut.compute(), whole.sel({d: cut[d] for d in cut.dims}).compute())

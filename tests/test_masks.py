@@ -166,12 +166,25 @@ def test_scl_that_has_been_decoded() -> None:
         (lambda cube: cube.SCL, MethodError, "is of dtype uint8: booleans"),
         (lambda cube: 3, MethodError, "gave a int"),
         (lambda cube: cube.SCL[:, 1:] > 3, GridError, "on none of the cube's grids"),
+        (lambda cube: cube.SCL[1:] > 3, GridError, "on none of the cube's grids"),
+        (lambda cube: cube.SCL[::2, ::2] > 3, GridError, "on none of the cube's grids"),
+        (lambda cube: (cube.SCL > 3).assign_coords(x_20m=cube.x_20m + 20), GridError, "on none of the cube's grids"),
+        (lambda cube: (cube.SCL > 3).isel(x_20m=[0, 1, 2, 4, 3, 5]), GridError, "on none of the cube's grids"),
         (lambda cube: (cube.SCL > 3).drop_vars(["y_20m", "x_20m"]), GridError, "on none of the cube's grids"),
     ],
 )
 def test_refusals(mask: Any, error: type[Exception], words: str) -> None:
     with no_compute(), pytest.raises(error, match=words):
         with_scl(2, 2).chunk().dsen2.superresolve(method="bicubic", mask=mask)
+
+
+def test_a_part_of_a_layer_is_refused_however_it_is_given() -> None:
+    for ds in (with_scl(2, 2), with_scl(2, 2).chunk(), with_scl(2, 2, dates=2)):
+        clouds = ds.SCL > 3
+        for part in (clouds.isel(y_20m=slice(1, None)), clouds.isel(y_20m=slice(1, None), x_20m=slice(1, None))):
+            with pytest.raises(GridError, match="on none of the cube's grids of 10, 20 and 60 m"):
+                ds.dsen2.superresolve(method="bicubic", mask=part)
+        assert ds.dsen2.superresolve(["B11"], "bicubic", mask=clouds).attrs["xsen2_mask"] == "a DataArray"
 
 
 def test_a_layer_that_is_not_there() -> None:

@@ -45,7 +45,7 @@ from xsen2.cli import main
 from xsen2.cube import DIMS, recognise
 from xsen2.errors import BandError, GridError, SourceError
 from xsen2.sources import _safe_pixels
-from xsen2.sources.open import open_source
+from xsen2.sources.open import Wanted, open_source
 
 real = [pytest.param(name, marks=needs_real) for name in REAL]
 each = pytest.mark.parametrize("name", [*OLD, *real])
@@ -356,7 +356,7 @@ def test_bbox_cuts_to_whole_60_m_pixels(name: str, tmp_path: Path) -> None:
     inside = (left + 130, bottom + 130, left + 170, bottom + 290)
     west, south, east, north = Transformer.from_crs(made.scene.epsg, 4326, always_xy=True).transform_bounds(*inside)
     with no_compute():
-        cut = open_source(str(home), (west, south, east, north))
+        cut = open_source(str(home), Wanted((west, south, east, north)))
     bounds = recognise(cut).bounds
     for edge, corner, want in zip(bounds, (left, bottom, left, bottom), inside, strict=True):
         assert (edge - corner) % 60 == 0
@@ -366,5 +366,5 @@ def test_bbox_cuts_to_whole_60_m_pixels(name: str, tmp_path: Path) -> None:
     whole = xsen2.open_safe(home)
     xr.testing.assert_identical(cut.compute(), whole.sel({d: cut[d] for d in cut.dims}).compute())
     assert cut.sizes["y"] < whole.sizes["y"]
-    with pytest.raises(SourceError, match=r"--bbox .* lies outside .*, which covers "):
-        open_source(str(home), (west + 5, south, east + 5, north))
+    with pytest.raises(SourceError, match=r"the area .* lies outside .*, which covers "):
+        open_source(str(home), Wanted((west + 5, south, east + 5, north)))

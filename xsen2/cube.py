@@ -18,7 +18,7 @@ from xsen2.checks import Candidate, base_spacing, check_crs, check_times, choose
 from xsen2.errors import BandError, GridError, TimeError
 from xsen2.grid import Axes, Bounds, axes_of, crs_of, edges, snap, spacing
 
-__all__ = ["CHUNK", "DIMS", "Cube", "canonicalise", "recognise", "snap", "write_crs"]
+__all__ = ["CHUNK", "DIMS", "Cube", "canonicalise", "carry", "recognise", "snap", "write_crs"]
 
 DIMS: dict[int, tuple[str, str]] = {10: ("y", "x"), 20: ("y_20m", "x_20m"), 60: ("y_60m", "x_60m")}
 """Canonical dims of each native grid."""
@@ -207,7 +207,7 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
         cube.bands[band] = _straighten(one.array, one.axes, cube, grid_of(band))
         cube.bands[band].attrs = {**BANDS[band].attrs, **one.array.attrs}
     for extra, variable in extras.items():
-        cube.extras[extra] = _carry(str(extra), variable, cube)
+        cube.extras[extra] = carry(str(extra), variable, cube)
     return cube
 
 
@@ -252,7 +252,7 @@ _AXIS = {
 }
 
 
-def _carry(name: str, variable: xr.DataArray, cube: Cube) -> tuple[int | None, xr.DataArray]:
+def carry(name: str, variable: xr.DataArray, cube: Cube) -> tuple[int | None, xr.DataArray]:
     """An extra variable: canonical dims if it lies on one of the grids, else as it is."""
     for gsd in GRIDS:
         size = cube.resolution * gsd / 10

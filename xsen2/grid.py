@@ -19,7 +19,7 @@ from xsen2.errors import CRSError, GridError, TimeError
 __all__ = ["NODATA_ATTRS", "Axes", "Bounds", "axes_of", "crs_of", "edges", "nodata_of", "snap", "spacing"]
 
 Bounds = tuple[float, float, float, float]
-NODATA_ATTRS = ("_FillValue", "nodata", "missing_value")
+NODATA_ATTRS = ("_FillValue", "nodata", "missing_value", "fill_value")
 """Attributes that name the nodata value; they go when pixels become NaN."""
 _SLACK = 0.01  # of a pixel: coordinates that went through text or float32 are not exact
 
@@ -38,11 +38,12 @@ def _is_time(da: xr.DataArray, dim: Hashable) -> bool:
 
 
 def axes_of(da: xr.DataArray, label: str) -> Axes:
-    """Find rows, columns and time from coordinates, never from the names of dims.
+    """Find rows, columns and time from coordinates, whatever the dims are called.
 
     Rows and columns are the last two dims that are not dates; or the first two, where only those
-    have the same spacing. They are taken as ``(x, y)`` only where CF attributes say so or the first one
-    rises and the second one falls, as no image's ``(y, x)`` does; names decide where nothing else does.
+    have the same spacing. Which is which is said by CF attributes; else by names, where both are plain ones
+    (``y`` or ``lat``, ``x`` or ``lon`` …); else by the coordinates: they are ``(x, y)`` where the first one
+    rises and the second one falls. An image that is turned on both axes has that too, so names come first.
 
     Raises
     ------
@@ -76,10 +77,18 @@ def _swapped(da: xr.DataArray, first: Hashable, second: Hashable) -> bool:
     roles = (_role(da, first), _role(da, second))
     if roles != (None, None):
         return roles[0] == "x" or roles[1] == "y"
+    named = (_named(first), _named(second))
+    if named in (("y", "x"), ("x", "y")):
+        return named == ("x", "y")
     rise, other = _slope(da, first), _slope(da, second)
-    if rise * other > 0:
-        return str(first).lower().startswith(("x", "east", "col")) and not str(second).lower().startswith("x")
-    return rise > 0 > other
+    return named[0] == "x" if rise * other > 0 else rise > 0 > other
+
+
+def _named(dim: Hashable) -> str | None:
+    name = str(dim).lower()
+    if name.startswith(("x", "east", "col", "lon")):
+        return "x"
+    return "y" if name.startswith(("y", "north", "row", "lat")) else None
 
 
 def _step(da: xr.DataArray, dim: Hashable) -> float | None:
@@ -196,11 +205,27 @@ def crs_of(da: xr.DataArray, *contexts: Mapping[Any, Any]) -> Any | None:
 def nodata_of(da: xr.DataArray) -> float | None:
     """The value that means nodata besides NaN, or None.
 
-    Taken from ``_FillValue``, ``nodata`` or ``missing_value``; integers that declare none use 0,
-    Sentinel-2's own nodata value.
+    Taken from ``_FillValue``, ``nodata`` or ``missing_value``; of integers also from ``fill_value``, which EOPF leaves
+    on decoded floats too. Integers that declare none use 0, Sentinel-2's own nodata value; so do floats that were
+    decoded from such integers: of these it is what 0, or the fill value of a Zarr array, was decoded to.
     """
-    for name in NODATA_ATTRS:
+    for name in NODATA_ATTRS[: 3 if da.dtype.kind == "f" else None]:
         value = da.attrs.get(name)
         if value is not None and np.ndim(value) == 0 and not isinstance(value, str):
             return None if np.isnan(value) else float(value)
-    return 0.0 if np.issubdtype(da.dtype, np.integer) else None
+    return 0.0 if np.issubdtype(da.dtype, np.integer) else _decoded_nodata(da)
+
+
+def _decoded_nodata(da: xr.DataArray) -> float | None:
+    """What nodata became when a scale was applied to integers that declare none, else None.
+
+    xarray makes NaN of what the CF attributes declare. Arrays of Zarr's format 3 may have a fill value and no such
+    attribute; it is then scaled like a measurement (CF conventions 1.11, sections 2.5.1 and 8.1).
+    """
+    said = da.encoding
+    scaled = said.get("scale_factor") is not None or said.get("add_offset") is not None
+    stored = np.dtype(said["dtype"]).kind if scaled and said.get("dtype") is not None else ""
+    if da.dtype.kind != "f" or stored not in ("i", "u") or any(said.get(n) is not None for n in NODATA_ATTRS[:3]):
+        return None
+    raw = np.asarray(said.get("fill_value") or 0, da.dtype)  # in the same precision and order as xarray's
+    return float(raw * said.get("scale_factor", 1) + said.get("add_offset", 0))

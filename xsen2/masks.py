@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from xsen2.cube import Cube, _carry
+from xsen2.cube import Cube, carry
 from xsen2.errors import BandError, GridError, MethodError, TimeError
 from xsen2.result import lazy, nearest
 
@@ -125,7 +125,7 @@ def _filled(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _own(cube: Cube, mask: xr.DataArray, what: str) -> Hidden:
     if mask.dtype != bool:
         raise MethodError(f"mask= is of dtype {mask.dtype}: booleans are needed, True for what is left out")
-    gsd, variable = _carry("mask=", mask, cube)
+    gsd, variable = carry("mask=", mask, cube)
     if gsd is None:
         raise GridError(
             f"mask= has dims {dict(mask.sizes)}, on none of the cube's grids of 10, 20 and 60 m: it needs their pixel "

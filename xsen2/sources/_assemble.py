@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,9 +12,10 @@ import xarray as xr
 
 from xsen2.bands import BANDS
 from xsen2.cube import DIMS, write_crs
+from xsen2.errors import GridError
 from xsen2.sources._area import Box
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "side_of"]
 
 
 def assemble(
@@ -70,3 +72,20 @@ def assemble(
         extra = (variable_attrs or {}).get(name, {})
         cube[name] = (("time", *dims), data, BANDS[name].attrs if name in BANDS else dict(extra))
     return write_crs(cube, CRS.from_epsg(epsg))
+
+
+def side_of(chunks: int) -> int:
+    """Pixels along y and x of a 10 m chunk: `chunks` rounded up to a multiple of 6, so that all grids can be cut alike.
+
+    Raises
+    ------
+    GridError
+        If `chunks` is not a positive integer.
+    """
+    try:
+        value = operator.index(chunks)
+    except TypeError:
+        value = 0
+    if value < 1:
+        raise GridError(f"chunks={chunks!r}: give the pixels of a 10 m chunk, such as 1200, a multiple of 6")
+    return -(-value // 6) * 6

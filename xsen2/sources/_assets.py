@@ -9,10 +9,21 @@ from urllib.parse import urljoin, urlsplit
 
 from xsen2 import bands as _bands
 
-__all__ = ["EXTRAS", "gsd_of", "native_assets"]
+__all__ = ["EXTRAS", "EXTRA_ATTRS", "gsd_of", "native_assets"]
 
 EXTRAS: dict[str, int] = {"SCL": 20}
 """Layers that ride along when asked for by name → gsd in metres; integer classes, 0 is nodata."""
+
+EXTRA_ATTRS: dict[str, dict[str, Any]] = {
+    "SCL": {
+        "long_name": "scene classification",
+        "gsd": EXTRAS["SCL"],
+        "flag_values": list(range(12)),
+        "flag_meanings": "no_data saturated_or_defective dark_area cloud_shadow vegetation not_vegetated "
+        "water unclassified cloud_medium_probability cloud_high_probability thin_cirrus snow_or_ice",
+    }
+}
+"""Their attributes in a cube."""
 
 _COMMON = {"REDEDGE071": "B05", "REDEDGE075": "B06", "REDEDGE078": "B07"}
 """Common names of eo 2.0 that no catalogue uses as keys; plain ``rededge`` may be any of three bands."""

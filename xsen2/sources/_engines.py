@@ -20,6 +20,7 @@ from xsen2.errors import SourceError
 from xsen2.sources._area import Box, lonlat
 from xsen2.sources._assets import EXTRAS
 from xsen2.sources._items import Item
+from xsen2.sources._place import Place
 from xsen2.sources._reading import Reading, tagged
 
 __all__ = ["COLLECTION", "Grid", "dtype_of", "engine_named", "read_all", "small"]
@@ -96,9 +97,11 @@ def small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, An
     left, bottom, right, top = item.extent
     west, south, east, north = lonlat(item.extent, grid.epsg)
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    shape = ((top - bottom) // grid.gsd, (right - left) // grid.gsd)
+    place = Place(grid.epsg, left, top, grid.gsd, *shape)
     placed = {
         "proj:transform": [grid.gsd, 0, left, 0, -grid.gsd, top],
-        "proj:shape": [(top - bottom) // grid.gsd, (right - left) // grid.gsd],
+        "proj:shape": list(shape),
         "type": "image/tiff",
         "roles": ["data"],
     }
@@ -112,7 +115,8 @@ def small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, An
         "bbox": [west, south, east, north],
         "properties": {"datetime": _iso(item.time), **projection},
         "assets": {
-            name: {"href": tagged(item.assets[name]["href"], item.id, item.keys[name]), **placed} for name in names
+            name: {"href": tagged(item.assets[name]["href"], item.id, item.keys[name], place), **placed}
+            for name in names
         },
         "links": [],
     }

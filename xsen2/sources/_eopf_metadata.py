@@ -18,12 +18,9 @@ import numpy as np
 from xsen2.errors import RadiometryError, SourceError, Xsen2Error
 from xsen2.sources._eopf_store import Layer, Product
 from xsen2.sources._items import baseline
-from xsen2.sources._offsets import offsets_of
+from xsen2.sources._offsets import SETTLE, SHIFTED_SINCE, offsets_of
 
 __all__ = ["About", "Meaning", "about", "is_number", "mapping", "meaning", "short"]
-
-_SHIFTED_SINCE = 4.0  # processing baseline from which on ESA adds 1000 to the pixels
-_SETTLE = "pass offset=-1000 if the pixels carry +1000, offset=0 if not"
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def meaning(layer: Layer, whole: About, given: float | None) -> Meaning:
     if scale is None:
         raise RadiometryError(f"{where} has no scale_factor, so it is not known what its pixels are")
     if given is None:
-        added = _agreed(layer, "add_offset", -1, 0, f": {_SETTLE}")
+        added = _agreed(layer, "add_offset", -1, 0, f": {SETTLE}")
         offset = round((added or 0) / scale, 6)
         _settled(where, whole.baselines, offset, added is not None)
     else:
@@ -159,15 +156,15 @@ def _settled(where: str, told: Mapping[str, str], offset: float, given: bool) ->
     if not told and not given:
         raise RadiometryError(
             f"{where} has no add_offset, and the product no processing baseline (eopf:baseline), so it is not known "
-            f"whether the pixels carry +1000: {_SETTLE}"
+            f"whether the pixels carry +1000: {SETTLE}"
         )
     for place, text in told.items():
         version = baseline({"s2:processing_baseline": text})
-        if version is not None and (version >= _SHIFTED_SINCE) != (offset != 0):
-            means = "an offset of -1000 DN" if version >= _SHIFTED_SINCE else "no offset"
+        if version is not None and (version >= SHIFTED_SINCE) != (offset != 0):
+            means = "an offset of -1000 DN" if version >= SHIFTED_SINCE else "no offset"
             raise RadiometryError(
                 f"{where}: processing baseline {text} ({place}) means {means}, but its add_offset "
-                f"{f'is {offset:g} DN' if given else 'is missing, which is 0 DN'}: {_SETTLE}"
+                f"{f'is {offset:g} DN' if given else 'is missing, which is 0 DN'}: {SETTLE}"
             )
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from dask.base import tokenize
 
 from xsen2.errors import SourceError
+from xsen2.sources._blosc import cut_off
 from xsen2.sources._safe_pixels import _chunks
 
 if TYPE_CHECKING:
@@ -55,23 +56,31 @@ class Layer:
         SourceError
             If it is of another dtype or shape.
         """
-        kinds, shape = list(kinds), self.array.shape
-        if str(self.array.dtype) not in kinds or len(shape) != ndim or not all(1 <= n <= 1_000_000 for n in shape):
+        kinds, shape, chunks = list(kinds), self.array.shape, self.array.chunks
+        if (
+            str(self.array.dtype) not in kinds
+            or not len(shape) == len(chunks) == ndim
+            or not all(1 <= n <= 1_000_000 for n in (*shape, *chunks))
+        ):
             raise SourceError(
-                f"{self.where} is of dtype {self.array.dtype} and shape {shape}, not {' or '.join(kinds)} with {ndim} "
-                "dims: it is not an array of ESA's; download the product again"
+                f"{self.where} is of dtype {self.array.dtype}, shape {shape} and chunks {chunks}, not "
+                f"{' or '.join(kinds)} with {ndim} dims: it is not an array of ESA's; download the product again"
             )
 
     def values(self) -> Array:
         """All of it, now: for coordinates."""
-        return np.asarray(_part(self.array, (slice(None),) * self.array.ndim, self.where, "the whole"))
+        return np.asarray(_part(self.array, tuple(slice(0, n) for n in self.array.shape), self.where, "the whole"))
 
     def lazy(
         self, name: str, side: int, decode: Callable[[Array], Array], dtype: npt.DTypeLike, stamp: object
     ) -> da.Array:
         """Lazy (1, y, x) pixels after `decode`; chunks are whole chunks of the store, near `side` pixels wide."""
+        try:
+            told = str(self.array.metadata)
+        except Exception as error:  # codecs do not check their parameters before they write or use them
+            raise SourceError(f"{self.where} has metadata that no codec knows: {_said(error)}") from error
         chunks = tuple(_chunks(n, block, side) for n, block in zip(self.array.shape, self.array.chunks, strict=True))
-        token = tokenize(self.where, stamp, str(self.array.metadata), chunks, decode)
+        token = tokenize(self.where, stamp, told, chunks, decode)
         lazy: da.Array = da.map_blocks(
             partial(_read, array=self.array, where=self.where, decode=decode),
             chunks=((1,), *chunks),
@@ -121,7 +130,8 @@ class Product:
             product = cls(root, dict(root.attrs), where, stamp)
         except (SourceError, ImportError) as error:
             if isinstance(error, ImportError):
-                raise ImportError(f"{where} cannot be opened: {error}; pip install 'fsspec[http]', s3fs …") from error
+                hint = "pip install 'xsen2[remote]'" if where.startswith("http") else "install that package"
+                raise ImportError(f"{where} cannot be opened: {error}: {hint}") from error
             raise
         except Exception as error:  # zarr, fsspec and their backends raise a dozen kinds
             raise SourceError(f"{where} cannot be read as a Zarr store: {_said(error)}") from error
@@ -147,7 +157,13 @@ class Product:
             return None
         if not isinstance(node, zarr.Array):
             raise SourceError(f"{where} is a group where an array is needed; download the product again")
-        return Layer(node, dict(node.attrs), where)
+        return Layer(node, self._attrs(node, where), where)
+
+    def _attrs(self, node: zarr.Array[Any], where: str) -> dict[str, Any]:
+        try:
+            return dict(node.attrs)
+        except (TypeError, ValueError) as error:
+            raise SourceError(f"{where} has attributes that are no mapping: download the product again") from error
 
     def _node(self, path: str) -> object:
         try:
@@ -159,10 +175,16 @@ class Product:
 
 
 def is_eopf(store: str) -> bool:
-    """Whether a path or an address is that of an EOPF product; False also where it cannot be opened."""
+    """Whether a path or an address is that of an EOPF product; False also where it cannot be opened.
+
+    Raises
+    ------
+    ImportError
+        If the address needs a package that is not installed, as any Zarr store there would.
+    """
     try:
         Product.open(store)
-    except (SourceError, ImportError):
+    except SourceError:
         return False
     return True
 
@@ -228,6 +250,8 @@ def _root(names: Iterable[str], where: str) -> str:
 
 def _part(array: zarr.Array[Any], window: tuple[slice, ...], where: str, part: str) -> Any:
     try:
+        if key := cut_off(array, window):
+            raise SourceError(f"the chunk {key} is cut off")
         return array[window]
     except Exception as error:  # codecs and backends raise whatever they like
         raise SourceError(

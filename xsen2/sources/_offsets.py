@@ -9,14 +9,17 @@ from xsen2.errors import RadiometryError
 from xsen2.sources._assets import EXTRAS
 from xsen2.sources._items import Item, baseline
 
-__all__ = ["doubtful", "offset_of", "offsets_of"]
+__all__ = ["SETTLE", "SHIFTED_SINCE", "doubtful", "offset_of", "offsets_of"]
 
-_SHIFTED_SINCE = 4.0
+SHIFTED_SINCE = 4.0
 """Processing baseline from which on ESA adds 1000 to every pixel, so that dark ones stay above 0."""
 
 _SHIFT = -1000
 
-_SETTLE = "pass offset=-1000 if the pixels carry +1000, offset=0 if not, or offset={item id: offset}"
+SETTLE = "pass offset=-1000 if the pixels carry +1000, offset=0 if not"
+"""What settles a doubt about one product's offset."""
+
+_SETTLE = f"{SETTLE}, or offset={{item id: offset}}"
 
 
 def offset_of(item: Item) -> int:
@@ -34,7 +37,7 @@ def offset_of(item: Item) -> int:
     flag = item.properties.get("earthsearch:boa_offset_applied")
     version = baseline(item.properties)
     declared = _declared(item)
-    shifted = None if version is None else version >= _SHIFTED_SINCE
+    shifted = None if version is None else version >= SHIFTED_SINCE
     said = f"processing baseline {version:05.2f}" if version is not None else "no processing baseline"
     if flag:
         if shifted is False and declared:

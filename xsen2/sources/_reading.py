@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from xsen2.errors import SourceError
+from xsen2.sources._place import Place, check
 
-__all__ = ["ENV", "PAUSES", "ReadWarning", "Reading", "Skipped", "skipped", "tagged"]
+__all__ = ["ENV", "PAUSES", "ReadWarning", "Reading", "Skipped", "secretless", "skipped", "tagged"]
 
 ENV: dict[str, str] = {
     # With several threads GDAL reads on over tiles of a cut-off JPEG 2000 file that cannot be decoded, and what
@@ -101,9 +102,9 @@ def skipped(forget: bool = False) -> tuple[Skipped, ...]:
     return found
 
 
-def tagged(href: str, item: str, asset: str) -> str:
-    """`href` with what it is in its fragment, so that an error far away from the items can name them."""
-    return f"{href}#{quote(item, safe='')}/{quote(asset, safe='')}"
+def tagged(href: str, item: str, asset: str, place: Place) -> str:
+    """`href` with what it is in its fragment: far from the items, what is read can be checked, and named in errors."""
+    return f"{href}#{quote(item, safe='')}/{quote(asset, safe='')}/{place.text()}"
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,14 @@ class Reading:
         ------
         SourceError
             If it still fails; names the item, the asset and the last reason.
+        CRSError, GridError
+            If the file does not lie where the item says.
         """
         import rasterio
         from rasterio.errors import RasterioError
 
+        *named, place = url.rpartition("#")[2].split("/")
+        item, asset = (unquote(part) for part in named)
         options, pauses, tries = dict(ENV), list(PAUSES), 0
         while True:
             tries += 1
@@ -167,6 +172,7 @@ class Reading:
                 signed = self.url(url)
                 with rasterio.Env(**(options | ({"CPL_VSIL_CURL_NON_CACHED": _vsi(signed)} if tries > 1 else {}))):
                     # GDAL remembers that a file could not be opened; unless told to forget, it asks no more.
+                    check(url, signed, f"item {item!r}, asset {asset!r}", Place.read(place))
                     return read(signed)
             except (RasterioError, OSError, RuntimeError, UnicodeError, SourceError) as error:
                 reason = _reason(error)
@@ -176,8 +182,7 @@ class Reading:
             if not pauses:
                 break
             time.sleep(pauses.pop(0))
-        item, asset = (unquote(part) for part in url.rpartition("#")[2].split("/"))
-        reason = _secretless(reason)
+        reason = secretless(reason)
         if not self.skip:
             raise SourceError(
                 f"item {item!r}, asset {asset!r}: {where} cannot be read after {tries} attempts: {reason}. Try again "
@@ -212,6 +217,6 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _secretless(reason: str) -> str:
+def secretless(reason: str) -> str:
     """A message without the query of a URL, which is where signatures are."""
     return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1?…", reason)

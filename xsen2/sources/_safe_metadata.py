@@ -16,7 +16,7 @@ from xsen2.bands import BANDS, GRIDS
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError
 from xsen2.sources._area import Box
 from xsen2.sources._items import EXTRAS, baseline
-from xsen2.sources._offsets import offsets_of
+from xsen2.sources._offsets import SETTLE, SHIFTED_SINCE, offsets_of
 from xsen2.sources._safe_files import inside
 from xsen2.sources._safe_xml import Document
 
@@ -29,8 +29,6 @@ GSD: dict[str, int] = {**{band.name: band.gsd for band in BANDS.values()}, **EXT
 _BAND_IDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 _VERSION = re.compile(r"_N\d\d\.\d\d$")
 _TILE = re.compile(r"_T(\d\d[C-X][A-Z]{2})(?:_|$)")
-_SHIFTED_SINCE = 4.0  # processing baseline from which on ESA adds 1000 to the pixels
-_SETTLE = "pass offset=-1000 if the pixels carry +1000, offset=0 if not"
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,7 @@ def _declared(product: Document, tag: str) -> dict[str, float]:
         value = product.number(element.text, f"{tag} of {band}", -10000, 0, RadiometryError)
         if found.setdefault(band, value) != value:
             raise RadiometryError(
-                f"{product.where} gives two offsets of {band}, {found[band]:g} and {value:g} DN: {_SETTLE}"
+                f"{product.where} gives two offsets of {band}, {found[band]:g} and {value:g} DN: {SETTLE}"
             )
     return found
 
@@ -227,23 +225,23 @@ def _settled(where: str, said: str | None, declared: Mapping[str, float], names:
         if version is None:
             raise RadiometryError(
                 f"{where} gives no offset, and PROCESSING_BASELINE is {(said or '')[:40]!r}, so it is not known "
-                f"whether the pixels carry +1000: {_SETTLE}"
+                f"whether the pixels carry +1000: {SETTLE}"
             )
-        if version >= _SHIFTED_SINCE:
+        if version >= SHIFTED_SINCE:
             raise RadiometryError(
                 f"{where}: processing baseline {version:05.2f} means an offset of -1000 DN, but no offset is "
-                f"given: {_SETTLE}"
+                f"given: {SETTLE}"
             )
         return dict.fromkeys(names, 0.0)
     lacking = [name for name in names if name not in declared]
     if lacking:
-        raise RadiometryError(f"{where} gives offsets, but none of {', '.join(lacking)}: {_SETTLE}")
+        raise RadiometryError(f"{where} gives offsets, but none of {', '.join(lacking)}: {SETTLE}")
     shifted = {name: declared[name] for name in names if declared[name]}
-    if shifted and version is not None and version < _SHIFTED_SINCE:
+    if shifted and version is not None and version < SHIFTED_SINCE:
         band, value = next(iter(shifted.items()))
         raise RadiometryError(
             f"{where}: processing baseline {version:05.2f} never had an offset, but that of {band} is given as "
-            f"{value:g} DN: {_SETTLE}"
+            f"{value:g} DN: {SETTLE}"
         )
     return {name: declared[name] for name in names}
 

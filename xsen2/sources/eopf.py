@@ -14,13 +14,12 @@ import xarray as xr
 
 from xsen2.bands import BANDS
 from xsen2.errors import BandError, GridError, RadiometryError
-from xsen2.sources import stac
-from xsen2.sources._assemble import assemble
+from xsen2.sources._assemble import side_of
 from xsen2.sources._eopf_grids import agree, box_of, epsg_of
 from xsen2.sources._eopf_metadata import Meaning, about, meaning
 from xsen2.sources._eopf_store import BANDS_AT, Layer, Product
+from xsen2.sources._product import asked, product_cube
 from xsen2.sources._safe_metadata import GSD, Radiometry
-from xsen2.sources.safe import _EXTRA_ATTRS, _names, _removed
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -89,7 +88,7 @@ def open_eopf(
     CRSError
         If the CRS is not a UTM zone, or is given differently in two places.
     ImportError
-        If the address needs a package that is not installed.
+        If the address needs a package that is not installed (``pip install 'xsen2[remote]'`` for https).
 
     Notes
     -----
@@ -108,7 +107,7 @@ def open_eopf(
     >>> cube.attrs["offset"]  # doctest: +SKIP
     "removed once: -1000 DN added to the raw pixels; per date in the coordinate 'offset'"
     """
-    side = stac._chunk(chunks)
+    side = side_of(chunks)
     product = Product.open(store)
     whole = about(product)
     layers = _layers(product, bands, "CLASSI" if whole.level == "L1C" else "SCL")
@@ -124,29 +123,22 @@ def open_eopf(
         dtype = "float32" if name in BANDS else "uint8"
         arrays[name] = layer.lazy(name, side * 10 // gsd, decode, dtype, product.stamp)
     said = _alike(meant, next(iter(whole.baselines.values()), "unknown"))
-    attrs = {
-        "product": whole.product,
-        "source": whole.product,  # as a cube of any source has it
-        "tile": whole.tile,
-        "level": whole.level,
-        "platform": whole.platform,
-        "processing_baseline": said.baseline,
-        "units": "DN = 10000 x reflectance",
-        "offset": _removed(said),
-        "special_values": ", ".join(f"{name} {value}" for name, value in said.special.items()),
-        "attribution": f"contains modified Copernicus Sentinel data {whole.time.year}",
-    }
-    cube = assemble(arrays, {name: GSD[name] for name in arrays}, box, epsg, [whole.time], attrs, _EXTRA_ATTRS)
-    added = sorted(set(said.offsets.values()))
-    if len(added) == 1:
-        about_offset = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
-        cube = cube.assign_coords(offset=("time", np.array(added, np.float32), about_offset))
-    return cube
+    return product_cube(
+        arrays,
+        box,
+        epsg,
+        whole.time,
+        said,
+        product=whole.product,
+        tile=whole.tile,
+        level=whole.level,
+        platform=whole.platform,
+    )
 
 
 def _layers(product: Product, bands: Sequence[str] | None, extra: str) -> dict[str, Layer]:
     """Name → array of what is asked for, all of it there; by default the bands, and `extra` where it is."""
-    names = _names(bands, _PATHS, product.where, extra)
+    names = asked(bands, _PATHS, product.where, extra)
     found = {name: product.layer(_PATHS[name]) for name in names}
     if bands is None and found[extra] is None:
         del found[extra]

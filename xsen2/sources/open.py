@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
+from xsen2.bands import BANDS
 from xsen2.errors import SourceError
+from xsen2.geometry import padded
+from xsen2.grid import Bounds
 
-__all__ = ["open_source"]
+__all__ = ["Wanted", "open_source"]
 
-Bbox = Sequence[float] | None
+Cube = xr.Dataset | xr.DataTree
 
 
-def open_source(source: str, bbox: Bbox = None) -> xr.Dataset | xr.DataTree:
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a source.
+
+    Attributes
+    ----------
+    area : tuple of float or None
+        West, south, east, north in degrees: the cube has the whole 60 m pixels that it touches.
+    context : int
+        Metres round the area that the cube is to have too, as far as the source reaches.
+    datetime : str or None
+        Time or interval of a STAC search, or of the items that are taken.
+    layers : tuple of str
+        What STAC items are to give besides the bands, as ``("SCL",)``. Products give their masks unasked.
+    """
+
+    area: Bounds | None = None
+    context: int = 0
+    datetime: str | None = None
+    layers: tuple[str, ...] = ()
+
+    @property
+    def box(self) -> Bounds | None:
+        """The area with its context."""
+        return None if self.area is None else padded(self.area, self.context) if self.context else self.area
+
+
+def open_source(source: str, wanted: Wanted = Wanted()) -> Cube:  # frozen
     """Open whatever `source` names as a lazy cube.
 
     Parameters
     ----------
     source : str
-        A Zarr store with a cube (one group, or a group per resolution), or a STAC item, item
-        collection or search response as JSON; a path or a URL. Or a Sentinel-2 product: the path of a
-        .SAFE folder or its .zip, the path or URL of an EOPF product, .zarr or .zarr.zip.
-    bbox : sequence of float, optional
-        West, south, east, north in degrees. STAC sources and products can be cut.
+        A Zarr store with a cube (one group, or a group per resolution). A Sentinel-2 product: the path of a .SAFE
+        folder or its .zip; the path or URL of an EOPF product, .zarr or .zarr.zip. STAC as JSON: an item, an item
+        collection, the URL of a search, or the URL of an API or of a collection in one, which are searched.
+    wanted : Wanted
 
     Returns
     -------
@@ -36,16 +63,15 @@ def open_source(source: str, bbox: Bbox = None) -> xr.Dataset | xr.DataTree:
     Raises
     ------
     SourceError
-        There is nothing at `source`, or nothing that is known; or `bbox` lies outside it.
+        There is nothing at `source`, or nothing that is known; or the area lies outside it.
     """
-    remote = "://" in source
-    if not remote and not Path(source).exists():
+    if "://" not in source and not Path(source).exists():
         raise SourceError(f"{source} does not exist: give a Zarr store, a STAC item or a SAFE product")
     for is_it, opener in _OPENERS:
         if is_it(source):
-            return opener(source, bbox)
+            return opener(source, wanted)
     raise SourceError(
-        f"{source} is neither a Zarr store nor a STAC item (.json) nor a product (.SAFE, .zip, or EOPF's .zarr "
+        f"{source} is neither a Zarr store nor STAC (.json, or a URL) nor a product (.SAFE, .zip, or EOPF's .zarr "
         "or .zarr.zip): these can be opened"
     )
 
@@ -55,19 +81,11 @@ def _is_zarr(source: str) -> bool:
     return source.rstrip("/").endswith(".zarr") or any((Path(source) / mark).exists() for mark in marks)
 
 
-def _open_zarr(source: str, bbox: Bbox) -> xr.Dataset | xr.DataTree:
-    if bbox is not None:
-        raise SourceError(
-            "--bbox cuts STAC sources only, and SAFE and EOPF products: cut another Zarr store with xarray's .sel, on "
-            "multiples of 60 m"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata")
-            tree = xr.open_datatree(source, engine="zarr", chunks={}, decode_coords="all")
-    except Exception as error:  # zarr and fsspec raise a dozen kinds for a store that is not there or broken
-        raise SourceError(f"{source} cannot be read as a Zarr store: {error}") from error
-    return tree if tree.children else tree.to_dataset()
+def _open_zarr(source: str, wanted: Wanted) -> Cube:
+    from xsen2.sources._zarr import open_tree
+
+    tree = open_tree(source)
+    return _cut(tree if tree.children else tree.to_dataset(), wanted, source)
 
 
 def _is_eopf(source: str) -> bool:
@@ -78,35 +96,10 @@ def _is_eopf(source: str) -> bool:
     return is_eopf(source)
 
 
-def _open_eopf(source: str, bbox: Bbox) -> xr.Dataset:
+def _open_eopf(source: str, wanted: Wanted) -> Cube:
     from xsen2.sources.eopf import open_eopf
 
-    cube = open_eopf(source)
-    return cube if bbox is None else _cut(cube, bbox, source)
-
-
-def _is_stac(source: str) -> bool:
-    return source.endswith((".json", ".geojson")) or source.startswith(("http://", "https://"))
-
-
-def _open_stac(source: str, bbox: Bbox) -> xr.Dataset:
-    from xsen2.sources.stac import load
-
-    try:
-        import pystac
-    except ImportError as error:
-        raise ImportError("STAC sources need pystac: pip install 'xsen2[stac]'") from error
-    try:
-        found: Any = json.loads(pystac.StacIO.default().read_text(source))
-        features = found["features"] if found["type"] == "FeatureCollection" else [found]
-        items = [pystac.Item.from_dict(feature) for feature in features]
-    except Exception as error:  # pystac raises bare Exceptions for links that cannot be read
-        raise SourceError(f"{source} is not a STAC item or item collection: {error}") from error
-    for item in items:
-        if item.get_self_href() is None:
-            item.set_self_href(source)
-        item.make_asset_hrefs_absolute()
-    return load(items, bbox=bbox)
+    return _cut(open_eopf(source), wanted, source)
 
 
 def _is_safe(source: str) -> bool:
@@ -115,33 +108,59 @@ def _is_safe(source: str) -> bool:
     return source.rstrip("/").lower().endswith((".safe", ".zip")) or any(Path(source).glob("*MTD_*.xml"))
 
 
-def _open_safe(source: str, bbox: Bbox) -> xr.Dataset:
+def _open_safe(source: str, wanted: Wanted) -> Cube:
     from xsen2.sources.safe import open_safe
 
-    cube = open_safe(source)
-    return cube if bbox is None else _cut(cube, bbox, source)
+    return _cut(open_safe(source), wanted, source)
 
 
-def _cut(cube: xr.Dataset, bbox: Sequence[float], source: str) -> xr.Dataset:
-    """The whole 60 m pixels that an area in degrees touches."""
+def _is_stac(source: str) -> bool:
+    return source.endswith((".json", ".geojson")) or source.startswith(("http://", "https://"))
+
+
+def _open_stac(source: str, wanted: Wanted) -> Cube:
+    from xsen2.sources._items import read
+    from xsen2.sources.search import items_at
+    from xsen2.sources.stac import load
+
+    items = items_at(source, wanted.area, wanted.datetime)
+    bands = None
+    if wanted.layers:
+        have = {name for item in read(items) for name in item.assets}
+        bands = [*(name for name in BANDS if name in have), *wanted.layers]
+    return load(items, bbox=wanted.box, bands=bands, datetime=wanted.datetime)
+
+
+def _cut(cube: Cube, wanted: Wanted, source: str) -> Cube:
+    """What the area touches of a cube that is one file."""
     from xsen2.cube import DIMS, recognise
     from xsen2.sources._area import Area, lonlat
 
+    if wanted.datetime is not None:
+        raise SourceError(f"--datetime chooses among STAC items, and {source} is none: choose dates with xarray's .sel")
+    if wanted.area is None:
+        return cube
     whole = recognise(cube)
+    if whole.crs is None or whole.crs.to_epsg() is None or whole.resolution != 10:
+        raise SourceError(f"an area cannot be cut out of {source}, which has no EPSG code or no 10 m pixels")
     left, bottom, right, top = (round(edge) for edge in whole.bounds)
-    extent, epsg, area = (left, bottom, right, top), whole.crs.to_epsg(), Area.read(bbox, None)
+    extent, epsg, area = (left, bottom, right, top), whole.crs.to_epsg(), Area.read(wanted.box, None)
     box = None if area is None else area.box(extent, epsg)
     if box is None:
-        where = " ".join(f"{degrees:.4f}" for degrees in lonlat(extent, epsg))
-        raise SourceError(f"--bbox {' '.join(map(str, bbox))} lies outside {source}, which covers {where}")
+        here, there = (" ".join(f"{degrees:.4f}" for degrees in at) for at in (wanted.area, lonlat(extent, epsg)))
+        raise SourceError(f"the area {here} lies outside {source}, which covers {there}")
     spans = {}
     for gsd, (ydim, xdim) in DIMS.items():
         spans[ydim] = slice((top - box[3]) // gsd, (top - box[1]) // gsd)
         spans[xdim] = slice((box[0] - left) // gsd, (box[2] - left) // gsd)
+    if isinstance(cube, xr.DataTree) or not all(
+        set(cube[name].dims[-2:]) <= set(spans) for name in whole.names.values()
+    ):
+        cube = whole.dataset().rename(whole.names)  # its dims are others than ours
     return cube.isel(spans, missing_dims="ignore")
 
 
-_OPENERS: tuple[tuple[Callable[[str], bool], Callable[[str, Bbox], xr.Dataset | xr.DataTree]], ...] = (
+_OPENERS: Sequence[tuple[Callable[[str], bool], Callable[[str, Wanted], Cube]]] = (
     (_is_eopf, _open_eopf),
     (_is_zarr, _open_zarr),
     (_is_safe, _open_safe),

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import dask.array as da
-import numpy as np
 import xarray as xr
 
-from xsen2.bands import BANDS, canonical
-from xsen2.errors import BandError, SourceError
-from xsen2.sources import stac
-from xsen2.sources._assemble import assemble
+from xsen2.bands import BANDS
+from xsen2.errors import SourceError
+from xsen2.sources._assemble import side_of
+from xsen2.sources._product import asked, product_cube
 from xsen2.sources._safe_files import Files
 from xsen2.sources._safe_metadata import (
     GSD,
@@ -33,17 +31,6 @@ from xsen2.sources._safe_polygons import clouds
 __all__ = ["open_safe"]
 
 _SUFFIXES = (".jp2", ".tif")  # ESA's, and those of products that were processed for the Planetary Computer
-
-_EXTRA_ATTRS: dict[str, dict[str, Any]] = {
-    **stac._EXTRA_ATTRS,
-    "CLDPRB": {"long_name": "cloud probability", "gsd": GSD["CLDPRB"], "units": "%"},
-    "CLASSI": {
-        "long_name": "masks of clouds, and from baseline 04.00 on of snow, of L1C",
-        "gsd": GSD["CLASSI"],
-        "flag_masks": [1, 2, 4],
-        "flag_meanings": "opaque_cloud cirrus snow_or_ice",
-    },
-}
 
 
 def open_safe(
@@ -122,7 +109,7 @@ def open_safe(
     >>> cube.attrs["offset"]  # doctest: +SKIP
     "removed once: -1000 DN added to the raw pixels; per date in the coordinate 'offset'"
     """
-    side = stac._chunk(chunks)
+    side = side_of(chunks)
     files = Files.open(path)
     product = files.document(files.metadata)
     level = level_of(product)
@@ -135,7 +122,7 @@ def open_safe(
         if files.has(paths[0]) or not paths[0].endswith(".gml")  # products are passed on without their GML
     }
     extra = "CLASSI" if level == "L1C" and any(map(files.has, listed.get("CLASSI", ()))) else "SCL"
-    names = _names(bands, listed, product.where, extra)
+    names = asked(bands, listed, product.where, extra)
     meaning = radiometry(product, level, [name for name in names if name in BANDS], offset)
     epsg, box = place(about)
     time = sensed(about)
@@ -150,24 +137,10 @@ def open_safe(
         image = Image(files.href(inner), files.where(inner), files.stamp(inner), gsd, layers, dtype)
         arrays[name] = image.array(name, box, epsg, side * 10 // gsd, *_decoder(name, meaning))
     identifier = (product.said("PRODUCT_URI", "PRODUCT_URI_2A") or files.name).removesuffix(".SAFE")
-    attrs = {
-        "product": identifier,
-        "source": identifier,  # as a cube of any source has it
-        "tile": granule.tile,
-        "level": level,
-        "platform": product.said("SPACECRAFT_NAME") or "unknown",
-        "processing_baseline": meaning.baseline,
-        "units": "DN = 10000 x reflectance",
-        "offset": _removed(meaning),
-        "special_values": ", ".join(f"{name} {value}" for name, value in meaning.special.items()),
-        "attribution": f"contains modified Copernicus Sentinel data {time.year}",
-    }
-    cube = assemble(arrays, {name: GSD[name] for name in arrays}, box, epsg, [time], attrs, _EXTRA_ATTRS)
-    added = sorted(set(meaning.offsets.values()))
-    if len(added) == 1:
-        about_offset = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
-        cube = cube.assign_coords(offset=("time", np.array(added, np.float32), about_offset))
-    return cube
+    platform = product.said("SPACECRAFT_NAME") or "unknown"
+    return product_cube(
+        arrays, box, epsg, time, meaning, product=identifier, tile=granule.tile, level=level, platform=platform
+    )
 
 
 def _granule(found: Mapping[str, Granule], tile: str | None, where: str) -> Granule:
@@ -178,25 +151,6 @@ def _granule(found: Mapping[str, Granule], tile: str | None, where: str) -> Gran
         asked = f"not {wanted!r}" if tile is not None else "and a cube has one"
         raise SourceError(f"{where} is of the tiles {', '.join(sorted(found))}, {asked}: name one with tile=")
     return found[wanted]
-
-
-def _names(bands: Sequence[str] | None, listed: Mapping[str, Any], where: str, extra: str) -> list[str]:
-    """Canonical names to read, each of which the product lists; by default the bands and `extra`."""
-    if bands is None:
-        names = [name for name in (*BANDS, extra) if name in listed]
-    else:
-        given = [bands] if isinstance(bands, str) else list(bands)
-        layers = {name: str(name).upper() for name in given if str(name).upper() in _EXTRA_ATTRS}
-        names = list(dict.fromkeys(layers.get(name) or canonical([name])[0] for name in given))
-    if not names:
-        raise BandError(f"{where} lists no band on its native grid, or bands= is empty: name those to read")
-    missing = [name for name in names if name not in listed]
-    if missing:
-        raise BandError(
-            f"{where} lists no image of {', '.join(missing)} on the native grid; it has {', '.join(sorted(listed))}: "
-            "name some of those in bands="
-        )
-    return names
 
 
 def _located(files: Files, listed: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, str]:
@@ -218,13 +172,3 @@ def _decoder(name: str, meaning: Radiometry) -> tuple[Decode, str]:
         nodata, offset = meaning.special["NODATA"], meaning.offsets[name]
         return partial(as_dn, nodata=nodata, offset=offset, scale=scale), "float32"
     return (as_flags if name == "CLASSI" else as_is), "uint8"
-
-
-def _removed(meaning: Radiometry) -> str:
-    """What was done to the pixels, in the words that `load` has for it."""
-    values = sorted(set(meaning.offsets.values()))
-    then = "" if meaning.quantification == 10000 else f", then multiplied by 10000 / {meaning.quantification:g}"
-    if len(values) == 1:
-        return f"removed once: {values[0]:g} DN added to the raw pixels{then}; per date in the coordinate 'offset'"
-    each = ", ".join(f"{name} {value:g}" for name, value in meaning.offsets.items()) or "nothing"
-    return f"removed once: {each} DN added to the raw pixels{then}"

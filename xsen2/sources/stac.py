@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,10 +11,10 @@ import numpy as np
 import xarray as xr
 
 from xsen2.bands import BANDS, GRIDS, canonical
-from xsen2.errors import BandError, GridError, RadiometryError, SourceError
+from xsen2.errors import BandError, RadiometryError, SourceError
 from xsen2.sources._area import Area, Box
-from xsen2.sources._assemble import assemble
-from xsen2.sources._assets import EXTRAS, gsd_of
+from xsen2.sources._assemble import assemble, side_of
+from xsen2.sources._assets import EXTRA_ATTRS, EXTRAS, gsd_of
 from xsen2.sources._calibrate import calibrated
 from xsen2.sources._engines import Grid, engine_named, read_all
 from xsen2.sources._items import Item, read
@@ -31,16 +30,6 @@ EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 
 PLANETARY_COMPUTER = "https://planetarycomputer.microsoft.com/api/stac/v1"
 """Planetary Computer: `sentinel-2-l2a`; load its items with ``sign=planetary_computer.sign``."""
-
-_EXTRA_ATTRS: dict[str, dict[str, Any]] = {
-    "SCL": {
-        "long_name": "scene classification",
-        "gsd": EXTRAS["SCL"],
-        "flag_values": list(range(12)),
-        "flag_meanings": "no_data saturated_or_defective dark_area cloud_shadow vegetation not_vegetated "
-        "water unclassified cloud_medium_probability cloud_high_probability thin_cirrus snow_or_ice",
-    }
-}
 
 
 def load(
@@ -117,14 +106,15 @@ def load(
         the cube is computed: if a file cannot be read, naming item and asset.
     CRSError
         If an item's CRS is unknown, or the items have several: the message lists the tiles of each, and
-        how to load them apart.
+        how to load them apart. When the cube is computed: if a file is in another CRS than its item says.
     BandError
         If a band is unknown, or an item does not have it.
     RadiometryError
         If the metadata about the offset contradict each other. When the cube is computed: if pixels
         contradict them.
     GridError
-        If the items are not on Sentinel-2's grid, or `chunks` is not a positive integer.
+        If the items are not on Sentinel-2's grid, or `chunks` is not a positive integer. When the cube is
+        computed: if a file lies elsewhere, or has other pixels, than its item says.
     ImportError
         If the engine is not installed (``pip install 'xsen2[stac]'``).
 
@@ -157,7 +147,7 @@ def load(
     >>> cube.B05.dims  # doctest: +SKIP
     ('time', 'y_20m', 'x_20m')
     """
-    chunk = _chunk(chunks)
+    chunk = side_of(chunks)
     read_grid = engine_named(engine)
     reading = _reading(sign, on_error)
     area = Area.read(bbox, geometry)
@@ -194,7 +184,7 @@ def load(
         epsg,
         [min(item.time for item in date) for date in dates],
         _attrs(found, offsets) | ({"missing": missing} if missing else {}),
-        _EXTRA_ATTRS,
+        EXTRA_ATTRS,
     )
     added = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
     of = dict(zip((item.id for item in found), offsets, strict=True))
@@ -211,16 +201,6 @@ def _reading(sign: Callable[[str], str] | None, on_error: str) -> Reading:
             f"sign= is a {type(sign).__name__}: give a function of a URL, such as planetary_computer.sign"
         )
     return Reading(sign, on_error == "skip")
-
-
-def _chunk(chunks: int) -> int:
-    try:
-        value = operator.index(chunks)
-    except TypeError:
-        value = 0
-    if value < 1:
-        raise GridError(f"chunks={chunks!r}: give the pixels of a 10 m chunk, such as 1200, a multiple of 6")
-    return -(-value // 6) * 6
 
 
 def _names(bands: Sequence[str] | None, items: Sequence[Item], skip: bool) -> tuple[list[str], str]:

@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 
 from xsen2.bands import GRIDS
 from xsen2.cube import DIMS, recognise, write_crs
-from xsen2.errors import SourceError
+from xsen2.errors import SourceError, Xsen2Error
 from xsen2.radiometry import scales_of, to_nan
 
 __all__ = ["Scene", "hold_out", "read_scenes", "scenes_of"]
@@ -65,7 +65,8 @@ def read_scenes(folder: str | Path) -> Iterator[Scene]:
     Raises
     ------
     SourceError
-        If there is nothing to read in the folder, or something in it cannot be read.
+        If there is nothing to read in the folder, or something in it is no scene: it cannot be read, or lacks bands.
+        It is named, and never left out: scores over fewer scenes would be other scores.
     """
     folder = Path(folder)
     kinds = (".npz", ".zarr", ".safe", ".zip")
@@ -78,7 +79,10 @@ def read_scenes(folder: str | Path) -> Iterator[Scene]:
             continue
         from xsen2.sources.open import open_source
 
-        yield from scenes_of(open_source(str(path)), path.stem)
+        try:
+            yield from scenes_of(open_source(str(path)), path.stem)
+        except Xsen2Error as error:
+            raise SourceError(f"{path} gives no scene: {error}. Mend it, or take it out of the folder") from error
 
 
 def scenes_of(ds: xr.Dataset | xr.DataTree, name: str, most: int | None = None) -> Iterator[Scene]:

@@ -1,0 +1,298 @@
+"""``xsen2 run``: products, stores and STAC in; 10 m Zarr stores and GeoTIFFs out; one, or a batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xsen2 import __version__
+from xsen2.bands import find
+from xsen2.errors import StoreError, Xsen2Error
+from xsen2.sources._reading import secretless
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Bbox", "bar", "bbox_option", "method_option", "quiet_option", "run"]
+
+Bbox = tuple[float, float, float, float]
+
+method_option = click.option(
+    "--method", default="default", show_default=True, help="A name that `xsen2 methods` lists, or the path of weights."
+)
+quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+bbox_option = click.option(
+    "--bbox", nargs=4, type=float, metavar="W S E N", help="Area in degrees: west, south, east, north."
+)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is done with each source."""
+
+    area: Any
+    box: Bbox | None
+    clip: bool
+    method: str
+    bands: list[str] | None
+    native: bool
+    mask: bool
+    when: str | None
+    device: str
+    precision: str
+    dtype: str | None
+    chunks: int | None
+    overwrite: bool
+    dry_run: bool
+    progress: bool
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("out")
+@method_option
+@click.option("--bands", metavar="NAMES", help="20 m and 60 m bands to make, as B05,B11; all by default.")
+@click.option(
+    "--copy-original-bands/--no-copy-original-bands",
+    "native",
+    default=True,
+    show_default=True,
+    help="Whether the 10 m bands come along.",
+)
+@bbox_option
+@click.option(
+    "--geometry",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Area as a GeoJSON file, of any size, in lon/lat.",
+)
+@click.option("--clip-to-aoi", "clip", is_flag=True, help="Nodata outside the polygons of --geometry.")
+@click.option("--datetime", "when", metavar="A/B", help="Dates of STAC items, as 2024-06-01/2024-08-31.")
+@click.option("--scl-mask", "mask", is_flag=True, help="Nodata in clouds and their shadows: SCL, or CLASSI of L1C.")
+@click.option("--dry-run", is_flag=True, help="Print what it would take, and write nothing.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="What networks compute in.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["int16", "uint16", "float32"]),
+    help="How DN are stored: int16 in .zarr and uint16 in .tif by default.",
+)
+@click.option("--chunks", type=click.IntRange(min=1), help="Side of a chunk of a .zarr on disk, in 10 m pixels.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at OUT instead of finishing it.")
+@click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="File to add JSON lines to.")
+@quiet_option
+def run(
+    sources: tuple[str, ...],
+    out: str,
+    bbox: Bbox | None,
+    geometry: str | None,
+    bands: str | None,
+    log: Path | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Make 10 m bands of your own data, as Zarr stores or GeoTIFFs.
+
+    SOURCE is a Sentinel-2 product (.SAFE or its .zip; EOPF's .zarr or .zarr.zip), a Zarr store that holds a cube, STAC
+    items (JSON), or the URL of a STAC search, API or collection; a path or URL. OUT ends in .zarr or .tif; {name}
+    in it becomes the name of the source, {date} and {band} in a .tif what the file holds.
+
+    With --bbox or --geometry the result is cut to the 10 m pixels that the area touches, and no more is read than
+    they depend on. A run into .zarr that was interrupted goes on where it was when the same command is given again.
+
+    Several SOURCEs are a batch: one that fails is named, and the rest goes on. Exit codes: 0, all is done; 2, nothing
+    is, and the reason stands on one line; 1, a part of a batch failed, and the last lines say which.
+
+    \b
+    xsen2 run S2A_MSIL2A_20240821T….SAFE 10m.tif --geometry lake.geojson --clip-to-aoi
+    xsen2 run *.SAFE 'out/{name}.zarr' --scl-mask --log run.jsonl
+    xsen2 run https://earth-search.aws.element84.com/v1 lake.zarr --bbox 15.58 46.52 15.68 46.58 --datetime 2024-06/2024-08
+    """  # noqa: D301, E501  # click wants the sign itself; a shell's line is not broken
+    from xsen2.geometry import padded
+
+    if bbox is not None and geometry is not None:
+        raise click.UsageError("--bbox and --geometry both say what the area is: give one")
+    if options["clip"] and geometry is None:
+        raise click.UsageError("--clip-to-aoi clips to the polygons of --geometry, which is missing")
+    area = geometry if bbox is None else bbox
+    job = _Job(
+        area=area,
+        box=None if area is None else padded(area, 0),
+        bands=None if bands is None else [name.strip() for name in bands.split(",")],
+        progress=bar(quiet),
+        **options,
+    )
+    targets = _targets(sources, out)
+    if job.chunks is not None and not out.rstrip("/").endswith(".zarr"):
+        raise StoreError("--chunks is the size of chunks of a .zarr: a .tif has tiles of 512 pixels")
+    journal = _Journal(log, quiet)
+    with warnings.catch_warnings():
+        warnings.showwarning = journal.warned  # type: ignore[assignment]  # takes what is given
+        failed = _batch(targets, job, journal)
+    if failed:
+        _summarise(failed, len(targets))
+
+
+def _targets(sources: Sequence[str], out: str) -> dict[str, str]:
+    """Source → where its result goes."""
+    if not out.rstrip("/").endswith((".zarr", ".tif", ".tiff")):
+        raise StoreError(f"{out} ends neither in .zarr nor in .tif, which are the formats that can be written")
+    if len(sources) > 1 and "{name}" not in out:
+        raise StoreError(f"{len(sources)} sources need as many results: put {{name}} in OUT, as out/{{name}}.zarr")
+    targets: dict[str, str] = {}
+    for source in sources:
+        place = out.replace("{name}", _name(source))
+        if place in targets.values():
+            raise StoreError(f"{source} would become {place}, as another source does: run them apart")
+        if _inside(source, place):
+            raise StoreError(f"{place} is where SOURCE is, and would be replaced while it is read: give another path")
+        targets[source] = place
+    return targets
+
+
+def _batch(targets: dict[str, str], job: _Job, journal: _Journal) -> dict[str, str]:
+    """Do one source after the other; of those that failed, the reasons."""
+    failed = {}
+    for source, place in targets.items():
+        began = time.perf_counter()
+        journal.add("start", source, out=place)
+        try:
+            _one(source, place, job, journal, began)
+        except Exception as error:  # whatever is wrong with one, others are not to blame
+            known = isinstance(error, (Xsen2Error, ImportError, OSError))
+            reason = " ".join(f"{'' if known else f'{type(error).__name__}: '}{error}".split())
+            journal.add("failed", source, out=place, reason=reason, seconds=_since(began))
+            if len(targets) == 1:
+                raise
+            failed[source] = reason
+            click.echo(f"{source} failed: {reason}", err=True)
+    return failed
+
+
+def _summarise(failed: dict[str, str], number: int) -> None:
+    click.echo(f"Error: {len(failed)} of {number} sources failed; run these again:", err=True)
+    for source, reason in failed.items():
+        click.echo(f"  {source}: {reason}", err=True)
+    sys.exit(2 if len(failed) == number else 1)
+
+
+def _one(source: str, place: str, job: _Job, journal: _Journal, began: float) -> None:
+    from xsen2.context import context_of
+    from xsen2.plan import plan
+    from xsen2.sources._reading import skipped
+    from xsen2.sources.open import Wanted, open_source
+
+    context = 0 if job.box is None else context_of(job.method, job.bands)
+    cube = open_source(source, Wanted(job.box, context, job.when, ("SCL",) if job.mask else ()))
+    sr = cube.dsen2.superresolve(
+        job.bands,
+        job.method,
+        job.native,
+        area=job.area,
+        clip=job.clip,
+        mask=_mask(cube) if job.mask else None,
+        device=job.device,
+        dtype=job.precision,
+    )
+    tif = not place.rstrip("/").endswith(".zarr")
+    dtype = job.dtype or ("uint16" if tif else "int16")
+    found = plan(cube, sr, [name for name in sr.data_vars if find(str(name)) or not tif], dtype)
+    if tif and found.dates > 1 and "{date}" not in place:
+        raise StoreError(f"{place} is one file, and there are {found.dates} dates: put {{date}} in its name")
+    journal.add("plan", source, **vars(found))
+    if job.dry_run:
+        journal.say(f"{source} would become {place}", *found.lines())
+        return
+    skipped(forget=True)
+    if tif:
+        made = [str(f) for f in sr.dsen2.to_cog(place, dtype=dtype, overwrite=job.overwrite, progress=job.progress)]
+    else:
+        sr.dsen2.to_zarr(place, dtype=dtype, chunks=job.chunks, overwrite=job.overwrite, progress=job.progress)
+        made = [place]
+    lost = [vars(one) for one in skipped(forget=True)]
+    journal.add("done", source, out=made, seconds=_since(began), attrs=sr.attrs, skipped=lost)
+    size = f"{len(found.bands)} variables, {found.dates} x {found.rows} x {found.columns} (time, y, x)"
+    journal.say(*(f"{file}: {size}" for file in made[:1]), *made[1:])
+
+
+def _mask(cube: xr.Dataset | xr.DataTree) -> str:
+    """SCL, or what L1C has in its stead."""
+    from xsen2.cube import recognise
+
+    layers = {str(name).upper() for name in recognise(cube).extras}
+    return "classi" if "CLASSI" in layers and "SCL" not in layers else "scl"
+
+
+def _name(source: str) -> str:
+    """What a source is called: the last part of its address without what says its format."""
+    last = source.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return re.sub(r"(\.zarr)?\.zip$|\.(safe|zarr|json|geojson)$", "", last, flags=re.IGNORECASE).removesuffix(".SAFE")
+
+
+def _inside(source: str, out: str) -> bool:
+    """Whether `source` is `out` or a group in it."""
+    here, there = (name.removeprefix("file://") for name in (source, out))
+    if "://" in here or "://" in there:
+        return f"{here.rstrip('/')}/".startswith(f"{there.rstrip('/')}/")
+    return Path(os.path.realpath(here)).is_relative_to(os.path.realpath(there))  # resolve() fails at links in a circle
+
+
+def _since(began: float) -> float:
+    return round(time.perf_counter() - began, 1)
+
+
+def bar(quiet: bool) -> bool:
+    """Whether to show a bar, which is for people: in a file it would be thousands of lines."""
+    return not quiet and sys.stdout.isatty()
+
+
+class _Journal:
+    """What is told: to a person on the terminal, to programs as JSON lines."""
+
+    def __init__(self, log: Path | None, quiet: bool) -> None:
+        self._quiet = quiet
+        self._log = log
+        self._source = ""
+        if log is not None:
+            try:
+                log.open("a").close()
+            except OSError as error:
+                raise StoreError(f"--log {log} cannot be written: {error}") from error
+
+    def add(self, event: str, source: str, **more: Any) -> None:
+        """A line of the log, on disk at once."""
+        self._source = source
+        if self._log is not None:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = {"time": now, "event": event, "source": secretless(source), "version": __version__, **more}
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, default=str, ensure_ascii=False) + "\n")
+
+    def say(self, *lines: str) -> None:
+        """Lines for a person."""
+        if not self._quiet:
+            for line in lines:
+                click.echo(line)
+
+    def warned(self, message: Warning | str, *_: Any) -> None:
+        """As `warnings.showwarning`: one line, without code."""
+        text = " ".join(str(message).split())
+        self.add("warning", self._source, text=text)
+        if not self._quiet:
+            click.echo(f"Warning: {text}", err=True)

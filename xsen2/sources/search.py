@@ -1,0 +1,139 @@
+"""STAC from a shell: an item, a collection of items, a saved search or an API to search, all by their address."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from xsen2.errors import SourceError
+from xsen2.grid import Bounds
+from xsen2.sources._area import Area, lonlat
+from xsen2.sources._items import Item, read
+from xsen2.sources._select import touching
+
+__all__ = ["COLLECTION", "items_at", "search"]
+
+COLLECTION = "sentinel-2-l2a"
+"""What is searched where the address of an API says no more; Earth Search and the Planetary Computer have it."""
+
+
+def items_at(source: str, area: Bounds | None = None, datetime: str | None = None) -> list[Any]:
+    """The items that an address stands for, as far as they make one cube.
+
+    Parameters
+    ----------
+    source : str
+        Path or URL of an item, an item collection or the answer to a search, whose further pages are fetched. Or the
+        URL of an API, or of a collection in one: it is searched.
+    area : tuple of float, optional
+        West, south, east, north in degrees. Items whose tiles do not touch it are left out; if tiles in several CRS
+        do, those that cover the most of it are taken, and a warning says so.
+    datetime : str, optional
+        For a search.
+
+    Returns
+    -------
+    list of pystac.Item
+
+    Raises
+    ------
+    SourceError
+        It cannot be read, is something else, or holds no item of the area; or the API needs an area and a time.
+    """
+    try:
+        import pystac
+        from pystac_client.stac_api_io import StacApiIO
+    except ImportError as error:
+        raise ImportError("STAC sources need pystac-client: pip install 'xsen2[stac]'") from error
+    try:
+        page = StacApiIO().read_json(source)
+        kind = page["type"]
+        if kind in ("FeatureCollection", "Feature"):
+            features = list(_features(page, StacApiIO())) if kind == "FeatureCollection" else [page]
+            items = [pystac.Item.from_dict(feature) for feature in features]
+    except Exception as error:  # pystac raises bare Exceptions for links that cannot be read
+        raise SourceError(f"{source} is not a STAC item, item collection or API: {error}") from error
+    if kind in ("Catalog", "Collection"):
+        if area is None or datetime is None:
+            raise SourceError(f"{source} is searched, so say what for: --bbox or --geometry, and --datetime")
+        links = {link.get("rel"): link.get("href") for link in page.get("links", [])}
+        if kind == "Collection":
+            items = search(links.get("root") or source, page.get("id", COLLECTION), area, datetime)
+        else:
+            items = search(source, COLLECTION, area, datetime)
+    elif kind not in ("FeatureCollection", "Feature"):
+        raise SourceError(f"{source} is a {kind}, not a STAC item, item collection or API")
+    for item in items:
+        if item.get_self_href() is None:
+            item.set_self_href(source)
+        item.make_asset_hrefs_absolute()
+    return items if area is None else _of_area(items, area)
+
+
+def search(api: str, collection: str, area: Bounds, datetime: str) -> list[Any]:
+    """The items of a collection in an area and a time.
+
+    Raises
+    ------
+    SourceError
+        The API cannot be searched, or finds none.
+    """
+    try:
+        from pystac_client import Client
+        from pystac_client.exceptions import APIError
+    except ImportError as error:
+        raise ImportError("searching needs pystac-client: pip install 'xsen2[stac]'") from error
+    west, south, east, north = area
+    box = (west, south, east - 360 if east > 180 else east, north)  # as STAC writes it across the antimeridian
+    try:
+        found = list(Client.open(api).search(collections=[collection], bbox=box, datetime=datetime).items())
+    except (APIError, OSError, NotImplementedError, KeyError, TypeError, ValueError) as error:
+        raise SourceError(f"{api} cannot be searched: {error}") from error
+    if not found:
+        raise SourceError(f"{api} has no {collection} item in {box} at {datetime}: try other dates")
+    return found
+
+
+def _features(page: dict[str, Any], io: Any) -> Iterator[dict[str, Any]]:
+    """The features of a page and of those that follow."""
+    from pystac import Link
+
+    seen: list[Any] = []
+    while True:
+        yield from page["features"]
+        following = next((link for link in page.get("links", []) if link.get("rel") == "next"), None)
+        if following is None or not page["features"] or following in seen:
+            return
+        seen.append(following)
+        page = io.read_json(Link.from_dict(following))
+
+
+def _of_area(items: list[Any], area: Bounds) -> list[Any]:
+    """Those whose tiles touch the area, in the CRS whose tiles cover most of it."""
+    from shapely.geometry import box
+    from shapely.ops import unary_union
+
+    outline = Area.read(area, None)
+    assert outline is not None
+    known = read(items)
+    touching(known, outline)  # says which tiles there are, if none does
+    pairs = [(item, of) for item, of in zip(items, known, strict=True) if outline.box(of.extent, of.epsg) is not None]
+    by_crs: dict[int, list[tuple[Any, Item]]] = {}
+    for item, of in pairs:
+        by_crs.setdefault(of.epsg, []).append((item, of))
+    if len(by_crs) == 1:
+        return [item for item, _ in pairs]
+
+    def covered(epsg: int) -> tuple[float, int]:
+        tiles = unary_union([box(*lonlat(extent, epsg)) for extent in {of.extent for _, of in by_crs[epsg]}])
+        return round(tiles.intersection(box(*area)).area / box(*area).area, 4), len(by_crs[epsg])
+
+    best = max(sorted(by_crs), key=covered)
+    others = ", ".join(f"{len(by_crs[epsg])} in EPSG:{epsg}" for epsg in sorted(by_crs) if epsg != best)
+    warnings.warn(
+        f"the items are in {len(by_crs)} CRS: {len(by_crs[best])} in EPSG:{best} are taken, whose tiles cover "
+        f"{covered(best)[0]:.0%} of the area; left out: {others}",
+        stacklevel=2,
+    )
+    return [item for item, _ in by_crs[best]]
