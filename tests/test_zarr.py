@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 import tracemalloc
 from collections import Counter
 from itertools import pairwise
@@ -29,7 +25,7 @@ from hypothesis import strategies as st
 
 import xsen2
 from xsen2.errors import CRSError, RadiometryError, StoreError
-from xsen2.sinks import regions
+from xsen2.sinks import lock, regions
 from xsen2.sinks.zarr import to_zarr
 
 
@@ -265,42 +261,31 @@ def test_memory_does_not_grow_with_dates(tmp_path: Path, monkeypatch: pytest.Mon
     assert peak(12) < 1.3 * peak(2)
 
 
-def in_a_process(store: Path) -> subprocess.Popen[bytes]:
-    code = f"import zarr_writer; zarr_writer.write({str(store)!r})"
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent)])
-    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
-
-
-def wait_for(store: Path, what: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(6000):
-        if process.poll() is not None or any(store.glob(what)):
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"{what} never came")
-
-
 def test_killed_writer_is_taken_up_again(tmp_path: Path) -> None:
     whole = tmp_path / "whole.zarr"
     zarr_writer.write(str(whole))
     store = tmp_path / "killed.zarr"
     # In the first pixels, after some regions of one grid, in another grid.
-    for moment in ("B02/c/0/0/*", ".xsen2/done-0-3", ".xsen2/done-1-*"):
-        process = in_a_process(store)
-        wait_for(store, moment, process)
-        assert process.poll() is None, "it was done before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    for moment in ("B03/c/0/0/*", ".xsen2/done-0-3", ".xsen2/done-1-*"):
+        process = zarr_writer.begin(zarr_writer.write, str(store))
+        zarr_writer.wait_for(store, moment, process)
+        assert process.is_alive(), "it was done before it could be killed"
+        process.kill()
+        process.join()
         with pytest.raises((FileNotFoundError, KeyError)):
             xr.open_zarr(store)  # never taken for finished
-    (store / "B02/c/0/0/0.0123.partial").write_bytes(b"half a chunk")  # as zarr leaves one
+        assert (tmp_path / ".killed.zarr.xsen2-lock").exists()
+    (store / "B03/c/0/0/0.0123.partial").write_bytes(b"half a chunk")  # as zarr leaves one
+    for chunk in (store / "B01").rglob("c/*/*/*"):  # the last grid: nothing says that these are whole
+        chunk.write_bytes(chunk.read_bytes()[:7])
 
     done = {p.name: p.stat().st_mtime_ns for p in (store / ".xsen2").glob("done-*")}
-    assert done
-    before = (store / "B02/c/0/0/0").stat().st_mtime_ns
+    assert not any(name.startswith("done-2-") for name in done)
+    before = (store / "B03/c/0/0/0").stat().st_mtime_ns
     zarr_writer.write(str(store))
-    assert (store / "B02/c/0/0/0").stat().st_mtime_ns == before  # not written again
+    assert (store / "B03/c/0/0/0").stat().st_mtime_ns == before  # not written again
     assert files(store) == files(whole)
+    assert sorted(os.listdir(tmp_path)) == ["killed.zarr", "whole.zarr"]
 
 
 class _Cut(BaseException):
@@ -593,7 +578,8 @@ def test_progress_is_one_line_that_ends_at_100(tmp_path: Path, monkeypatch: pyte
     assert all(a <= b for a, b in pairwise(percents))
 
 
-def test_url(tmp_path: Path) -> None:
+def test_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "SETTLING", 0.01)
     ds = flat(rows=2, columns=2, chunks=60)
     for url in (f"file://{tmp_path}/a.zarr", "memory://somewhere/a.zarr"):
         back = to_zarr(ds, url, progress=False)

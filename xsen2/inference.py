@@ -1,7 +1,8 @@
 """One block through a network: numpy in, torch, numpy out. Only workers import this.
 
 Loaded networks live in a cache of the process, keyed by the hash of their weights, so a graph never
-carries one. A lock per device lets one task compute with all threads while others read and write.
+carries one. A block goes through in patches, as many at a time as there is memory for; `xsen2.devices` says when
+and where.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import hashlib
 import importlib
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from xsen2 import devices
+from xsen2.devices import best_device, best_dtype
 from xsen2.errors import MethodError, WeightsError
 from xsen2.networks import GAIN, Card
 from xsen2.protocol import Array
@@ -26,46 +27,14 @@ __all__ = ["best_device", "best_dtype", "infer", "load"]
 PATCH = 400  # largest side, in 10 m pixels, that goes through a network at a time: its features then fit a CPU cache
 BATCH_PIXELS = {"cpu": 600 * 600, "mps": 1200 * 1200, "cuda": 4 * 1200 * 1200}
 
+LEAST = 48  # smallest side of a patch: what goes through the network is mostly halo by then
+# On CUDA, per 10 m pixel: what a network of 256 features holds, and half as much again; those of the package hold
+# between an eighth and a third of it. Too little costs some halo, too much one retreat.
+BYTES = {torch.float32: 6000, torch.bfloat16: 3000, torch.float16: 3000}
+
 _networks: dict[tuple[str, ...], torch.nn.Module] = {}
 _loading = threading.Lock()
-_busy: dict[str, threading.Lock] = {}
-
-
-def best_device(device: str = "auto") -> torch.device:
-    """``"auto"``: CUDA, else MPS, else the CPU; or the device that is named, if it is there."""
-    if device != "auto":
-        try:
-            found = torch.device(device)
-        except RuntimeError as error:
-            raise MethodError(
-                f"device={device!r} is not a device of torch: use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
-            ) from error
-        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if not there.get(found.type, True):
-            raise MethodError(f"device={device!r} is not available on this machine: use device='auto'")
-        return found
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def best_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
-    """``"auto"``: bfloat16 where the device computes faster in it, else float32."""
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype != "auto":
-        if dtype not in named:
-            raise MethodError(f"dtype={dtype!r}: use 'auto', {', '.join(map(repr, named))}")
-        return named[dtype]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and _cpu_has_bf16():
-        return torch.bfloat16
-    return torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    # Without AMX or AVX512-BF16, bfloat16 runs in emulation, many times slower than float32.
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+_rooms: dict[tuple[str, ...], Room] = {}
 
 
 def load(card: Card, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
@@ -82,6 +51,8 @@ def load(card: Card, device: torch.device, dtype: torch.dtype) -> torch.nn.Modul
     with _loading:
         if key not in _networks:
             _networks[key] = _read(card).to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if device.type == "cuda":  # the streams that will use it do not wait for this one
+                torch.cuda.synchronize(device)
         return _networks[key]
 
 
@@ -122,12 +93,20 @@ def _read(card: Card) -> torch.nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _turn(device: torch.device) -> AbstractContextManager[Any]:
-    """One block at a time per device; a CPU pinned to one thread per task needs no turns."""
-    if device.type == "cpu" and torch.get_num_threads() == 1:
-        return nullcontext()
-    with _loading:
-        return _busy.setdefault(str(device), threading.Lock())
+@dataclass(frozen=True)
+class Room:
+    """How much goes through a network at a time.
+
+    Attributes
+    ----------
+    pixels : int
+        Of 10 m in a batch, halo included; one patch goes through whatever its size.
+    side : int
+        Largest side of a patch, in 10 m pixels, without its halo.
+    """
+
+    pixels: int
+    side: int
 
 
 def infer(
@@ -149,46 +128,106 @@ def infer(
     numpy.ndarray
         float32 DN ``(band, H, W)``, estimates then standard errors. The outermost halo, where context is
         missing, is not filled with results: it is zero.
+
+    Raises
+    ------
+    MethodError
+        If there is no such device, or it has no memory for the smallest of patches.
+
+    Notes
+    -----
+    Where memory runs out the block is begun again with half as much at a time, fewer patches first, then smaller ones;
+    what has worked is kept for the blocks to come. The results of other patches differ in the last digits alone.
     """
     where = best_device(device)
     kind = best_dtype(where, dtype)
     network = load(card, where, kind)
-    ratio, halo = card.ratio, card.halo * card.ratio
-    layers = [(a, 1), (b, 2)] + ([(c, 6)] if ratio == 6 else [])
-    height, width = a.shape[1:]
-    out: Array | None = None
-    more = {"doubt": True} if doubt else {}
-    with _turn(where), torch.inference_mode():
-        for group, size in _patches(height, width, halo, ratio, where.type):
-            batch = []
-            for x, factor in layers:
-                cut = [
-                    x[:, y // factor : (y + size[0]) // factor, z // factor : (z + size[1]) // factor] for y, z in group
-                ]
-                batch.append(torch.from_numpy(np.stack(cut)).to(where, non_blocking=True) / GAIN)
-            made = network(*batch, **more)[..., halo : size[0] - halo, halo : size[1] - halo]
-            result = (made * GAIN).cpu().numpy()
-            if out is None:
-                out = np.zeros((result.shape[1], height, width), np.float32)
-            for (y, z), patch in zip(group, result, strict=True):
-                out[:, y + halo : y + size[0] - halo, z + halo : z + size[1] - halo] = patch
-    assert out is not None
+    key = (card.sha256, str(where), str(kind))
+    halo = card.halo * card.ratio
+    layers = [(a, 1), (b, 2)] + ([(c, 6)] if card.ratio == 6 else [])
+    while True:
+        corners, size, many = _patches(a.shape[1:], halo, card.ratio, _room(key, where, kind, halo))
+        batches = [corners[i : i + many] for i in range(0, len(corners), many)]
+        try:
+            with devices.turn(where, kind), torch.inference_mode():
+                out = _compute(network, layers, where, batches, size, halo, doubt)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not devices.out_of_memory(error):
+                raise
+            less = _less(len(batches[0]), size, halo)
+            if less is None:
+                raise MethodError(
+                    f"{where} has no memory for one patch of {size[0]} x {size[1]} pixels through {card.name} in "
+                    f"{str(kind).removeprefix('torch.')}: end other programs that use it, or use smaller chunks, fewer "
+                    "workers per device, or device='cpu'"
+                ) from error
+            with _loading:  # two streams may have run out together
+                kept = _rooms.get(key, less)
+                _rooms[key] = Room(min(kept.pixels, less.pixels), min(kept.side, less.side))
+        devices.free(where)  # only here: the error held on to the tensors
     if doubt:  # calibrated on scenes: a factor per band
         out[len(out) // 2 :] *= np.array(card.spread, np.float32)[:, None, None]
     return out
 
 
+def _compute(
+    network: torch.nn.Module,
+    layers: list[tuple[Array, int]],
+    where: torch.device,
+    batches: list[list[tuple[int, int]]],
+    size: tuple[int, int],
+    halo: int,
+    doubt: bool,
+) -> Array:
+    """All patches of a block. It travels to the device whole and once, not with every patch's halo."""
+    whole = [(devices.upload(x, where), factor) for x, factor in layers]
+    height, width = layers[0][0].shape[1:]
+    more = {"doubt": True} if doubt else {}
+    out: torch.Tensor | None = None
+    for corners in batches:
+        batch = []
+        for x, f in whole:
+            cut = [x[:, y // f : (y + size[0]) // f, z // f : (z + size[1]) // f] for y, z in corners]
+            batch.append(torch.stack(cut).div_(GAIN))
+        made = network(*batch, **more)[..., halo : size[0] - halo, halo : size[1] - halo]
+        if out is None:
+            out = torch.zeros((made.shape[1], height, width), device=where)
+        for (y, z), patch in zip(corners, made, strict=True):
+            out[:, y + halo : y + size[0] - halo, z + halo : z + size[1] - halo] = patch * GAIN
+    assert out is not None
+    return devices.download(out)
+
+
+def _room(key: tuple[str, ...], device: torch.device, dtype: torch.dtype, halo: int) -> Room:
+    """What has worked before; else what fits the caches of a CPU, or the memory of a CUDA device."""
+    if key in _rooms:
+        return _rooms[key]
+    pixels, side = BATCH_PIXELS[device.type], PATCH
+    if device.type != "cuda":
+        return Room(pixels, side)
+    pixels = min(pixels, devices.memory(device) // BYTES[dtype])
+    # Kept: other blocks would find other memory in use, and each size of a patch has to be prepared for.
+    return _rooms.setdefault(key, Room(pixels, max(LEAST, math.isqrt(pixels) - 2 * halo)))
+
+
+def _less(many: int, size: tuple[int, int], halo: int) -> Room | None:
+    """Half of what was too much: `many` patches of a size, halo included. None if there is no less."""
+    side = max(size) - 2 * halo
+    if many > 1:
+        return Room(many // 2 * size[0] * size[1], side)
+    return Room(size[0] * size[1], max(LEAST, side // 2)) if side > LEAST else None
+
+
 def _patches(
-    height: int, width: int, halo: int, ratio: int, kind: str
-) -> Iterator[tuple[list[tuple[int, int]], tuple[int, int]]]:
-    """Corners of patches of one size, with their halo, in batches: the last one overlaps its neighbour."""
+    shape: tuple[int, ...], halo: int, ratio: int, room: Room
+) -> tuple[list[tuple[int, int]], tuple[int, int], int]:
+    """Corners of patches with their halo, the last overlapping its neighbour; their size; how many at a time."""
     starts, size = [], []
-    for total in (height - 2 * halo, width - 2 * halo):
-        count = math.ceil(total / PATCH)
+    for total in (n - 2 * halo for n in shape):
+        count = math.ceil(total / room.side)
         side = math.ceil(total / count / ratio) * ratio
         starts.append([min(i * side, total - side) for i in range(count)])
         size.append(side + 2 * halo)
     corners = [(y, x) for y in starts[0] for x in starts[1]]
-    many = max(1, BATCH_PIXELS[kind] // (size[0] * size[1]))
-    for i in range(0, len(corners), many):
-        yield corners[i : i + many], (size[0], size[1])
+    return corners, (size[0], size[1]), max(1, room.pixels // (size[0] * size[1]))

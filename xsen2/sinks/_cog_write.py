@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from dask.delayed import delayed
 from xsen2.errors import StoreError
 from xsen2.sinks._cog_files import File
 from xsen2.sinks._cog_layers import Layer
+from xsen2.sinks.disk import FULL, flush, named
 
 __all__ = ["Scratch", "check_places", "piece"]
 
@@ -33,7 +33,6 @@ _TYPES = {
     "float32": "Float32",
 }
 _COLOURS = {"B02": "Blue", "B03": "Green", "B04": "Red"}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TILE = 512
 CACHE = 128
 """MB that GDAL may keep of what it reads and writes; by itself it takes a twentieth of the memory."""
@@ -65,10 +64,13 @@ class Scratch:
     ----------
     targets : sequence of Path
         The raw pixels lie beside the first.
+    run : str
+        Name of a folder in each, so that a late task of another run finds nothing to write to.
     """
 
-    def __init__(self, targets: Sequence[Path]) -> None:
-        self.folders = [path.parent / f".{path.name}.xsen2-cog" for path in targets]
+    def __init__(self, targets: Sequence[Path], run: str) -> None:
+        self._places = [path.parent / f".{path.name}.xsen2-cog" for path in targets]
+        self.folders = [place / run for place in self._places]
 
     def make(self) -> None:
         """Make the folders, empty."""
@@ -79,8 +81,8 @@ class Scratch:
 
     def remove(self) -> None:
         """Delete the folders."""
-        for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        for place in self._places:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Raw:
             try:
                 os.posix_fallocate(file.fileno(), 0, size)
             except (AttributeError, OSError) as error:
-                if getattr(error, "errno", None) in _FULL:
+                if getattr(error, "errno", None) in FULL:
                     raise
                 file.truncate(size)  # a system or disk that cannot
 
@@ -149,8 +151,7 @@ def _finish(stored: Any, orders: Sequence[tuple[str, str, str, str, bool]]) -> N
     for described, made, target, compression, averaged in orders:
         _make(described, made, target, compression, averaged)
         with _named(Path(target)):
-            with open(made, "r+b") as file:
-                os.fsync(file.fileno())  # the name must not outlive the pixels in a power cut
+            flush([made])  # the name must not outlive the pixels in a power cut
             os.replace(made, target)
 
 
@@ -214,18 +215,13 @@ def _valid(pixels: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.boo
     return found
 
 
-@contextmanager
-def _named(target: Path) -> Iterator[None]:
+def _named(target: Path) -> AbstractContextManager[None]:
     """Turn errors of the disk into a StoreError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StoreError(
-                f"the disk is full while {target} is written: while it is made, all its pixels lie uncompressed "
-                "beside it, so more space or another disk is needed"
-            ) from error
-        raise StoreError(f"{target} cannot be written: {error}") from error
+    return named(
+        target,
+        "then write it again",
+        "while it is made, all its pixels lie uncompressed beside it, so free space or write to another disk",
+    )
 
 
 def _vrt(layers: Sequence[Layer], raws: Sequence[Raw], tags: Mapping[str, str]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from xsen2.sinks._cog_files import File, arrange
 from xsen2.sinks._cog_layers import Layer, layer_of
 from xsen2.sinks._cog_tags import dates_of, tags_of
 from xsen2.sinks._cog_write import Scratch, check_places, piece
+from xsen2.sinks.disk import named
+from xsen2.sinks.lock import locked
 from xsen2.sinks.pack import PACKINGS
 from xsen2.sinks.run import run_pieces
 
@@ -77,7 +80,7 @@ def to_cog(
     overwrite : bool
         Replace files that exist; each stands until the new one is whole.
     progress : bool
-        Show Dask's progress bar, or that of ``distributed`` when a client is active.
+        Show a bar, in a terminal and in a notebook, with a cluster and without.
 
     Returns
     -------
@@ -88,7 +91,8 @@ def to_cog(
     ------
     StoreError
         A file exists; `path` does not tell files apart; the variables cannot share a file, or one has no type that a
-        GeoTIFF knows; an argument is not one of those above. While writing: the disk is full, or a file fails.
+        GeoTIFF knows; an argument is not one of those above; another run is writing one of the files. While writing:
+        the disk is full, or a file fails.
     BandError
         `bands` names what is not there.
     CRSError, GridError, TimeError
@@ -105,9 +109,10 @@ def to_cog(
     (``xsen2_method``), ``xsen2_consistency``, ``offset``, ``source``, ``attribution``; so are coordinates of the date.
 
     One date is computed at a time, blocks are written when they are made: memory depends on the chunks, not on the
-    image. Uncompressed pixels of one date lie meanwhile in a hidden folder beside the target, ``.NAME.xsen2-cog``. A
-    killed run leaves only that behind, which the next run for the same file deletes; so no two runs at a time may
-    write the same file. On a cluster the workers must see the folder of the target.
+    image. Uncompressed pixels of one date lie meanwhile in a hidden folder beside the target, ``.NAME.xsen2-cog``, and
+    ``.NAME.xsen2-lock`` names the process that is writing it: no other run may, until that has ended. A killed run
+    leaves only these two behind, which the next run for the same file deletes: at once if it sees that the process is
+    dead, after a minute if that was on another machine. On a cluster the workers must see the folder of the target.
 
     Examples
     --------
@@ -136,23 +141,38 @@ def to_cog(
     for group in files:
         for file in group:
             _check_shared(file)
-    check_places([file.path for group in files for file in group], overwrite)
+    paths = [file.path for group in files for file in group]
+    check_places(paths, overwrite)
 
     scratches: dict[int, Scratch] = {}
 
-    def pieces() -> Iterator[Any]:
+    def pieces(run: str) -> Iterator[Any]:
         for number in range(count):
-            scratches[number] = Scratch([file.path for file in files[number]])
+            scratches[number] = Scratch([file.path for file in files[number]], run)
             scratches[number].make()
             yield piece(scratches[number], files[number], number, tags_of(ds, dim, number), compression)
 
     blocks = sum(layer.data[0].npartitions for layer in layers)
-    try:
-        run_pieces(pieces(), [blocks] * count, lambda number: scratches.pop(number).remove(), progress=progress)
-    finally:
-        for scratch in scratches.values():
-            scratch.remove()
-    return [file.path for group in files for file in group]
+    with _locked(paths) as run:
+        check_places(paths, overwrite)  # another run may just have finished
+        try:
+            run_pieces(pieces(run), [blocks] * count, lambda number: scratches.pop(number).remove(), progress=progress)
+        finally:
+            for scratch in scratches.values():
+                scratch.remove()
+    return paths
+
+
+@contextmanager
+def _locked(paths: Sequence[Path]) -> Iterator[str]:
+    """Be the only run that writes these files; the name of the run."""
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+    locks = [str(path.parent / f".{path.name}.xsen2-lock") for path in paths]
+    with ExitStack() as stack:
+        with named(paths[0].parent, "then write again"):
+            claims = stack.enter_context(locked(LocalFileSystem(), locks, [str(path) for path in paths]))
+        yield claims[0].run
 
 
 def _chosen(ds: xr.Dataset, bands: Sequence[str] | None) -> list[str]:

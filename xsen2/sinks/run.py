@@ -1,17 +1,25 @@
-"""Compute pieces of work one after the other, or in batches on a cluster, and show how far it is."""
+"""Compute pieces of work one after the other, or a few at a time on a cluster, and show how far it is."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from itertools import islice
+from contextlib import suppress
 from timeit import default_timer
 from typing import Any
 
-from dask.base import compute
+import dask
+from dask._task_spec import convert_legacy_graph
+from dask.base import compute, optimize, tokenize, unpack_collections
+from dask.core import flatten
+from dask.delayed import Delayed
 from dask.diagnostics.progress import ProgressBar
+from dask.task_spec import Task, TaskRef
 
 __all__ = ["run_pieces"]
+
+RETRIES = 2
+"""How often a task on a cluster is tried again that raises, unless ``dask.annotate(retries=…)`` says otherwise."""
 
 
 def run_pieces(
@@ -28,13 +36,13 @@ def run_pieces(
     finished : callable
         Called with the number of each piece as soon as it is computed.
     progress : bool
-        Show a bar: Dask's own, or ``distributed``'s when a client is active.
+        Show a bar, of text: it is the same in a terminal and in a notebook, with a cluster and without.
     """
     client = _client()
+    bar = _Bar(sizes) if progress and sizes else None
     if client is not None:
-        _on_cluster(client, pieces, sizes, finished, progress)
+        _on_cluster(client, pieces, sizes, finished, bar)
         return
-    bar = _Bar(sizes) if progress else None
     for number, piece in enumerate(pieces):
         if bar is None:
             compute(piece)
@@ -56,30 +64,85 @@ def _client() -> Any:
 
 
 def _on_cluster(
-    client: Any, pieces: Iterable[Any], sizes: list[int], finished: Callable[[int], None], progress: bool
+    client: Any, pieces: Iterable[Any], sizes: list[int], finished: Callable[[int], None], bar: _Bar | None
 ) -> None:
-    """Batches that keep all workers busy without handing the scheduler years of work at once."""
-    from distributed import as_completed
-    from distributed import progress as show  # it blocks in a terminal, and gives a widget in a notebook
+    """As many pieces in flight as keep all workers busy, two at least: the scheduler is not handed years of work."""
+    from distributed import wait
 
-    queue, start = iter(pieces), 0
-    while start < len(sizes):
-        want, stop, blocks = 4 * max(1, sum(client.nthreads().values())), start, 0
-        while stop < len(sizes) and blocks < want:
-            blocks += sizes[stop]
-            stop += 1
-        futures = client.compute(list(islice(queue, stop - start)))
-        numbers = {future.key: number for number, future in enumerate(futures, start)}
-        if progress:
-            widget = show(futures)  # type: ignore[no-untyped-call]
-            if widget is not None:
-                from IPython.display import display
+    queue = enumerate(pieces)
+    flight: dict[Any, int] = {}
+    parts: dict[int, Any] = {}
+    retries = dask.get_annotations().get("retries", RETRIES)  # type: ignore[attr-defined]
+    more = True
+    try:
+        while more or flight:
+            while more and (len(flight) < 2 or sum(sizes[n] for n in flight.values()) < 4 * _threads(client)):
+                number, piece = next(queue, (-1, None))
+                more = number >= 0
+                if more:
+                    future = client.compute(_apart(piece, number), retries=retries, optimize_graph=False)
+                    flight[future] = number
+                    if bar is not None:
+                        parts[number] = _part(client, future)
+            with suppress(TimeoutError):
+                if flight:
+                    wait(list(flight), timeout=None if bar is None else 0.2, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+            for future in [future for future in flight if future.done()]:
+                number = flight[future]
+                future.result()
+                finished(number)
+                del flight[future]
+                if bar is not None:
+                    bar.finish(number)
+            if bar is not None:
+                bar.show({number: parts[number].done for number in flight.values()})
+    finally:
+        if flight and client.status == "running":  # else it waits half a minute, and what went wrong is forgotten
+            client.cancel(list(flight))
+        if bar is not None:
+            bar.end()
 
-                display(widget)  # type: ignore[no-untyped-call]
-        for future in as_completed(futures):  # type: ignore[no-untyped-call]
-            future.result()
-            finished(numbers[future.key])
-        start = stop
+
+def _apart(piece: Any, number: int) -> Delayed:
+    """A piece, optimised, whose tasks have names of their own.
+
+    Pieces have what they read round their borders in common, and Dask fuses it in other ways in each of them: a
+    scheduler that is handed two tasks of one name may wait for ever (github.com/dask/dask/issues/9888).
+    """
+    collections, _ = unpack_collections(*optimize(piece))
+    merged: dict[Any, Any] = {}
+    for collection in collections:
+        merged |= dict(collection.__dask_graph__())
+    graph = convert_legacy_graph(merged)
+    names = {key: (f"{key[0]}-{number}", *key[1:]) if isinstance(key, tuple) else f"{key}-{number}" for key in graph}
+    apart: dict[Any, Any] = {names[key]: node.substitute(names, key=names[key]) for key, node in graph.items()}
+    ends = [TaskRef(names[key]) for each in collections for key in flatten(each.__dask_keys__())]
+    last = f"written-{tokenize(ends)}"
+    apart[last] = Task(last, _nothing, *ends)
+    return Delayed(last, apart)
+
+
+def _nothing(*_: Any) -> None:
+    """What is left of a piece: pixels are on disk."""
+
+
+def _threads(client: Any) -> int:
+    return int(sum(client.nthreads().values()))
+
+
+def _part(client: Any, future: Any) -> Any:
+    """Listens to the scheduler for how much of one piece is done."""
+    from distributed.diagnostics.progressbar import ProgressBar as Listener
+
+    class Part(Listener):
+        done = 0.0
+
+        def _draw_bar(self, remaining: int, all: int, **more: Any) -> None:
+            self.done = 1 - remaining / all if all else 0.0  # drawn by the thread that waits: a notebook's cell
+
+    part = Part([future], scheduler=client.scheduler.address)  # type: ignore[no-untyped-call]
+    client.loop.add_callback(part.listen)
+    return part
 
 
 class _Bar(ProgressBar):
@@ -88,11 +151,26 @@ class _Bar(ProgressBar):
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._sizes, self._number, self._began = sizes, 0, default_timer()
+        self._before = 0
+
+    def show(self, parts: dict[int, float]) -> None:
+        """Draw what has been finished, and so much of others."""
+        blocks = self._before + sum(self._sizes[number] * done for number, done in parts.items())
+        super()._draw_bar(blocks / (sum(self._sizes) or 1), default_timer() - self._began)  # type: ignore[no-untyped-call]
+
+    def finish(self, number: int) -> None:
+        """Note that a piece is finished."""
+        self._before += self._sizes[number]
+
+    def end(self) -> None:
+        """End the line."""
+        if self._file is not None:
+            self._file.write("\n")
+            self._file.flush()
 
     def _draw_bar(self, frac: float, elapsed: float) -> None:
-        before = sum(self._sizes[: self._number])
-        whole = (before + frac * self._sizes[self._number]) / sum(self._sizes)
-        super()._draw_bar(whole, default_timer() - self._began)  # type: ignore[no-untyped-call]
+        if self._number < len(self._sizes):
+            self.show({self._number: frac})
 
     def _finish(self, dsk: Any, state: Any, errored: bool) -> None:
         out, last = self._file, self._number == len(self._sizes) - 1
@@ -100,4 +178,5 @@ class _Bar(ProgressBar):
             self._file = None  # the line ends only with the last piece
         super()._finish(dsk, state, errored)  # type: ignore[no-untyped-call]
         self._file = out
+        self.finish(self._number)
         self._number += 1

@@ -5,7 +5,8 @@ written), ``group.json`` (the group's metadata, put in place last) and ``done-G-
 Each step can be repeated after a kill at any point, a step that was cut short included.
 
 A store that replaces another is written beside it, in the hidden folder ``.NAME.xsen2-new``; in the end the two
-change places.
+change places. A run holds a lock meanwhile: ``.NAME.xsen2-lock`` beside a local store, where it stays whatever changes
+places, and ``.xsen2/lock`` at a URL, where whoever may write to the store may write.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from xsen2.errors import StoreError
+from xsen2.sinks.disk import flush, named
+from xsen2.sinks.lock import Claim, locked
 
 __all__ = ["RUN", "State"]
 
@@ -34,21 +39,51 @@ class State:
     ----------
     store : str
         Local path, or a URL that fsspec knows.
+    claim : Claim, optional
+        The lock under which it is written; without one it is only looked at.
     """
 
-    def __init__(self, store: str) -> None:
+    def __init__(self, store: str, claim: Claim | None = None) -> None:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
         from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
         self._fs, self._path = url_to_fs(store)
-        self._local = isinstance(self._fs, LocalFileSystem)
+        self._claim = claim
+        self.local = isinstance(self._fs, LocalFileSystem)
         #: Where zarr and xarray find the store, from any working directory.
-        self.root: str = self._path if self._local else store.rstrip("/")
+        self.root: str = self._path if self.local else store.rstrip("/")
         if self.root.endswith(".zip"):
             raise StoreError(f"{store}: a zip cannot be written in pieces; write a folder and zip it afterwards")
-        if self._local and os.path.isfile(self._path):
+        if self.local and os.path.isfile(self._path):
             raise StoreError(f"{store} is a file: give the path of a new folder")
-        self._marks = {name.rpartition("/")[2] for name in self._ls(self._at(".xsen2"))}
+        self._marks = {name.rpartition("/")[2] for name in self._ls(self._at(".xsen2"))} - {"lock"}
+
+    @contextmanager
+    def locked(self) -> Iterator[State]:
+        """The store as it is once this run alone may write to it.
+
+        Raises
+        ------
+        StoreError
+            Another run is writing to it.
+        """
+        path = self._sibling("lock") if self.local else self._at(".xsen2/lock")
+        with ExitStack() as stack:
+            with named(self.root):
+                (claim,) = stack.enter_context(locked(self._fs, [path], [self.root]))
+            yield State(self.root, claim)
+
+    @property
+    def claim(self) -> Claim:
+        """The lock that this run holds."""
+        if self._claim is None:
+            raise RuntimeError("a store is only written under a lock")
+        return self._claim
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be done: finished, and no trace of the writing or of a replacement."""
+        return self.complete and not self._marks and not (self.local and self._fs.exists(self._sibling("old")))
 
     def check(self, run: str) -> str | None:
         """Which run the store belongs to: None when there is nothing there yet.
@@ -90,15 +125,16 @@ class State:
         if not names or (".xsen2" in names and not names & _GROUP):
             return self
         self._check_zarr(names)
-        if not self._local:
+        if not self.local:
             raise StoreError(
                 f"{self.root} exists, and stores at a URL are not replaced, since they cannot be moved in one step: "
                 "delete it first or write to another path"
             )
-        return State(self._sibling("new"))
+        return State(self._sibling("new"), self._claim)
 
     def replace(self, new: State) -> None:
         """Put a finished store in the place of this one."""
+        self.claim.check()
         place, old = os.path.realpath(self._path), self._sibling("old")
         self._fs.mv(place, old)
         self._fs.mv(new._path, place)
@@ -106,7 +142,7 @@ class State:
 
     def mend(self) -> None:
         """Finish a replacement that was cut short."""
-        if self._local and self._fs.exists(old := self._sibling("old")):
+        if self.local and self._fs.exists(old := self._sibling("old")):
             if not self._fs.exists(place := os.path.realpath(self._path)):
                 self._fs.mv(self._sibling("new"), place)
             self._fs.rm(old, recursive=True)
@@ -129,6 +165,7 @@ class State:
         StoreError
             There is something at the path that is not a Zarr store.
         """
+        self.claim.check()
         names = self._names()
         self._check_zarr(names)
         if self.ready:
@@ -145,13 +182,15 @@ class State:
     def set_ready(self) -> None:
         """Hide the group's metadata until the end, and note that regions can be written."""
         self._put(".xsen2/group.json", self._fs.cat_file(self._at("zarr.json")))
+        if self.local:
+            flush(str(path) for path in Path(self._path).rglob("*") if path.is_file())
         self._fs.rm(self._at("zarr.json"))
         self._put(".xsen2/ready", b"")
         self._marks |= {"group.json", "ready"}
 
     def sweep(self) -> None:
-        """Sweep up files that a killed writer left half written beside the chunks."""
-        if self._local:
+        """Sweep up files that a killed writer or worker left half written beside the chunks."""
+        if self.local:
             for path in Path(self._path).rglob("*.partial"):
                 path.unlink()
 
@@ -161,23 +200,28 @@ class State:
 
     def mark(self, grid: int, region: int) -> None:
         """Note that a region is on disk."""
-        if self._local and hasattr(os, "sync"):
-            os.sync()  # the marker must not outlive the chunks in a power cut
-        self._put(f".xsen2/done-{grid}-{region}", b"")
+        with named(self.root):
+            self.claim.check()
+            self._put(f".xsen2/done-{grid}-{region}", b"")
 
     def finish(self) -> None:
         """Put the group's metadata in place and remove every trace of the writing."""
         import zarr
 
+        self.claim.check()
+        self.sweep()
         if not self.complete:
             self._put("zarr.json", self._fs.cat_file(self._at(".xsen2/group.json")))
             with quiet():
                 zarr.consolidate_metadata(self.root)
+        if self.local:
+            flush([self._at("zarr.json")])
         if self._marks:
             # `run` goes last: without it the folder would look like a start, not an end.
             for name in sorted(self._ls(self._at(".xsen2")), key=lambda n: n.endswith("/run")):
-                self._fs.rm(name)
-            if self._local:
+                if not name.endswith("/lock"):
+                    self._fs.rm(name)
+            if self.local:
                 self._fs.rmdir(self._at(".xsen2"))
 
     def array(self, name: str, mode: str = "r+") -> Any:

@@ -7,26 +7,19 @@ all chunks of that region are there. The last step writes the group's metadata a
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
-from collections.abc import Iterator
-from typing import Any
 
-import dask.array as da
-import numpy as np
 import xarray as xr
-from dask.base import compute
 
-from xsen2.bands import find
 from xsen2.cube import canonicalise
-from xsen2.errors import CRSError, StoreError
-from xsen2.grid import nodata_of
-from xsen2.sinks.pack import PACKINGS, clean, pack
-from xsen2.sinks.regions import Grid, Region, plan
+from xsen2.errors import StoreError
+from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, skeleton
+from xsen2.sinks._zarr_pixels import probe, writes
+from xsen2.sinks.disk import named
+from xsen2.sinks.pack import PACKINGS, clean
+from xsen2.sinks.regions import Grid, plan
 from xsen2.sinks.run import run_pieces
-from xsen2.sinks.state import RUN, State, quiet
+from xsen2.sinks.state import State
 
 __all__ = ["to_zarr"]
 
@@ -74,7 +67,7 @@ def to_zarr(
         `ds` may be read from: until the new one is finished it stands, and both need their space on
         disk. Local folders only; at a URL nothing that can be read is ever replaced.
     progress : bool
-        Show Dask's progress bar, or that of ``distributed`` when a client is active.
+        Show a bar, in a terminal and in a notebook, with a cluster and without.
 
     Returns
     -------
@@ -86,13 +79,22 @@ def to_zarr(
     CRSError
         `ds` has no CRS.
     StoreError
-        `store` holds something else, or a result that may be another run's; or metadata cannot be stored.
+        `store` holds something else, or a result that may be another run's; another run is writing to it; metadata
+        cannot be stored. While writing: the disk is full, or cannot be written to.
 
     Notes
     -----
     A region is some rows of chunks of one date, or several small dates. Peak memory depends on the
     chunks and not on the number of dates. Until the last region is written the store does not open.
     A store that this same call has finished before is returned at once, without computing.
+
+    Whatever stops a run, a kill, a full disk or a read that fails, leaves whole chunks behind, and the same call goes
+    on from there once the cause is gone. One run at a time may write to a store; who reads it meanwhile does not
+    matter. The lock is a file ``.NAME.xsen2-lock`` beside the store (``.xsen2/lock`` in a store at a URL), which names
+    the process that holds it. That of a process which has died on this machine is taken over at once; that of another
+    machine, container, or an earlier boot after a minute in which its owner has not touched it. On disks and object
+    stores that cannot make a file only if it is not there, two runs that start in the same second may both begin; the
+    one that came first then stops before it writes its next block. Workers must see the lock where the store is.
 
     Calls are the same run when grids, names, dtypes, attributes, coordinates, chunks and Dask's names
     for the pixels agree. Dask's names change with whatever the pixels are read from, links that are
@@ -116,196 +118,60 @@ def to_zarr(
         raise StoreError(f"bands cannot be stored as {dtype!r}: use one of {', '.join([*PACKINGS, 'float32'])}")
     if chunks is not None and chunks < 1:
         raise StoreError(f"chunks={chunks} is no size: use a number of pixels, or None")
-    state = State(os.fspath(store))
     if isinstance(ds, xr.DataTree):
         ds = canonicalise(ds)
-    state.mend()
-    ds = _georeferenced(clean(ds))
-    grids = plan(ds, dtype, chunks)
-    ds = _loaded(ds, grids)
-    run = _fingerprint(ds, grids)
-    place, state = state, state.beside() if overwrite else state
-    found = None if overwrite else state.check(run)
-    if found is not None and found != run:
-        if state.complete:
-            raise StoreError(
-                f"{state.root} is finished, and may belong to another run: its pixels have other sources or other "
-                "parameters. Open it as it is, write to another path, or replace it with overwrite=True"
-            )
-        _probe(state, grids)
+    state = State(os.fspath(store))
+    if overwrite or not state.settled:
+        with state.locked() as place:
+            _write(ds, place, dtype, chunks, overwrite, progress)
+    else:
+        *_, run = _planned(ds, dtype, chunks)
+        _check_same(state, run)
+    back: xr.Dataset = xr.open_zarr(state.root, decode_coords="all", chunks={})
+    return back
+
+
+def _write(ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwrite: bool, progress: bool) -> None:
+    """Begin or go on, until the store is finished."""
+    with named(place.root):
+        place.mend()
+    ds, grids, run = _planned(ds, dtype, chunks)
+    state = place.beside() if overwrite else place
+    if not overwrite and _check_same(state, run) not in (None, run):
+        probe(state, grids)
     if overwrite or not state.complete:
         if overwrite or not state.ready:
-            state.begin(run)
-            _skeleton(ds, grids, state.root, run)
-            state.set_ready()
-        else:
-            state.sweep()
+            with named(place.root):
+                state.begin(run)
+                skeleton(ds, grids, state.root, run)
+                state.set_ready()
         todo = [(g, r) for g, grid in enumerate(grids) for r in range(len(grid.regions)) if not state.done(g, r)]
         run_pieces(
-            _writes(grids, state, todo),
+            writes(grids, state, todo),
             [grids[g].blocks(grids[g].regions[r]) * len(grids[g].arrays) for g, r in todo],
             lambda i: state.mark(*todo[i]),
             progress=progress,
         )
-    state.finish()
-    if state is not place:
-        place.replace(state)
-    back: xr.Dataset = xr.open_zarr(place.root, decode_coords="all", chunks={})
-    return back
+    with named(place.root):
+        state.finish()
+        if state is not place:
+            place.replace(state)
 
 
-def _loaded(ds: xr.Dataset, grids: list[Grid]) -> xr.Dataset:
-    """The dataset with all but the pixels in memory: only pixels are written region by region."""
-    rest = ds.drop_vars([name for grid in grids for name in grid.arrays]).load()
-    return ds.assign_coords(rest.coords).assign(rest.data_vars)
+def _planned(ds: xr.Dataset, dtype: str, chunks: int | None) -> tuple[xr.Dataset, list[Grid], str]:
+    """What there is to write, with all but the pixels in memory, and the run's fingerprint."""
+    ds = georeferenced(clean(ds))
+    grids = plan(ds, dtype, chunks)
+    ds = loaded(ds, grids)
+    return ds, grids, fingerprint(ds, grids)
 
 
-def _georeferenced(ds: xr.Dataset) -> xr.Dataset:
-    """The dataset with its CRS in a scalar coordinate that every variable on a grid points at."""
-    crs = ds.rio.crs
-    if crs is None:
-        raise CRSError('the dataset has no CRS, so nobody could place the store: ds.rio.write_crs("EPSG:…") first')
-    if ds.rio.grid_mapping not in ds.coords:
-        ds = ds.rio.write_crs(crs)
-    mapping = ds.rio.grid_mapping
-    where = ds[mapping].variable.copy(deep=False)
-    # One transform speaks for one grid only, and rioxarray would use it for all of them.
-    where.attrs = {k: v for k, v in where.attrs.items() if k != "GeoTransform"}
-    planes = {v.dims[-2:] for v in ds.data_vars.values() if v.ndim >= 2}
-    if len(planes) == 1 and all(d in ds.coords and ds.sizes[d] > 1 for d in next(iter(planes))):
-        y, x = (ds[d].values.astype(float) for d in next(iter(planes)))
-        dy, dx = (float(v[-1] - v[0]) / (len(v) - 1) for v in (y, x))
-        where.attrs["GeoTransform"] = f"{float(x[0]) - dx / 2} {dx} 0.0 {float(y[0]) - dy / 2} 0.0 {dy}"
-    elif len(planes) == 1 and "GeoTransform" in ds[mapping].attrs:  # one pixel wide: coordinates do not tell its size
-        where.attrs["GeoTransform"] = ds[mapping].attrs["GeoTransform"]
-    ds = ds.assign_coords({mapping: where})
-    for variable in ds.data_vars.values():
-        variable.attrs.pop("grid_mapping", None)  # xarray wants it in the encoding alone
-        if variable.ndim >= 2:
-            variable.encoding["grid_mapping"] = mapping
-    return ds
-
-
-def _fingerprint(ds: xr.Dataset, grids: list[Grid]) -> str:
-    """What makes two calls the same run, without computing a pixel."""
-    pixels = {name: array for grid in grids for name, array in grid.arrays.items()}
-    layers = {layer for array in pixels.values() for layer in array.dask.layers}
-    variables = sorted(((str(n), v) for n, v in ds.variables.items()), key=lambda pair: pair[0])
-    said: dict[str, Any] = {
-        "grids": [(n, v.dims, v.shape, str(v.dtype)) for n, v in variables],
-        "coordinates": [(n, hashlib.sha256(_bytes(v)).hexdigest()) for n, v in variables if n not in pixels],
-        "attributes": [{k: v for k, v in ds.attrs.items() if k != RUN}, [v.attrs for _, v in variables]],
-        "storage": [(g.packings, g.chunks, g.regions) for g in grids],
-        "steps": sorted(_TOKEN.sub("", layer) for layer in layers),
-        "pixels": sorted((name, array.name) for name, array in pixels.items()),
-    }
-    hashes = {
-        k: hashlib.sha256(json.dumps(v, default=str, sort_keys=True).encode()).hexdigest()[:12] for k, v in said.items()
-    }
-    return ";".join(f"{k}={v}" for k, v in hashes.items())
-
-
-_TOKEN = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}")
-"""What Dask adds to the name of a step: a hash of all that goes in, or a random number."""
-
-
-def _bytes(variable: xr.Variable) -> bytes:
-    values = np.asarray(variable.values)
-    return repr(values.tolist()).encode() if values.dtype == object else np.ascontiguousarray(values).tobytes()
-
-
-def _skeleton(ds: xr.Dataset, grids: list[Grid], root: str, run: str) -> None:
-    """Write all but the pixels: metadata, coordinates and small variables."""
-    from zarr.codecs import BloscCodec
-
-    codec = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
-    encoding: dict[str, dict[str, Any]] = {}
-    lazy = {}
-    for grid in grids:
-        for name, array in grid.arrays.items():
-            variable = ds[name].variable
-            attrs = dict(variable.attrs)
-            packing = grid.packings.get(name)
-            kind = array.dtype if packing is None else np.dtype(packing.dtype)
-            nodata: Any = packing.nodata if packing else np.nan if kind.kind == "f" else _declared(ds[name])
-            for key in ("_FillValue", "missing_value", "nodata"):
-                attrs.pop(key, None)
-            if packing and packing.scale != 1:
-                attrs["scale_factor"] = packing.scale
-            encoding[name] = {
-                "chunks": grid.chunks,
-                "compressors": (codec,),
-                "grid_mapping": variable.encoding["grid_mapping"],
-            }
-            if nodata is not None and kind.kind != "b":
-                value = kind.type(nodata)
-                # fill_value is what a chunk that is not on disk reads as; 0 would be a measurement.
-                encoding[name] |= {"_FillValue": value, "fill_value": value}
-            lazy[name] = (grid.dims, da.zeros(array.shape, dtype=kind, chunks=-1), attrs)
-    template = ds.assign(lazy).assign_attrs({RUN: run})
-    with quiet():
-        template.to_zarr(root, mode="a", encoding=encoding, compute=False, zarr_format=3, consolidated=False)
-
-
-def _declared(variable: xr.DataArray) -> float | None:
-    """Nodata of integers. Bands that declare none have Sentinel-2's own, 0; other variables have none."""
-    said = any(k in variable.attrs for k in ("_FillValue", "missing_value", "nodata"))
-    return nodata_of(variable) if said or find(variable.name) else None
-
-
-def _writes(grids: list[Grid], state: State, todo: list[tuple[int, int]]) -> Iterator[Any]:
-    """One lazy write per region."""
-    targets = [{name: state.array(name) for name in grid.arrays} for grid in grids]
-    for g, r in todo:
-        grid, region = grids[g], grids[g].regions[r]
-        sources = [_stored(grid, name, region) for name in grid.arrays]
-        yield da.store(sources, list(targets[g].values()), regions=[region] * len(sources), lock=False, compute=False)
-
-
-def _stored(grid: Grid, name: str, region: Region) -> da.Array:
-    """A region of a variable as it goes to disk: whole chunks, packed."""
-    array = grid.arrays[name][region]
-    packing = grid.packings.get(name)
-    whole = tuple(
-        b if all(n % c == 0 for n in b[:-1]) else c * max(1, round(max(b) / c))
-        for b, c in zip(array.chunks, grid.chunks, strict=True)
-    )
-    out: da.Array = array.rechunk(whole)
-    if packing is not None:
-        meta = np.empty((0,) * array.ndim, packing.dtype)
-        out = da.map_blocks(pack, out, packing, dtype=packing.dtype, meta=meta)
-    elif out.dtype.kind == "b":
-        out = out.astype(np.int8)  # as xarray stores booleans
-    return out
-
-
-def _probe(state: State, grids: list[Grid]) -> None:
-    """Compute one chunk of each region that was written before, and see that this run would write the same."""
-    for g, grid in enumerate(grids):
-        olds = {name: state.array(name, mode="r") for name in grid.arrays} if state.ready else {}
-        for region in (region for r, region in enumerate(grid.regions) if state.done(g, r)):
-            first = next(iter(olds.values()))
-            windows = _windows(region, grid.chunks)
-            window = next(
-                (w for w in windows if not np.all(_is_fill(first[w], first))), next(_windows(region, grid.chunks))
-            )
-            news = compute(*(_stored(grid, name, window) for name in olds))
-            for (name, old), new in zip(olds.items(), news, strict=True):
-                if not np.array_equal(new, old[window], equal_nan=new.dtype.kind == "f"):
-                    raise StoreError(
-                        f"{state.root} belongs to another run: its {name} has other pixels. Write to "
-                        "another path, or replace it with overwrite=True"
-                    )
-
-
-def _windows(region: Region, chunks: tuple[int, ...]) -> Iterator[Region]:
-    counts = [-(-(s.stop - s.start) // c) for s, c in zip(region, chunks, strict=True)]
-    for index in np.ndindex(*counts):
-        yield tuple(
-            slice(s.start + i * c, min(s.stop, s.start + (i + 1) * c))
-            for i, s, c in zip(index, region, chunks, strict=True)
+def _check_same(state: State, run: str) -> str | None:
+    """Which run the store belongs to; a finished one must be this."""
+    found = state.check(run)
+    if found not in (None, run) and state.complete:
+        raise StoreError(
+            f"{state.root} is finished, and may belong to another run: its pixels have other sources or other "
+            "parameters. Open it as it is, write to another path, or replace it with overwrite=True"
         )
-
-
-def _is_fill(block: Any, array: Any) -> Any:
-    return np.isnan(block) if block.dtype.kind == "f" else block == array.fill_value
+    return found

@@ -1,0 +1,283 @@
+"""Who writes to a place: one run at a time, and what dead runs have left is taken over.
+
+The lock is a small file of JSON that names its owner. It only ever changes by "if it still says this, let it say
+that", which is what a lock needs. A run is dead if its process is, which can be seen on the same machine; of a run
+on another machine all that can be seen is whether it goes on changing its lock, as live ones do every few seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from xsen2.errors import StoreError
+
+__all__ = ["Claim", "locked"]
+
+BEAT = 10.0
+"""Seconds after which a live run changes its lock."""
+
+PATIENCE = 60.0
+"""Seconds without a change after which a run on another machine is taken for dead."""
+
+SETTLING = 1.0
+"""Seconds after which a write to a disk or object store without exclusive writes is read back."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A lock file, and the run that holds it. Small: it travels to the workers.
+
+    Attributes
+    ----------
+    fs : fsspec file system
+    path : str
+        Of the lock file.
+    target : str
+        What it locks, as messages call it.
+    run : str
+        Random name of the run.
+    """
+
+    fs: Any
+    path: str
+    target: str
+    run: str
+
+    def check(self) -> None:
+        """Refuse to write for a run that does not hold the lock any more.
+
+        Raises
+        ------
+        StoreError
+            The lock was deleted, taken over by another run, or given back, and this is a task that was late.
+        """
+        found = _owner(self.read())
+        if found.get("run") != self.run:
+            raise StoreError(
+                f"{self.target} is no longer this run's to write to: its lock {self.path} was "
+                + (f"taken over by {_who(found)}" if found else "given back or deleted")
+            )
+
+    def read(self) -> bytes | None:
+        """What the lock file says now."""
+        try:
+            content: bytes = self.fs.cat_file(self.path)
+        except FileNotFoundError:
+            return None
+        return content
+
+    def swap(self, old: bytes | None, new: bytes | None) -> bool:
+        """Let the file say `new` if it still says `old`; None is no file. Whether it did.
+
+        On local disks this is one step, by a lock of the operating system. On others a file that is not there is
+        made in one step where fsspec can (S3, memory). Else two runs that try in the same second may both be told
+        that it did; the second to write stands, and the first sees that before it writes on.
+        """
+        if _is_local(self.fs):
+            return _swap_local(self.path, old, new)
+        if self.read() != old:
+            return False
+        if new is None:
+            with suppress(FileNotFoundError):
+                self.fs.rm_file(self.path)
+            return True
+        try:
+            self.fs.pipe_file(self.path, new, mode="create" if old is None else "overwrite")
+        except FileExistsError:
+            return False
+        self.fs.invalidate_cache()
+        if _owner(old).get("run") != self.run:
+            time.sleep(SETTLING)
+        return self.read() == new
+
+    def take(self) -> None:
+        """Take the lock, from a dead run if need be.
+
+        Raises
+        ------
+        StoreError
+            Another run holds it.
+        """
+        while True:
+            seen = self.read()
+            if seen and _lives(self, seen):  # an empty one is of a run that was killed while it made it
+                raise StoreError(
+                    f"{self.target} is being written by another run, {_who(_owner(seen))}. Wait for it, or write to "
+                    f"another path. If that run is surely dead, delete {self.path}"
+                )
+            if self.swap(seen, _entry(self.run)):
+                return
+
+    def beat(self) -> None:
+        """Show that this run lives."""
+        seen = self.read()
+        if _owner(seen).get("run") == self.run:
+            self.swap(seen, _entry(self.run, seen))
+
+    def give_back(self) -> None:
+        """Remove the lock if it is still this run's."""
+        seen = self.read()
+        if _owner(seen).get("run") == self.run:
+            self.swap(seen, None)
+
+
+@contextmanager
+def locked(fs: Any, paths: Sequence[str], targets: Sequence[str]) -> Iterator[list[Claim]]:
+    """Hold locks, all or none.
+
+    Parameters
+    ----------
+    fs : fsspec file system
+    paths : sequence of str
+        Lock files. Folders above them are made.
+    targets : sequence of str
+        What each locks, for messages.
+
+    Raises
+    ------
+    StoreError
+        Another run holds one of them. On disks and object stores where nothing tells whether that run still lives
+        this takes up to a minute.
+    """
+    run = uuid.uuid4().hex
+    wanted = [Claim(fs, path, target, run) for path, target in zip(paths, targets, strict=True)]
+    over = threading.Event()
+    held: list[Claim] = []
+    heart = threading.Thread(target=_beating, args=(held, over), daemon=True)
+    heart.start()
+    try:
+        for folder in {path.rpartition("/")[0] for path in paths}:
+            fs.makedirs(folder, exist_ok=True)
+        for claim in wanted:
+            claim.take()
+            held.append(claim)
+        yield held
+    finally:
+        over.set()
+        heart.join()  # a beat that came late would bring the lock back
+        for claim in held:
+            with suppress(Exception):  # what went wrong before is what the caller should see
+                claim.give_back()
+
+
+def _beating(claims: Sequence[Claim], over: threading.Event) -> None:
+    while not over.wait(BEAT):
+        for claim in claims:
+            if not over.is_set():
+                with suppress(Exception):  # a network that fails for a while: the next beat tries again
+                    claim.beat()
+
+
+def _lives(claim: Claim, seen: bytes) -> bool:
+    """Whether the owner of a lock is alive."""
+    owner = _owner(seen)
+    machine = _machine()
+    if machine and owner.get("machine") == machine:
+        return owner.get("began") is not None and owner["began"] == _began(owner.get("pid"))
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        time.sleep(min(1.0, PATIENCE / 20))
+        now = claim.read()
+        if now != seen:
+            return now is not None
+    return False
+
+
+def _entry(run: str, before: bytes | None = None) -> bytes:
+    since = _owner(before).get("since") or datetime.now(UTC).isoformat(timespec="seconds")
+    pid = os.getpid()
+    said = {
+        "host": socket.gethostname(),
+        "pid": pid,
+        "since": since,
+        "run": run,
+        "machine": _machine(),
+        "began": _began(pid),
+        # Last and of one length: all that a beat changes, so that nobody ever reads half an entry.
+        "beat": datetime.now(UTC).isoformat(timespec="microseconds"),
+    }
+    return json.dumps(said, indent=1).encode()
+
+
+def _owner(content: bytes | None) -> dict[str, Any]:
+    try:
+        found = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _who(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "of which nothing is known"
+    return f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
+
+
+def _machine() -> str:
+    """Name of a boot of a machine and of its numbering of processes, which containers have of their own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+def _began(pid: Any) -> str | None:
+    """When a process was started, in ticks since the boot, which tells it from a later one of the same number."""
+    try:
+        stat = Path(f"/proc/{int(pid)}/stat").read_text()
+    except (OSError, TypeError, ValueError):
+        return None
+    state, *rest = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return None if state in "ZX" else rest[18]
+
+
+def _is_local(fs: Any) -> bool:
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+    return isinstance(fs, LocalFileSystem)
+
+
+def _swap_local(path: str, old: bytes | None, new: bytes | None) -> bool:
+    try:
+        file = os.open(path, os.O_RDWR | (0 if old else os.O_CREAT), 0o666)
+    except FileNotFoundError:
+        if old:
+            return False
+        raise
+    try:
+        with suppress(ImportError, OSError):  # a system or disk without: two runs in one instant would both have it
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            same = os.path.samestat(os.fstat(file), os.stat(path))
+        except FileNotFoundError:
+            same = False
+        found = os.read(file, 65536)
+        if not same or found != (old or b""):
+            return False
+        if new is None:
+            os.unlink(path)
+        else:
+            try:
+                os.pwrite(file, new, 0)
+            except OSError:
+                if not found:  # leave no empty file on a full disk
+                    os.unlink(path)
+                raise
+            os.ftruncate(file, len(new))
+        return True
+    finally:
+        os.close(file)
