@@ -131,19 +131,24 @@ def test_each_weights_have_a_room_of_their_own(monkeypatch: pytest.MonkeyPatch) 
     ((key, room),) = inference._rooms.items()
     assert key == (CARD.sha256, "cpu", "torch.float32")
     assert room.side == 48
-    assert inference._room((CARD.sha256, "cpu", "torch.bfloat16"), CPU, torch.bfloat16, HALO).side == inference.PATCH
+    assert (
+        inference._room((CARD.sha256, "cpu", "torch.bfloat16"), CPU, torch.bfloat16, HALO, inference.PATCH).side
+        == inference.PATCH
+    )
 
 
 @pytest.mark.parametrize(("gigabytes", "side"), [(1, 290), (8, 960), (1000, 2300)])
 def test_patches_fill_the_memory_of_cuda(gigabytes: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "memory", lambda device: int(gigabytes * 1e9 * 0.8) // devices.STREAMS)
     key, cuda = ("x", "cuda:0", "torch.bfloat16"), torch.device("cuda", 0)
-    room = inference._room(key, cuda, torch.bfloat16, HALO)
+    room = inference._room(key, cuda, torch.bfloat16, HALO, inference.PATCH)
     assert room.side >= side
     assert (room.side + 2 * HALO) ** 2 <= room.pixels <= inference.BATCH_PIXELS["cuda"]
     monkeypatch.setattr(devices, "memory", lambda device: 0)
-    assert inference._room(key, cuda, torch.bfloat16, HALO) == room, "blocks to come find other memory in use"
-    assert inference._room(("y",), cuda, torch.float32, HALO).side == inference.LEAST
+    assert inference._room(key, cuda, torch.bfloat16, HALO, inference.PATCH) == room, (
+        "blocks to come find other memory in use"
+    )
+    assert inference._room(("y",), cuda, torch.float32, HALO, inference.PATCH).side == inference.LEAST
 
 
 def test_inputs_are_left_alone_even_if_they_may_not_be_written() -> None:

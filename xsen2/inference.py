@@ -146,7 +146,9 @@ def infer(
     halo = card.halo * card.ratio
     layers = [(a, 1), (b, 2)] + ([(c, 6)] if card.ratio == 6 else [])
     while True:
-        corners, size, many = _patches(a.shape[1:], halo, card.ratio, _room(key, where, kind, halo))
+        corners, size, many = _patches(
+            a.shape[1:], halo, card.ratio, _room(key, where, kind, halo, getattr(network, "side", PATCH))
+        )
         batches = [corners[i : i + many] for i in range(0, len(corners), many)]
         try:
             with devices.turn(where, kind), torch.inference_mode():
@@ -199,11 +201,11 @@ def _compute(
     return devices.download(out)
 
 
-def _room(key: tuple[str, ...], device: torch.device, dtype: torch.dtype, halo: int) -> Room:
+def _room(key: tuple[str, ...], device: torch.device, dtype: torch.dtype, halo: int, side: int) -> Room:
     """What has worked before; else what fits the caches of a CPU, or the memory of a CUDA device."""
     if key in _rooms:
         return _rooms[key]
-    pixels, side = BATCH_PIXELS[device.type], PATCH
+    pixels = BATCH_PIXELS[device.type]
     if device.type != "cuda":
         return Room(pixels, side)
     pixels = min(pixels, devices.memory(device) // BYTES[dtype])

@@ -57,6 +57,9 @@ class DSen2(nn.Module):
     images: learning a globally applicable deep neural network. ISPRS J. 146, 305-319.
     """
 
+    side = 200
+    """Of a patch on a CPU: oneDNN does 128 features of over about 250 columns at half the rate, or a fifth."""
+
     def __init__(self, ratio: int, blocks: int = 6, features: int = 128) -> None:
         super().__init__()
         self.ratio = ratio
