@@ -85,6 +85,9 @@ class Regression(OneGrid):
         out = np.empty((len(self.bands), *a.shape[1:]), np.float32)
         for i, (band, y) in enumerate(zip(self.bands, b if ratio == 2 else c, strict=True)):
             weights = self.weights[i].astype(np.float32)
-            p = np.tensordot(weights[:4], a, 1) + weights[4] / np.float32(UNIT)
+            # One after the other: BLAS adds in an order that depends on the size of the block.
+            p = np.full(a.shape[1:], weights[4] / np.float32(UNIT))
+            for weight, x in zip(weights[:4], a, strict=True):
+                p += weight * x
             out[i] = p + upsample(y - correlate(p, *taps(band, ratio, self.operator), ratio), ratio)
         return out
