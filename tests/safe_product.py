@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from rasterio.transform import from_origin
 
 from xsen2.bands import BANDS
 from xsen2.cube import DIMS
+from xsen2.sources import _safe_pixels
 
 FIXTURES = scenes.SHARED / "fixtures/safe"
 L1C_0301 = "S2A_MSIL1C_20210908T042701_N0301_R133_T46RER_20210908T070248.SAFE"
@@ -244,3 +246,16 @@ def assert_shows(cube: xr.Dataset, made: Product) -> None:
         left, _, _, top = made.scene.bounds
         np.testing.assert_array_equal(cube[xdim], left + gsd * (np.arange(cube.sizes[xdim]) + 0.5))
         np.testing.assert_array_equal(cube[ydim], top - gsd * (np.arange(cube.sizes[ydim]) + 0.5))
+
+
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is read of images from now on: the image and the part of it."""
+    reads: list[tuple[str, str]] = []
+    opened = _safe_pixels._opened
+
+    def counted(href: Any, where: str, part: str) -> Any:
+        reads.append((where, part))
+        return opened(href, where, part)
+
+    monkeypatch.setattr(_safe_pixels, "_opened", counted)
+    return reads

@@ -16,7 +16,7 @@ from cubes import ORIGIN, change, make_cube, no_compute
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
-from safe_product import OLD_L2A, product
+from safe_product import OLD_L2A, counted_reads, product
 from shapely.affinity import translate
 
 import xsen2
@@ -26,7 +26,6 @@ from xsen2.context import context_of
 from xsen2.cube import recognise
 from xsen2.errors import CRSError, MethodError, SourceError
 from xsen2.geometry import padded
-from xsen2.sources import _safe_pixels
 from xsen2.sources.open import Wanted, open_source
 
 WEST, NORTH = ORIGIN
@@ -124,14 +123,7 @@ def test_a_product_is_read_only_where_it_is_needed(tmp_path: Path, monkeypatch: 
     """Each tile of a JPEG 2000 file that an area needs is decoded once, the others never."""
     cube = xsen2.open_safe(product(OLD_L2A, cells=(40, 40)).write(tmp_path, block=80), chunks=80)
     assert cube.B02.data.numblocks == (1, 3, 3)
-    reads: list[tuple[str, str]] = []
-    opened = _safe_pixels._opened
-
-    def counted(href: Any, where: str, part: str) -> Any:
-        reads.append((where, part))
-        return opened(href, where, part)
-
-    monkeypatch.setattr(_safe_pixels, "_opened", counted)
+    reads = counted_reads(monkeypatch)
     left, _, _, top = recognise(cube).bounds
     area = (left + 105, top - 408, left + 399, top - 405)
     sharp = cube.dsen2.superresolve(["B05", "B11"], "bicubic", native=False, area=area, area_crs="EPSG:32632")

@@ -19,8 +19,8 @@ from xsen2.cube import recognise
 from xsen2.protocol import Method, Statistical, finest_halo
 from xsen2.radiometry import scales_of
 from xsen2.registry import resolve
+from xsen2.result import lazy
 from xsen2.statistics import learnt
-from xsen2.superresolve import lazy
 
 METHODS = [m for m in xsen2.methods().index if m != "default"]
 KINDS = xsen2.methods()["kind"]

@@ -33,6 +33,7 @@ from safe_product import (
     OLD_L2A,
     REAL,
     assert_shows,
+    counted_reads,
     needs_real,
     product,
     truth,
@@ -288,14 +289,7 @@ def test_pixels_are_read_when_they_are_computed_and_not_before(tmp_path: Path) -
 def test_each_chunk_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = product(OLD_L2A, cells=(30, 30)).write(tmp_path, block=64)
     cube = xsen2.open_safe(home, chunks=64)
-    reads: list[str] = []
-    opened = _safe_pixels._opened
-
-    def counted(href: Any, where: str, part: str) -> Any:
-        reads.append(f"{where} {part}")
-        return opened(href, where, part)
-
-    monkeypatch.setattr(_safe_pixels, "_opened", counted)
+    reads = counted_reads(monkeypatch)
     chunks = sum(cube[band].data.npartitions for band in cube.data_vars)
     assert chunks == 4 * 9 + 7 * 4 + 2
     cube.dsen2.superresolve(method="bicubic").compute()

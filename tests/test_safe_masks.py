@@ -6,7 +6,6 @@ import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +13,23 @@ import xarray as xr
 from cubes import no_compute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safe_product import L1C_0301, L2A_0212, L2A_0509, OLD_L1C, OLD_L2A, Product, needs_real, product, zipped
+from safe_product import (
+    L1C_0301,
+    L2A_0212,
+    L2A_0509,
+    OLD_L1C,
+    OLD_L2A,
+    Product,
+    counted_reads,
+    needs_real,
+    product,
+    zipped,
+)
 
 import xsen2
 from xsen2.bands import BANDS
 from xsen2.errors import BandError, CRSError, SourceError, Xsen2Error
-from xsen2.sources import _safe_pixels, _safe_polygons
+from xsen2.sources import _safe_polygons
 
 HEAD = (
     '<?xml version="1.0" encoding="UTF-8" standalone="no"?>\n<eop:Mask xmlns:eop="http://www.opengis.net/eop/2.0" '
@@ -246,13 +256,6 @@ def test_l1c_has_its_mask_without_being_asked(tmp_path: Path) -> None:
 
 def test_tiles_of_a_mask_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cube: xr.Dataset = xsen2.open_safe(product(OLD_L2A, cells=(30, 30)).write(tmp_path, block=64), chunks=64)
-    reads: list[str] = []
-    opened = _safe_pixels._opened
-
-    def counted(href: Any, where: str, part: str) -> Any:
-        reads.append(f"{where} {part}")
-        return opened(href, where, part)
-
-    monkeypatch.setattr(_safe_pixels, "_opened", counted)
+    reads = counted_reads(monkeypatch)
     cube.dsen2.superresolve(["B11"], "bicubic", mask="scl")[["B11", "B02", "SCL"]].compute()
     assert len(reads) == len(set(reads)) == sum(cube[name].data.npartitions for name in ("B11", "B02", "SCL"))

@@ -17,7 +17,7 @@ from xsen2.grid import NODATA_ATTRS, nodata_of
 from xsen2.halo import Layer, map_windows, split
 from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
 from xsen2.radiometry import to_nan
-from xsen2.superresolve import lazy
+from xsen2.result import lazy
 
 __all__ = ["degrade", "pair"]
 

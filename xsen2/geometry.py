@@ -17,7 +17,7 @@ import numpy.typing as npt
 from xsen2.errors import CRSError, SourceError
 from xsen2.grid import Bounds
 
-__all__ = ["Part", "crs_from", "extent", "padded", "projected", "read"]
+__all__ = ["Part", "crs_from", "dense", "extent", "padded", "projected", "read"]
 
 Line = npt.NDArray[np.float64]
 
@@ -181,7 +181,7 @@ def projected(parts: Sequence[Part], own: Any, target: Any, cube: Bounds) -> tup
 
     def move(line: Line) -> Line:
         # Clipping each point leaves the part inside as it is, for the points are dense.
-        return np.column_stack(project(*_dense(line, _STEP[degrees]).clip(low, high).T))
+        return np.column_stack(project(*dense(line, _STEP[degrees]).clip(low, high).T))
 
     return [part.moved(move) for part in parts], extent(parts), whole
 
@@ -257,7 +257,7 @@ def _bounds(bounds: Bounds, source: Any, target: Any) -> Bounds:
     return west, south, east + 360 if east < west else east, north
 
 
-def _dense(line: Line, step: float) -> Line:
+def dense(line: Line, step: float) -> Line:
     """Points on every edge, about `step` apart, at most 2000 an edge."""
     parts = [line[:1]]
     for start, end in pairwise(line):

@@ -20,7 +20,7 @@ from xsen2.grid import nodata_of
 from xsen2.halo import Layer, common_dates, map_windows, split
 from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
 from xsen2.radiometry import to_nan
-from xsen2.superresolve import lazy
+from xsen2.result import lazy
 from xsen2.windows import FLAT, whole
 
 __all__ = ["PER_BAND", "PER_GRID", "assess"]

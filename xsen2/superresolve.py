@@ -24,7 +24,7 @@ from xsen2.radiometry import Scale, scales_of, to_nan
 from xsen2.registry import resolve
 from xsen2.result import assemble, lazy
 
-__all__ = ["lazy", "superresolve"]
+__all__ = ["superresolve"]
 
 
 def superresolve(

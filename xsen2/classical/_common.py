@@ -13,7 +13,7 @@ from xsen2.cube import Cube
 from xsen2.kernels import correlate
 from xsen2.protocol import Array
 
-__all__ = ["PAN", "UNIT", "OneGrid", "cells", "gaussian", "of_grid", "pan", "ratio_of", "smooth", "solve"]
+__all__ = ["PAN", "UNIT", "OneGrid", "cells", "gaussian", "linear", "of_grid", "pan", "ratio_of", "smooth", "solve"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -61,6 +61,17 @@ def of_grid(bands: tuple[str, ...]) -> list[tuple[str, ...]]:
 def pan(a: Array, band: str, held: Sequence[str] = A) -> Array:
     """The panchromatic band that belongs to a low-resolution one, ``(H, W)``; `a` holds the 10 m bands `held`."""
     return np.asarray(a[[held.index(name) for name in PAN[band]]].mean(axis=0, dtype=np.float32))
+
+
+def linear(x: Array, weights: Array, constant: np.float32) -> Array:
+    """``constant + sum(weights * x)`` over the bands of `x`, ``(H, W)``, float32.
+
+    One band after the other: BLAS adds in an order that depends on the size of the block, and would leave seams.
+    """
+    out = np.full(x.shape[1:], constant, np.float32)
+    for i in np.flatnonzero(weights):
+        out += weights[i] * x[i]
+    return out
 
 
 def cells(mask: Mask, ratio: int) -> Mask:

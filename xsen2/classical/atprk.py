@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import A
-from xsen2.classical._common import UNIT, OneGrid, cells, of_grid, solve
+from xsen2.classical._common import UNIT, OneGrid, cells, linear, of_grid, solve
 from xsen2.classical._variogram import LAGS, deconvolve, fit, kriging, pairs
 from xsen2.halo import trim
 from xsen2.kernels import correlate, support, taps
@@ -158,9 +158,7 @@ class ATPRK(OneGrid):
         ratio = self._ratio
         low = b if ratio == 2 else c
         for band, weights, y in zip(self.bands, self.weights.astype(np.float32), low, strict=True):
-            p = np.full(a.shape[1:], weights[-1] / np.float32(UNIT), np.float32)
-            for i in np.flatnonzero(weights[:-1]):
-                p += weights[i] * a[i]
+            p = linear(a, weights[:-1], weights[-1] / np.float32(UNIT))
             yield p, y - correlate(p, *self._taps(band), ratio)
 
 

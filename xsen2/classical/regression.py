@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import A
-from xsen2.classical._common import UNIT, OneGrid, cells, of_grid, solve
+from xsen2.classical._common import UNIT, OneGrid, cells, linear, of_grid, solve
 from xsen2.classical.bicubic import upsample
 from xsen2.kernels import correlate, support, taps
 from xsen2.protocol import Array, Mask
@@ -85,9 +85,6 @@ class Regression(OneGrid):
         out = np.empty((len(self.bands), *a.shape[1:]), np.float32)
         for i, (band, y) in enumerate(zip(self.bands, b if ratio == 2 else c, strict=True)):
             weights = self.weights[i].astype(np.float32)
-            # One after the other: BLAS adds in an order that depends on the size of the block.
-            p = np.full(a.shape[1:], weights[4] / np.float32(UNIT))
-            for weight, x in zip(weights[:4], a, strict=True):
-                p += weight * x
+            p = linear(a, weights[:4], weights[4] / np.float32(UNIT))
             out[i] = p + upsample(y - correlate(p, *taps(band, ratio, self.operator), ratio), ratio)
         return out

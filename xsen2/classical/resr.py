@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import GRIDS, A, B, C, grid_of
-from xsen2.classical._common import UNIT, OneGrid, cells, of_grid, ratio_of
+from xsen2.classical._common import UNIT, OneGrid, cells, linear, of_grid, ratio_of
 from xsen2.classical.bicubic import upsample
 from xsen2.kernels import correlate, taps
 from xsen2.protocol import Array, Mask
@@ -115,11 +115,13 @@ class ResSR(OneGrid):
         assert self.weights is not None
         assert self.constants is not None
         weights = self.weights.astype(np.float32)
-        out = np.tensordot(weights[:, : len(A)], a, 1) + self.constants.astype(np.float32)[:, None, None]
+        constants = self.constants.astype(np.float32)
+        out = np.stack([linear(a, w[: len(A)], constant) for w, constant in zip(weights, constants, strict=True)])
         coarse = {2: weights[:, len(A) : len(A) + len(B)], 6: weights[:, len(A) + len(B) :]}
         for x, factor in ((b, 2), (c, 6)):
             if len(x):
-                out += np.tensordot(coarse[factor], x, 1).repeat(factor, axis=1).repeat(factor, axis=2)
+                low = np.stack([linear(x, w, np.float32(0)) for w in coarse[factor]])
+                out += low.repeat(factor, axis=1).repeat(factor, axis=2)
         low = correlate(out, *taps(self.bands[0], ratio, "box"), ratio)
         y = (b if ratio == 2 else c)[[GRIDS[10 * ratio].index(band) for band in self.bands]]
         return out + upsample(y - low, ratio)

@@ -88,11 +88,11 @@ def _on_cluster(
                 if flight:
                     wait(list(flight), timeout=None if bar is None else 0.2, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
             for future in [future for future in flight if future.done()]:
-                number = flight[future]
                 future.result()
+                number = flight.pop(future)
                 finished(number)
-                del flight[future]
                 if bar is not None:
+                    del parts[number]
                     bar.finish(number)
             if bar is not None:
                 bar.show({number: parts[number].done for number in flight.values()})

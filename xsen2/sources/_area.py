@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from pyproj import Transformer
 
 from xsen2.errors import SourceError
+from xsen2.geometry import dense
 from xsen2.grid import snap
 
 __all__ = ["CELL", "Area", "Box", "lonlat"]
@@ -32,7 +31,7 @@ def lonlat(box: Box, epsg: int) -> tuple[float, float, float, float]:
     """West, south, east, north of a projected box; east may pass 180 when the box crosses it."""
     left, bottom, right, top = box
     ring = np.array([(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)], float)
-    x, y = _densify(ring, (right - left) / 100).T
+    x, y = dense(ring, (right - left) / 100).T
     lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y)
     lon = lon[0] + (lon - lon[0] + 180) % 360 - 180
     return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
@@ -153,13 +152,4 @@ def _outline(paths: Sequence[Sequence[Sequence[float]]]) -> np.ndarray[Any, np.d
         raise SourceError(
             f"the area reaches from {low} to {high}, which is not lon/lat in degrees: reproject it to EPSG:4326"
         )
-    return np.concatenate([_densify(line, _STEP) for line in lines])
-
-
-def _densify(line: np.ndarray[Any, np.dtype[np.float64]], step: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Put points on every edge, about `step` apart (at most 2000 an edge)."""
-    parts = [line[:1]]
-    for start, end in pairwise(line):
-        number = int(min(max(math.ceil(float(np.abs(end - start).max()) / step), 1), 2000))
-        parts.append(start + (end - start) * np.linspace(0, 1, number + 1)[1:, None])
-    return np.concatenate(parts)
+    return np.concatenate([dense(line, _STEP) for line in lines])

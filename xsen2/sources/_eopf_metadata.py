@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from xsen2.errors import RadiometryError, SourceError, Xsen2Error
 from xsen2.sources._eopf_store import Layer, Product
 from xsen2.sources._items import baseline
 from xsen2.sources._offsets import SETTLE, SHIFTED_SINCE, offsets_of
+from xsen2.sources._when import sensing_time
 
 __all__ = ["About", "Meaning", "about", "is_number", "mapping", "meaning", "short"]
 
@@ -101,12 +102,8 @@ def _time(product: Product, said: Mapping[str, Any], other: Mapping[str, Any]) -
         "start_datetime": said.get("start_datetime"),
     }
     key, value = next(((k, v) for k, v in told.items() if v not in (None, "", "null")), ("mean_sensing_time", None))
-    try:
-        time = datetime.fromisoformat(_text(value))
-        time = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
-    except (ValueError, OverflowError):
-        time = datetime.min
-    if not 2015 <= time.year < 2100:
+    time = sensing_time(_text(value))
+    if time is None:
         raise SourceError(f"{product.where}: {key} is {short(value)}, not a time of Sentinel-2's mission")
     return time
 

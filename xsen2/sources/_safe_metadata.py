@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from xsen2.bands import BANDS, GRIDS
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError
@@ -19,6 +19,7 @@ from xsen2.sources._items import EXTRAS, baseline
 from xsen2.sources._offsets import SETTLE, SHIFTED_SINCE, offsets_of
 from xsen2.sources._safe_files import inside
 from xsen2.sources._safe_xml import Document
+from xsen2.sources._when import sensing_time
 
 __all__ = ["GSD", "Granule", "Radiometry", "granules", "level_of", "masks", "place", "radiometry", "sensed"]
 
@@ -294,11 +295,7 @@ def sensed(tile: Document) -> datetime:
         If that is not told, or not a time of the mission.
     """
     said = tile.text("SENSING_TIME")
-    try:
-        time = datetime.fromisoformat(said)
-        time = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
-    except (ValueError, OverflowError):
-        time = datetime.min
-    if not 2015 <= time.year < 2100:
+    time = sensing_time(said)
+    if time is None:
         raise SourceError(f"{tile.where}: SENSING_TIME is {said[:60]!r}, not a time of Sentinel-2's mission")
     return time

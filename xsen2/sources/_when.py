@@ -9,7 +9,7 @@ from typing import Any
 
 from xsen2.errors import SourceError
 
-__all__ = ["interval"]
+__all__ = ["interval", "sensing_time"]
 
 _PART = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?")
 
@@ -73,9 +73,21 @@ def _span(part: Any, given: Any) -> tuple[datetime, datetime]:
             moment = datetime.fromisoformat(part)
     except (TypeError, ValueError, OverflowError) as error:
         raise _wrong(given) from error
-    if moment.tzinfo:
-        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    moment = _utc(moment)
     return moment, moment
+
+
+def sensing_time(said: str) -> datetime | None:
+    """A time that metadata give in ISO 8601, UTC without time zone; None unless it is one of Sentinel-2's mission."""
+    try:
+        time = _utc(datetime.fromisoformat(said))
+    except (ValueError, OverflowError):
+        return None
+    return time if 2015 <= time.year < 2100 else None
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 def _wrong(given: Any) -> SourceError:

@@ -117,8 +117,8 @@ def _of_area(items: list[Any], area: Bounds) -> list[Any]:
     outline = Area.read(area, None)
     assert outline is not None
     known = read(items)
-    touching(known, outline)  # says which tiles there are, if none does
-    pairs = [(item, of) for item, of in zip(items, known, strict=True) if outline.box(of.extent, of.epsg) is not None]
+    near = {id(of) for of in touching(known, outline)}
+    pairs = [(item, of) for item, of in zip(items, known, strict=True) if id(of) in near]
     by_crs: dict[int, list[tuple[Any, Item]]] = {}
     for item, of in pairs:
         by_crs.setdefault(of.epsg, []).append((item, of))
