@@ -109,9 +109,9 @@ def test_patches_and_batches_leave_no_seam(card, monkeypatch):
     a, b, c = inputs(card, 8)
     whole = inference.infer(card, a, b, c, device="cpu", dtype="float32")
     h = card.halo * card.ratio
-    for patch, pixels in ((18, 1), (30, 10**9), (42, 20_000)):
-        monkeypatch.setattr(inference, "PATCH", patch)
-        monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", pixels)
+    for side, pixels in ((18, 1), (30, 10**9), (42, 20_000)):
+        room = inference.Room(pixels, side)
+        monkeypatch.setattr(inference, "_room", lambda *_, room=room: room)
         cut = inference.infer(card, a, b, c, device="cpu", dtype="float32")
         np.testing.assert_allclose(cut[:, h:-h, h:-h], whole[:, h:-h, h:-h], rtol=0, atol=1e-3)
 

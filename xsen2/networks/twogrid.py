@@ -108,6 +108,8 @@ class TwoGrid(nn.Module):
     def __init__(self, ratio: int, thin: int = 32, wide: int = 128, blocks: int = 4, guide: bool = False) -> None:
         super().__init__()
         self.ratio, self.guide = ratio, guide
+        if ratio == 6:  # wide halos: half of what goes through would be context at the usual side of a patch
+            self.side = 600
         bands, made = (10, 6) if ratio == 2 else (12, 2)
         guided = made if guide else 0
         self.stem = nn.ModuleList([_conv(4 + guided, thin), _conv(thin, thin)])
