@@ -92,11 +92,12 @@ def block(card: Card, side: int) -> list[np.ndarray]:
 class Resident:
     """A block on the device, cut into the patches that the road cuts it into there."""
 
-    def __init__(self, card: Card, device: torch.device, dtype: str, side: int) -> None:
+    def __init__(self, card: Card, device: torch.device, dtype: str, size: int) -> None:
         self.kind = devices.best_dtype(device, dtype)
-        made, halo = block(card, side), card.halo * card.ratio
+        made, halo = block(card, size), card.halo * card.ratio
         inference.infer(card, *made, device=str(device), dtype=dtype)  # memory may run out: then it knows
-        room = inference._room((card.sha256, str(device), str(self.kind)), device, self.kind, halo)
+        side = getattr(inference.load(card, device, self.kind), "side", inference.PATCH)
+        room = inference._room((card.sha256, str(device), str(self.kind)), device, self.kind, halo, side)
         corners, self.size, self.many = inference._patches(made[0].shape[1:], halo, card.ratio, room)
         self.pixels = len(corners) * self.size[0] * self.size[1]
         self.batches = []
@@ -164,6 +165,7 @@ def variants(size: int, device: torch.device) -> dict[str, Any]:
         found["cuDNN benchmark"] = round(seconds(lambda: resident.through(network), device), 5)
     finally:
         torch.backends.cudnn.benchmark = before
+    torch._dynamo.config.recompile_limit = 64  # one for each shape of a convolution
     for name, mode in {"torch.compile": "default", "CUDA graphs": "reduce-overhead"}.items():
         try:
             made = torch.compile(network, mode=mode)

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, wraps
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -28,8 +28,7 @@ from xsen2 import devices, inference
 from xsen2.bands import BANDS
 from xsen2.errors import RadiometryError
 from xsen2.networks import DEFAULT, cards
-from xsen2.sinks import regions
-from xsen2.sinks.run import _apart
+from xsen2.sinks import regions, run
 
 distributed = pytest.importorskip("distributed")
 
@@ -104,6 +103,36 @@ def test_one_network_for_each_process_and_none_in_the_graph(client: Any, exact: 
         same(sr.compute(), exact)  # each worker has loaded them anew
     for names in client.run(loaded).values():
         assert names == sorted(card.sha256 for card in cards()[DEFAULT])
+
+
+def count() -> None:
+    real = inference.infer
+    inference.calls = 0  # type: ignore[attr-defined]
+
+    @wraps(real)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        inference.calls += 1  # type: ignore[attr-defined]
+        return real(*args, **kwargs)
+
+    inference.infer = counted
+
+
+def counted() -> int:
+    inference.infer = inference.infer.__wrapped__  # type: ignore[attr-defined]
+    return inference.calls  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("sink", ["to_zarr", "to_cog"])
+def test_each_block_goes_through_each_network_once(client: Any, tmp_path: Path, sink: str) -> None:
+    """And not once for each of the bands that come of it."""
+    sr = source().isel(time=[0]).dsen2.superresolve()
+    client.run(count)
+    try:
+        with client.as_current():
+            getattr(sr.dsen2, sink)(tmp_path / "a.tif", progress=False)
+    finally:
+        calls = client.run(counted)
+    assert sum(calls.values()) == 4 * 2
 
 
 def share_of(seconds: float) -> tuple[int, int]:
@@ -181,8 +210,10 @@ def test_a_worker_killed_while_it_writes(
         until = time.monotonic() + 30
         while time.monotonic() < until and not list((tmp_path / "found").glob("B05/c/0/*/*")):
             time.sleep(0.02)
-        killed.append(next(iter(pids(client).values())))
-        os.kill(killed[0], signal.SIGKILL)
+        process = next(iter(pids(client).values()))
+        os.kill(process, signal.SIGKILL)
+        if not (tmp_path / "found/zarr.json").exists():  # the end
+            killed.append(process)
 
     killer = threading.Thread(target=later)
     killer.start()
@@ -193,6 +224,8 @@ def test_a_worker_killed_while_it_writes(
             .dsen2.to_zarr(tmp_path / "found", dtype="float32")
         )
     killer.join()
+    assert killed
+    assert killed[0] not in pids(client).values()
     assert stored(tmp_path / "found") == stored(tmp_path / "want")
     np.testing.assert_array_equal(back["B11"], exact["B11"])
     out = capsys.readouterr().out
@@ -200,6 +233,23 @@ def test_a_worker_killed_while_it_writes(
     assert "100% Completed" in out
     percents = [int(part.split("%")[0].split()[-1]) for part in out.split("\r") if "%" in part]
     assert len(set(percents)) > 3
+
+
+def test_runs_on_one_cluster_share_no_task(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[Any]] = []
+    apart = run._apart
+
+    def noted(piece: Any, own: str) -> Any:
+        made = apart(piece, own)
+        seen.append(set(made.__dask_graph__()))
+        return made
+
+    monkeypatch.setattr(run, "_apart", noted)
+    with client.as_current():
+        for _ in range(2):
+            run.run_pieces([source()[band].data for band in ("B02", "B03")], [1, 1], lambda _: None, progress=False)
+    assert [len(keys) > 1 for keys in seen] == [True] * 4
+    assert sum(map(len, seen)) == len(set().union(*seen))
 
 
 class Flaky(SimpleHTTPRequestHandler):
@@ -275,7 +325,8 @@ def test_pieces_have_no_task_in_common() -> None:
     found = np.zeros(lazy.shape, np.float32)
     halves = [(slice(None), slice(a, a + 60)) for a in (0, 60)]
     pieces = [
-        _apart(da.store(lazy[half], found, regions=half, lock=False, compute=False), n) for n, half in enumerate(halves)
+        run._apart(da.store(lazy[half], found, regions=half, lock=False, compute=False), str(n))
+        for n, half in enumerate(halves)
     ]
     names = [set(piece.__dask_graph__()) for piece in pieces]
     assert len(names[0]) > 10

@@ -23,6 +23,7 @@ ALL = [card for group in cards().values() for card in group]
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(inference, "_rooms", {})
+    monkeypatch.setattr(inference, "_networks", {})
     yield
     torch.cuda.empty_cache()
 

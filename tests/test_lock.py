@@ -146,11 +146,45 @@ def test_owner_that_is_dead_on_this_machine(tmp_path: Path) -> None:
         assert not path.exists()
 
 
-@pytest.mark.parametrize("there", [{"machine": "another", "host": "far.example"}, {"machine": ""}])
+def test_run_whose_lock_could_not_be_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk or network fails, and is back when the same process tries again."""
+    ds, store = flat(), tmp_path / "a.zarr"
+
+    def fails(block: np.ndarray) -> np.ndarray:
+        raise OSError("the network is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock.Claim, "give_back", lambda self: fails(np.empty(0)))
+        with pytest.raises(OSError, match="network"):
+            to_zarr(ds.map(lambda v: v.copy(data=v.data.map_blocks(fails, meta=v.data._meta))), store, progress=False)
+    assert json.loads((tmp_path / ".a.zarr.xsen2-lock").read_bytes())["pid"] == os.getpid()
+    start = time.monotonic()
+    to_zarr(ds, store, overwrite=True, progress=False)
+    assert time.monotonic() - start < 30
+    assert os.listdir(tmp_path) == ["a.zarr"]
+
+
+def test_processes_of_others_may_be_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by hidepid: all that can be seen of them is whether there are any."""
+    child = zarr_writer.begin(time.sleep, 0)
+    child.join()
+    path = tmp_path / "lock"
+    path.write_bytes(entry(pid=child.pid))
+    monkeypatch.setattr(lock, "_began", lambda pid: None)
+    start = time.monotonic()
+    with lock.locked(LOCAL, [str(path)], ["a"]):
+        assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "there", [{"machine": "another", "host": "far.example"}, {"machine": ""}, {"pid": os.getppid(), "began": "hidden"}]
+)
 def test_owner_on_another_machine_lives_while_its_lock_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: dict[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(lock, "PATIENCE", 0.6)
+    if "began" in there:
+        monkeypatch.setattr(lock, "_began", lambda pid: None)
     store, path = tmp_path / "a.zarr", tmp_path / ".a.zarr.xsen2-lock"
     over = threading.Event()
 

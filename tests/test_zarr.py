@@ -19,6 +19,7 @@ import rioxarray  # noqa: F401
 import xarray as xr
 import zarr_writer
 from cubes import make_cube, no_compute
+from fsspec import filesystem
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
@@ -480,11 +481,17 @@ def test_names_of_pixels_may_change_if_the_pixels_do_not(tmp_path: Path, monkeyp
     unfinished = signed_anew()
     unfinish(store, unfinished)
     assert len(list(store.glob(".xsen2/done-*"))) == 2
-    back = to_zarr(signed_anew(), store, progress=False)
+    anew = signed_anew()
+    back = to_zarr(anew, store, progress=False)
     np.testing.assert_array_equal(back["B04"], np.rint(unfinished["B04"].values))
+    with no_compute():  # the store is that call's now
+        to_zarr(anew, store, progress=False)
+    with pytest.raises(StoreError, match="is finished"):
+        to_zarr(unfinished, store, progress=False)
 
 
-def test_only_zarr_stores_are_replaced(tmp_path: Path) -> None:
+def test_only_zarr_stores_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "SETTLING", 0.01)
     ds = flat(rows=1, columns=1)
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -493,6 +500,13 @@ def test_only_zarr_stores_are_replaced(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="another path"):
             to_zarr(ds, photos, overwrite=overwrite, progress=False)
     assert (photos / "cat.jpg").exists()
+    bucket = filesystem("memory")
+    bucket.pipe({"/photos/cat.jpg": b"cat", "/photos/2023.zarr/zarr.json": b"{}"})
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match="another path") as told:
+            to_zarr(ds, "memory://photos", overwrite=overwrite, progress=False)
+        assert "overwrite=True" not in str(told.value)
+    assert sorted(bucket.find("/photos")) == ["/photos/2023.zarr/zarr.json", "/photos/cat.jpg"]
     with pytest.raises(StoreError, match="is a file"):
         to_zarr(ds, photos / "cat.jpg", progress=False)
     with pytest.raises(StoreError, match="zip"):

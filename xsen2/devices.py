@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -27,6 +28,15 @@ __all__ = ["best_device", "best_dtype", "download", "free", "memory", "out_of_me
 # more on Dask's workers, whose allocator is set to keep nothing. Torch reads this once, when it first allocates.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+_SHORT = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "alloc_failed",
+    # cuDNN, when there is no room for what any way of convolving needs
+    "unable to find an engine",
+    "unable to find a valid cudnn algorithm",
+)
 STREAMS = 2  # blocks at a time on a CUDA device
 
 _slots: dict[torch.device, queue.SimpleQueue[torch.cuda.Stream | None]] = {}
@@ -92,13 +102,19 @@ def share() -> int:
     return max(1, min(state.nthreads, CPU_COUNT) // max(1, state.executing_count))
 
 
+@cache
+def _pinned() -> bool:
+    """Whether this process was begun with one thread for torch. To be asked before `turn` sets the number."""
+    return torch.get_num_threads() == 1
+
+
 @contextmanager
 def turn(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """A turn on a device: waits for one, and sets what holds meanwhile, the stream or the threads.
 
     Where torch is pinned to one thread of the CPU there is no waiting: the tasks compute side by side.
     """
-    if device.type == "cpu" and torch.get_num_threads() == 1:
+    if device.type == "cpu" and _pinned():
         with _threaded(share()):
             yield
         return
@@ -127,10 +143,11 @@ def _slots_of(device: torch.device) -> queue.SimpleQueue[torch.cuda.Stream | Non
 
 @contextmanager
 def _threaded(many: int) -> Iterator[None]:
-    """Torch, which has one thread, computes with so many. OpenMP counts apart for each thread that calls it."""
-    if many == 1:
-        yield
-        return
+    """Torch, which has one thread, computes with so many.
+
+    OpenMP counts apart for each thread that calls it, and a thread that is new to it begins with what another has set
+    last: so one is set too.
+    """
     torch.set_num_threads(many)
     try:
         yield
@@ -181,9 +198,7 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        phrase in said for phrase in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-    )
+    return isinstance(error, RuntimeError) and any(phrase in said for phrase in _SHORT)
 
 
 def free(device: torch.device) -> None:

@@ -34,6 +34,10 @@ SETTLING = 1.0
 """Seconds after which a write to a disk or object store without exclusive writes is read back."""
 
 
+_living: set[str] = set()
+"""Runs of this process that are under way: the process outlives a run whose lock could not be given back."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A lock file, and the run that holds it. Small: it travels to the workers.
@@ -116,6 +120,7 @@ class Claim:
                     f"{self.target} is being written by another run, {_who(_owner(seen))}. Wait for it, or write to "
                     f"another path. If that run is surely dead, delete {self.path}"
                 )
+            _living.add(self.run)
             if self.swap(seen, _entry(self.run)):
                 return
 
@@ -164,9 +169,10 @@ def locked(fs: Any, paths: Sequence[str], targets: Sequence[str]) -> Iterator[li
             held.append(claim)
         yield held
     finally:
+        _living.discard(run)
         over.set()
         heart.join()  # a beat that came late would bring the lock back
-        for claim in held:
+        for claim in wanted:
             with suppress(Exception):  # what went wrong before is what the caller should see
                 claim.give_back()
 
@@ -184,7 +190,11 @@ def _lives(claim: Claim, seen: bytes) -> bool:
     owner = _owner(seen)
     machine = _machine()
     if machine and owner.get("machine") == machine:
-        return owner.get("began") is not None and owner["began"] == _began(owner.get("pid"))
+        if owner.get("pid") == os.getpid():
+            return owner.get("run") in _living
+        runs = _runs(owner.get("pid"), owner.get("began"))
+        if runs is not None:
+            return runs
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         time.sleep(min(1.0, PATIENCE / 20))
@@ -234,13 +244,30 @@ def _machine() -> str:
 
 
 def _began(pid: Any) -> str | None:
-    """When a process was started, in ticks since the boot, which tells it from a later one of the same number."""
+    """When a process was started, in ticks since the boot, which tells it from a later one of the same number.
+
+    Empty if it has ended and nobody has asked how, None if there is none to be seen.
+    """
     try:
         stat = Path(f"/proc/{int(pid)}/stat").read_text()
     except (OSError, TypeError, ValueError):
         return None
     state, *rest = stat.rpartition(")")[2].split()  # the name before it may hold anything
-    return None if state in "ZX" else rest[18]
+    return "" if state in "ZX" else rest[18]
+
+
+def _runs(pid: Any, began: Any) -> bool | None:
+    """Whether a process of this machine still runs; None if that is hidden, as other users' are on some clusters."""
+    found = _began(pid)
+    if found is not None:
+        return bool(found == began)
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, TypeError, ValueError, OverflowError):
+        return None
+    return None
 
 
 def _is_local(fs: Any) -> bool:

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from timeit import default_timer
 from typing import Any
+from uuid import uuid4
 
 import dask
 from dask._task_spec import convert_legacy_graph
-from dask.base import compute, optimize, tokenize, unpack_collections
+from dask.base import compute, tokenize, unpack_collections
 from dask.core import flatten
 from dask.delayed import Delayed
 from dask.diagnostics.progress import ProgressBar
+from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
+from dask.utils import ensure_dict
 
 __all__ = ["run_pieces"]
 
@@ -73,14 +76,14 @@ def _on_cluster(
     flight: dict[Any, int] = {}
     parts: dict[int, Any] = {}
     retries = dask.get_annotations().get("retries", RETRIES)  # type: ignore[attr-defined]
-    more = True
+    more, run = True, uuid4().hex[:12]
     try:
         while more or flight:
             while more and (len(flight) < 2 or sum(sizes[n] for n in flight.values()) < 4 * _threads(client)):
                 number, piece = next(queue, (-1, None))
                 more = number >= 0
                 if more:
-                    future = client.compute(_apart(piece, number), retries=retries, optimize_graph=False)
+                    future = client.compute(_apart(piece, f"{run}-{number}"), retries=retries, optimize_graph=False)
                     flight[future] = number
                     if bar is not None:
                         parts[number] = _part(client, future)
@@ -103,20 +106,21 @@ def _on_cluster(
             bar.end()
 
 
-def _apart(piece: Any, number: int) -> Delayed:
-    """A piece, optimised, whose tasks have names of their own.
+def _apart(piece: Any, own: str) -> Delayed:
+    """A piece, optimised, whose tasks have names of their own, which end in `own`.
 
-    Pieces have what they read round their borders in common, and Dask fuses it in other ways in each of them: a
-    scheduler that is handed two tasks of one name may wait for ever (github.com/dask/dask/issues/9888).
+    Pieces have what they read round their borders in common, as other runs on the cluster may have, and Dask fuses it
+    in other ways in each of them: a scheduler that is handed two tasks of one name may wait for ever
+    (github.com/dask/dask/issues/9888).
     """
-    collections, _ = unpack_collections(*optimize(piece))
-    merged: dict[Any, Any] = {}
-    for collection in collections:
-        merged |= dict(collection.__dask_graph__())
-    graph = convert_legacy_graph(merged)
-    names = {key: (f"{key[0]}-{number}", *key[1:]) if isinstance(key, tuple) else f"{key}-{number}" for key in graph}
+    collections, _ = unpack_collections(piece)
+    keys = list(flatten([each.__dask_keys__() for each in collections]))
+    # All at once: `dask.optimize` fuses what they have in common, the network say, into each of them.
+    merged = HighLevelGraph.merge(*(each.__dask_graph__() for each in collections))
+    graph = convert_legacy_graph(ensure_dict(collections[0].__dask_optimize__(merged, keys)))
+    names = {key: (f"{key[0]}-{own}", *key[1:]) if isinstance(key, tuple) else f"{key}-{own}" for key in graph}
     apart: dict[Any, Any] = {names[key]: node.substitute(names, key=names[key]) for key, node in graph.items()}
-    ends = [TaskRef(names[key]) for each in collections for key in flatten(each.__dask_keys__())]
+    ends = [TaskRef(names[key]) for key in keys]
     last = f"written-{tokenize(ends)}"
     apart[last] = Task(last, _nothing, *ends)
     return Delayed(last, apart)

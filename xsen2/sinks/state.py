@@ -179,6 +179,14 @@ class State:
             self._fs.rm(self._at(f".xsen2/{name}"))
         self._marks = {"run"}
 
+    def adopt(self, run: str) -> None:
+        """Let what another call has written count as written by `run`, which would write the same."""
+        self.claim.check()
+        group = json.loads(self._fs.cat_file(self._at(".xsen2/group.json")))
+        group["attributes"][RUN] = run
+        self._put(".xsen2/group.json", json.dumps(group).encode())
+        self._put(".xsen2/run", run.encode())  # last: until then the other run's name asks for another look
+
     def set_ready(self) -> None:
         """Hide the group's metadata until the end, and note that regions can be written."""
         self._put(".xsen2/group.json", self._fs.cat_file(self._at("zarr.json")))
@@ -247,7 +255,9 @@ class State:
         return found if isinstance(found, dict) else {}
 
     def _names(self) -> set[str]:
-        return {name.rpartition("/")[2] for name in self._ls(self._path)}
+        names = {name.rpartition("/")[2] for name in self._ls(self._path)}
+        # A lock alone makes that folder too, at a URL, and says nothing about what lies beside it.
+        return names if self.local or self._marks else names - {".xsen2"}
 
     def _check_zarr(self, names: set[str]) -> None:
         if names and not names & _ZARR:

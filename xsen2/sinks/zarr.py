@@ -102,7 +102,9 @@ def to_zarr(
     could tell without computing them all. Unfinished work is taken up if the steps of the computation
     are the same, and one chunk of each region that was written is the same to the bit when it is
     computed again. So give the same call the same inputs: a change that neither shows, another
-    threshold say, would hold in the regions to come only.
+    threshold say, would hold in the regions to come only. Networks compute in what each machine is
+    fastest in: give `superresolve` a `dtype` if one kind of machine begins a store and another ends it. On
+    a GPU the last digits depend on how much memory was free, so it may refuse work whose links changed.
 
     Examples
     --------
@@ -139,6 +141,9 @@ def _write(ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwri
     state = place.beside() if overwrite else place
     if not overwrite and _check_same(state, run) not in (None, run):
         probe(state, grids)
+        if state.ready:
+            with named(place.root):
+                state.adopt(run)
     if overwrite or not state.complete:
         if overwrite or not state.ready:
             with named(place.root):
