@@ -373,6 +373,70 @@ def test_full_disk_is_named_and_leaves_nothing(tmp_path: Path, room: int) -> Non
     assert os.listdir(tmp_path) == []
 
 
+def _when_there(block: np.ndarray, switch: str, number: int, block_info: Any = None) -> np.ndarray:
+    """A source that fails from a date on until its file is there; what is read is noted beside it."""
+    date = block_info[0]["array-location"][0][0]
+    if date >= number and not os.path.exists(switch):
+        raise OSError("a link that cannot be read")
+    with open(f"{switch}.{date}", "a") as file:
+        file.write(".")
+    return block
+
+
+def of_source(ds: xr.Dataset, switch: Path, number: int) -> xr.Dataset:
+    meta = np.empty((0, 0, 0), np.float32)
+    return ds.map(
+        lambda v: v.copy(data=v.data.map_blocks(_when_there, str(switch), number, dtype=meta.dtype, meta=meta))
+    )
+
+
+@pytest.mark.parametrize("per_band", [False, True])
+def test_the_same_call_goes_on_with_the_next_file(tmp_path: Path, per_band: bool) -> None:
+    ds, switch, out = flat(2, 2, dates=3, chunks=60), tmp_path / "switch", tmp_path / "out"
+    whole = to_cog(ds, tmp_path / "whole", per_band=per_band, progress=False)
+
+    def write(**kwargs: Any) -> list[Path]:
+        return to_cog(of_source(ds, switch, 2), out, per_band=per_band, progress=False, **kwargs)
+
+    with pytest.raises(OSError, match="cannot be read"):
+        write()
+    assert {path.name[:8] for path in out.iterdir()} == {"20240601", "20240606"}
+    first = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    for path in tmp_path.glob("switch.*"):
+        path.unlink()
+    if per_band:
+        (out / "20240601_B03.tif").unlink()
+        first.pop("20240601_B03.tif")
+    switch.touch()
+    files = write()
+    assert sorted(path.name for path in tmp_path.glob("switch.*")) == ["switch.0"] * per_band + ["switch.2"]
+    assert (tmp_path / "switch.2").read_text() == "." * 4 * 4
+    assert {name: (out / name).stat().st_mtime_ns for name in first} == first
+    assert [f.name for f in files] == [f.name for f in whole]
+    for one, other in zip(files, whole, strict=True):
+        np.testing.assert_array_equal(read(one), read(other))
+        with rasterio.open(one) as a, rasterio.open(other) as b:
+            assert a.tags() | {"xsen2_run": ""} == b.tags() | {"xsen2_run": ""}
+    assert left(out) == sorted(f.name for f in files)
+    with no_compute():
+        assert write() == files
+    # Another type, other pixels or another date in the place of one of its files are no run of this call.
+    for other in (
+        lambda: write(dtype="int16"),
+        lambda: write(compression="zstd"),
+        lambda: to_cog(of_source(ds + 1, switch, 2), out, per_band=per_band, progress=False),
+        lambda: to_cog(ds, out, per_band=per_band, progress=False),
+        lambda: to_cog(of_source(ds, switch, 2).assign_attrs(a="b"), out, per_band=per_band, progress=False),
+    ):
+        with no_compute(), pytest.raises(StoreError, match=r"exists, and was not written by this call.*overwrite=True"):
+            other()
+    files[1].write_bytes((out / files[-1]).read_bytes())
+    with no_compute(), pytest.raises(StoreError, match=rf"{files[1].name} exists"):
+        write()
+    write(overwrite=True)
+    np.testing.assert_array_equal(read(files[1]), read(whole[1]))
+
+
 def test_progress_is_one_line_that_ends_at_100(tmp_path: Path, capsys: Any) -> None:
     ds = flat(dates=2, chunks=60)
     to_cog(ds, tmp_path / "quiet", progress=False)

@@ -46,16 +46,23 @@ class Layer:
 def split(chunks: Sequence[int], cell: int, most: int = 2400) -> tuple[int, ...]:
     """Sizes near `chunks` whose borders lie on multiples of `cell`, none over about `most`.
 
+    Chunks that end off these multiples are taken together where that is enough; else their borders are moved, so that
+    each of them is cut in two for its neighbours.
+
     Examples
     --------
-    >>> split((1024, 1024, 152), 6), split((5000,), 6)
-    ((1026, 1020, 154), (1668, 1668, 1664))
+    >>> split((915, 915, 152), 6), split((1024, 1024, 152), 6), split((5000,), 6)
+    ((1830, 152), (1026, 1020, 154), (1668, 1668, 1664))
     """
     total = sum(chunks)
+    ends = np.cumsum([0, *chunks]).tolist()
+    even = [b for b in ends if b % cell == 0 or b == total]
     borders = {0, total}
-    for start, stop in pairwise(np.cumsum([0, *chunks]).tolist()):
-        pieces = -(-(stop - start) // most)
-        borders |= {round((start + (stop - start) * i / pieces) / cell) * cell for i in range(pieces)}
+    for low, high in pairwise(even):
+        inside = [b for b in ends if low <= b <= high] if high - low > most else [low, high]
+        for start, stop in pairwise(inside):
+            pieces = -(-(stop - start) // most)
+            borders |= {round((start + (stop - start) * i / pieces) / cell) * cell for i in range(pieces)}
     return tuple(int(n) for n in np.diff(sorted(b for b in borders if b <= total)))
 
 

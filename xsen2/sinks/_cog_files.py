@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,22 @@ class File:
 
     path: Path
     layers: tuple[Layer, ...]
+
+    def run(self, number: int, tags: Mapping[str, str], compression: str) -> str:
+        """What makes two calls write the same file, without computing a pixel.
+
+        Parameters
+        ----------
+        number : int
+            Of the date.
+        tags : mapping
+            Of the file.
+        compression : str
+        """
+        about = [{k: v for k, v in vars(layer).items() if k != "data"} for layer in self.layers]
+        pixels = [(layer.data.name, layer.dtype) for layer in self.layers]
+        said = json.dumps([about, pixels, number, dict(tags), compression], default=str, sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def arrange(path: str, layers: Sequence[Layer], dates: Sequence[str | None], per_band: bool) -> list[list[File]]:

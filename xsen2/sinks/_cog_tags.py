@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xsen2.errors import TimeError
+from xsen2.sinks.state import RUN
 
 __all__ = ["dates_of", "tags_of", "text"]
 
@@ -27,7 +28,8 @@ def tags_of(ds: xr.Dataset, dim: Hashable | None, number: int) -> dict[str, str]
     """
     from xsen2 import __version__  # not importable yet while this module is being imported
 
-    tags = {"xsen2_version": __version__} | {str(k): text(v) for k, v in ds.attrs.items() if v is not None}
+    said = {str(k): text(v) for k, v in ds.attrs.items() if v is not None and k != RUN}  # that of a store it is from
+    tags = {"xsen2_version": __version__} | said
     for name, coordinate in ds.coords.items():
         if coordinate.dims == (dim,):
             coordinate = coordinate[number]

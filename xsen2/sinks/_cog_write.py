@@ -21,8 +21,9 @@ from xsen2.errors import StoreError
 from xsen2.sinks._cog_files import File
 from xsen2.sinks._cog_layers import Layer
 from xsen2.sinks.disk import FULL, flush, named
+from xsen2.sinks.state import RUN
 
-__all__ = ["Scratch", "check_places", "piece"]
+__all__ = ["Scratch", "missing", "piece"]
 
 _TYPES = {
     "uint8": "Byte",
@@ -38,23 +39,50 @@ CACHE = 128
 """MB that GDAL may keep of what it reads and writes; by itself it takes a twentieth of the memory."""
 
 
-def check_places(paths: Sequence[Path], overwrite: bool) -> None:
-    """Refuse files that exist, and folders that cannot be.
+def missing(runs: Mapping[Path, str], overwrite: bool) -> set[Path]:
+    """Files that are still to be written.
+
+    Parameters
+    ----------
+    runs : mapping
+        The run of each file. One that exists says in its tags which run wrote it, and is whole.
+    overwrite : bool
+        All of them are.
 
     Raises
     ------
     StoreError
+        There is another file in the place of one, or it cannot be written to.
     """
-    for path in paths:
+    out = set()
+    for path, run in runs.items():
         if path.is_dir():
             raise StoreError(f"{path} is a folder: give the name of a file, or a folder whose name has no .tif")
         if path.exists() and not overwrite:
-            raise StoreError(f"{path} exists: write to another path, or replace it with overwrite=True")
+            if _run_of(path) == run:
+                continue
+            raise StoreError(
+                f"{path} exists, and was not written by this call, or from other sources or parameters: write to "
+                "another path, or replace it with overwrite=True"
+            )
+        out.add(path)
         above = next(parent for parent in path.parents if parent.exists())
         if not above.is_dir():
             raise StoreError(f"{above} is a file, so nothing can be written to {path}")
         if not os.access(above, os.W_OK):
             raise StoreError(f"{above} cannot be written to")
+    return out
+
+
+def _run_of(path: Path) -> str | None:
+    import rasterio
+
+    try:
+        with rasterio.open(path) as file:
+            found: str | None = file.tags().get(RUN)
+    except rasterio.errors.RasterioIOError:  # something else
+        return None
+    return found
 
 
 class Scratch:
@@ -114,7 +142,9 @@ class Raw:
                 file.write(row.data)
 
 
-def piece(scratch: Scratch, files: Sequence[File], number: int, tags: Mapping[str, str], compression: str) -> Any:
+def piece(
+    scratch: Scratch, files: Sequence[File], number: int, tags: Sequence[Mapping[str, str]], compression: str
+) -> Any:
     """All that has to be done for one date, as a Dask object.
 
     Parameters
@@ -123,13 +153,13 @@ def piece(scratch: Scratch, files: Sequence[File], number: int, tags: Mapping[st
     files : sequence of File
     number : int
         Of the date.
-    tags : mapping
+    tags : sequence of mappings
         Of each file.
     compression : str
     """
     raws: list[Raw] = []
     sources, orders = [], []
-    for folder, file in zip(scratch.folders, files, strict=True):
+    for folder, file, said in zip(scratch.folders, files, tags, strict=True):
         mine = []
         for layer in file.layers:
             mine.append(Raw(str(scratch.folders[0] / f"{len(raws)}.raw"), layer.place.shape, layer.dtype))
@@ -139,7 +169,7 @@ def piece(scratch: Scratch, files: Sequence[File], number: int, tags: Mapping[st
             raws.append(mine[-1])
         described = folder / "pixels.vrt"
         with _named(file.path):
-            described.write_bytes(_vrt(file.layers, mine, tags))
+            described.write_bytes(_vrt(file.layers, mine, said))
         averaged = not any(layer.classes for layer in file.layers)
         orders.append((str(described), str(folder / "cog.tif"), str(file.path), compression, averaged))
     stored = da.store(sources, raws, lock=False, compute=False)  # type: ignore[arg-type]  # any __setitem__ does
@@ -219,7 +249,7 @@ def _named(target: Path) -> AbstractContextManager[None]:
     """Turn errors of the disk into a StoreError that says what to do."""
     return named(
         target,
-        "then write it again",
+        "then run the same call again: files that are whole are kept",
         "while it is made, all its pixels lie uncompressed beside it, so free space or write to another disk",
     )
 

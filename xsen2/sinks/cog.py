@@ -20,11 +20,12 @@ from xsen2.errors import BandError, GridError, StoreError, TimeError
 from xsen2.sinks._cog_files import File, arrange
 from xsen2.sinks._cog_layers import Layer, layer_of
 from xsen2.sinks._cog_tags import dates_of, tags_of
-from xsen2.sinks._cog_write import Scratch, check_places, piece
+from xsen2.sinks._cog_write import Scratch, missing, piece
 from xsen2.sinks.disk import named
 from xsen2.sinks.lock import locked
 from xsen2.sinks.pack import PACKINGS
 from xsen2.sinks.run import run_pieces
+from xsen2.sinks.state import RUN
 
 __all__ = ["to_cog"]
 
@@ -42,7 +43,7 @@ def to_cog(
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[Path]:
-    """Compute a cube and write it to cloud-optimised GeoTIFFs, which any GIS opens.
+    """Compute a cube and write it to cloud-optimised GeoTIFFs; after a kill the same call goes on with the next file.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ def to_cog(
     compression : {"deflate", "zstd"}
         With a predictor; lossless. ``"deflate"`` is read everywhere, ``"zstd"`` is faster to write.
     overwrite : bool
-        Replace files that exist; each stands until the new one is whole.
+        Start again and replace files that exist, this call's too; each stands until the new one is whole.
     progress : bool
         Show a bar, in a terminal and in a notebook, with a cluster and without.
 
@@ -90,7 +91,7 @@ def to_cog(
     Raises
     ------
     StoreError
-        A file exists; `path` does not tell files apart; the variables cannot share a file, or one has no type that a
+        A file exists that is not of this call; `path` does not tell files apart; the variables cannot share a file, or one has no type that a
         GeoTIFF knows; an argument is not one of those above; another run is writing one of the files. While writing:
         the disk is full, or a file fails.
     BandError
@@ -111,8 +112,13 @@ def to_cog(
     One date is computed at a time, blocks are written when they are made: memory depends on the chunks, not on the
     image. Uncompressed pixels of one date lie meanwhile in a hidden folder beside the target, ``.NAME.xsen2-cog``, and
     ``.NAME.xsen2-lock`` names the process that is writing it: no other run may, until that has ended. A killed run
-    leaves only these two behind, which the next run for the same file deletes: at once if it sees that the process is
+    leaves these two behind, which the next run for the same file deletes: at once if it sees that the process is
     dead, after a minute if that was on another machine. On a cluster the workers must see the folder of the target.
+
+    A file that has its name is whole. It tells in the tag ``xsen2_run`` what it was made of: type, compression, tags,
+    date, and Dask's names for the pixels. The same call leaves out the files that it finds finished. Dask's names
+    change with whatever the pixels are read from, links that are signed anew included: files of before are refused
+    then, for nobody could tell whether they hold the same pixels.
 
     Examples
     --------
@@ -142,21 +148,27 @@ def to_cog(
         for file in group:
             _check_shared(file)
     paths = [file.path for group in files for file in group]
-    check_places(paths, overwrite)
+    tags = [tags_of(ds, dim, number) for number in range(count)]
+    runs = {file.path: file.run(n, tags[n], compression) for n, group in enumerate(files) for file in group}
+    if not missing(runs, overwrite):
+        return paths
 
     scratches: dict[int, Scratch] = {}
 
-    def pieces(run: str) -> Iterator[Any]:
-        for number in range(count):
-            scratches[number] = Scratch([file.path for file in files[number]], run)
-            scratches[number].make()
-            yield piece(scratches[number], files[number], number, tags_of(ds, dim, number), compression)
+    def pieces(run: str, todo: Sequence[tuple[int, list[File]]]) -> Iterator[Any]:
+        for place, (number, some) in enumerate(todo):
+            scratches[place] = Scratch([file.path for file in some], run)
+            scratches[place].make()
+            said = [tags[number] | {RUN: runs[file.path]} for file in some]
+            yield piece(scratches[place], some, number, said, compression)
 
-    blocks = sum(layer.data[0].npartitions for layer in layers)
     with _locked(paths) as run:
-        check_places(paths, overwrite)  # another run may just have finished
+        left = missing(runs, overwrite)  # another run may just have finished
+        groups = [(number, [file for file in group if file.path in left]) for number, group in enumerate(files)]
+        todo = [(number, some) for number, some in groups if some]
+        blocks = [sum(layer.data[0].npartitions for file in some for layer in file.layers) for _, some in todo]
         try:
-            run_pieces(pieces(run), [blocks] * count, lambda number: scratches.pop(number).remove(), progress=progress)
+            run_pieces(pieces(run, todo), blocks, lambda place: scratches.pop(place).remove(), progress=progress)
         finally:
             for scratch in scratches.values():
                 scratch.remove()
