@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,7 +141,9 @@ assert "torch" not in sys.modules, "torch was imported before a block ran"
 layers = sr["B11"].__dask_graph__().layers.items()
 print(max(len(pickle.dumps(dict(layer))) for n, layer in layers if n.startswith("xsen2-")))
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="tests", check=False)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
     assert out.returncode == 0, out.stderr
     assert int(out.stdout) < 300_000  # a network is megabytes
 

@@ -91,9 +91,9 @@ def to_cog(
     Raises
     ------
     StoreError
-        A file exists that is not of this call; `path` does not tell files apart; the variables cannot share a file, or one has no type that a
-        GeoTIFF knows; an argument is not one of those above; another run is writing one of the files. While writing:
-        the disk is full, or a file fails.
+        A file exists that is not of this call; `path` does not tell files apart; the variables cannot share a file, or
+        one has no type that a GeoTIFF knows; an argument is not one of those above; another run is writing one of the
+        files. While writing: the disk is full, or a file fails.
     BandError
         `bands` names what is not there.
     CRSError, GridError, TimeError
