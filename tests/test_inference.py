@@ -82,6 +82,7 @@ SAID = (
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("x"), MemoryError(), *map(RuntimeError, SAID)], ids=str)
 def test_less_at_a_time_where_memory_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "PATCH", 72)
+    monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 600 * 600)
     a, b, c = block()
     want = inference.infer(CARD, a, b, c, device="cpu", dtype="float32")
     network = scarce(monkeypatch, 2 * (72 + 2 * HALO) ** 2, error)

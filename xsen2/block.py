@@ -93,12 +93,15 @@ class Block:
             needed = [i for i, band in enumerate(names) if band in self.method.needs]
             if not needed:
                 continue
-            inputs[factor], seen[factor] = dn[needed], there[needed]
+            if len(needed) < len(names):
+                dn, there = dn[needed], there[needed]
+            inputs[factor], seen[factor] = dn, there
             # One band alone may be as dark as that, in water; only classical methods, which are linear, read one.
             if len(needed) > 2 and not all(scales[i].sure for i in needed):
                 check_dn(inputs[factor], seen[factor])
             inner = trim(seen[factor], 2 * halo // factor).all(axis=0)
-            valid &= inner.repeat(factor, axis=0).repeat(factor, axis=1)
+            if not inner.all():
+                valid &= inner.repeat(factor, axis=0).repeat(factor, axis=1)
         core = trim(valid, reach)
         if not core.any():
             return np.full((self.bands, *core.shape), np.nan, np.float32)

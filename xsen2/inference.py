@@ -25,7 +25,8 @@ from xsen2.protocol import Array
 __all__ = ["best_device", "best_dtype", "infer", "load"]
 
 PATCH = 400  # largest side, in 10 m pixels, that goes through a network at a time: its features then fit a CPU cache
-BATCH_PIXELS = {"cpu": 600 * 600, "mps": 1200 * 1200, "cuda": 4 * 1200 * 1200}
+# A CPU takes one patch at a time: of two, the features of the first have left its caches when the next layer comes.
+BATCH_PIXELS = {"cpu": 1, "mps": 1200 * 1200, "cuda": 4 * 1200 * 1200}
 
 LEAST = 48  # smallest side of a patch: what goes through the network is mostly halo by then
 # On CUDA, per 10 m pixel: what a network of 256 features holds, and half as much again; those of the package hold
