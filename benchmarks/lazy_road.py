@@ -3,8 +3,8 @@
 One run, ratios in it:
 
 1. pixels per second of the lazy road (cube -> superresolve -> compute) against a bare loop over the same
-   network and the same pixels, in turn, best of `--repeat`; the loop's windows are the road's chunks, a half and a third of
-   them, which suit some CPUs better: the fastest counts;
+   network and the same pixels, in turn, best of `--repeat`; the loop's windows are the road's chunks, a half and a
+   third of them, which suit some CPUs better: the fastest counts;
 2. peak memory of a process that writes 1, 4 and 12 dates to Zarr;
 3. tasks, and the time to build the graph, for 12 dates of a whole 10980 x 10980 tile.
 """

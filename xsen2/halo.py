@@ -51,8 +51,8 @@ def split(chunks: Sequence[int], cell: int, most: int = 2400) -> tuple[int, ...]
 
     Examples
     --------
-    >>> split((915, 915, 152), 6), split((1024, 1024, 152), 6), split((5000,), 6)
-    ((1830, 152), (1026, 1020, 154), (1668, 1668, 1664))
+    >>> split((915, 915, 152), 6), split((1024, 1024, 1024), 6), split((5000,), 6)
+    ((1830, 152), (1026, 1020, 1026), (1668, 1668, 1664))
     """
     total = sum(chunks)
     ends = np.cumsum([0, *chunks]).tolist()
