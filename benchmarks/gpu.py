@@ -96,7 +96,7 @@ class Resident:
         self.kind = devices.best_dtype(device, dtype)
         made, halo = block(card, size), card.halo * card.ratio
         inference.infer(card, *made, device=str(device), dtype=dtype)  # memory may run out: then it knows
-        side = getattr(inference.load(card, device, self.kind), "side", inference.PATCH)
+        side = inference._side(inference.load(card, device, self.kind))
         room = inference._room((card.sha256, str(device), str(self.kind)), device, self.kind, halo, side)
         corners, self.size, self.many = inference._patches(made[0].shape[1:], halo, card.ratio, room)
         self.pixels = len(corners) * self.size[0] * self.size[1]

@@ -147,9 +147,7 @@ def infer(
     halo = card.halo * card.ratio
     layers = [(a, 1), (b, 2)] + ([(c, 6)] if card.ratio == 6 else [])
     while True:
-        corners, size, many = _patches(
-            a.shape[1:], halo, card.ratio, _room(key, where, kind, halo, getattr(network, "side", PATCH))
-        )
+        corners, size, many = _patches(a.shape[1:], halo, card.ratio, _room(key, where, kind, halo, _side(network)))
         batches = [corners[i : i + many] for i in range(0, len(corners), many)]
         try:
             with devices.turn(where, kind), torch.inference_mode():
@@ -200,6 +198,11 @@ def _compute(
             out[:, y + halo : y + size[0] - halo, z + halo : z + size[1] - halo] = patch * GAIN
     assert out is not None
     return devices.download(out)
+
+
+def _side(network: torch.nn.Module) -> int:
+    """Largest side of a patch on a CPU: what the network says of itself, else `PATCH`."""
+    return getattr(network, "side", PATCH)
 
 
 def _room(key: tuple[str, ...], device: torch.device, dtype: torch.dtype, halo: int, side: int) -> Room:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from xsen2.errors import StoreError
 from xsen2.sinks._cog_layers import Layer
+from xsen2.sinks.state import digest
 
 __all__ = ["File", "arrange"]
 
@@ -35,8 +34,7 @@ class File:
         """
         about = [{k: v for k, v in vars(layer).items() if k != "data"} for layer in self.layers]
         pixels = [(layer.data.name, layer.dtype) for layer in self.layers]
-        said = json.dumps([about, pixels, number, dict(tags), compression], default=str, sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        return digest([about, pixels, number, dict(tags), compression])
 
 
 def arrange(path: str, layers: Sequence[Layer], dates: Sequence[str | None], per_band: bool) -> list[list[File]]:

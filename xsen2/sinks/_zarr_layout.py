@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from typing import Any
 
@@ -15,7 +14,7 @@ from xsen2.bands import find
 from xsen2.errors import CRSError
 from xsen2.grid import nodata_of
 from xsen2.sinks.regions import Grid
-from xsen2.sinks.state import RUN, quiet
+from xsen2.sinks.state import RUN, digest, quiet
 
 __all__ = ["fingerprint", "georeferenced", "loaded", "skeleton"]
 
@@ -65,10 +64,7 @@ def fingerprint(ds: xr.Dataset, grids: list[Grid]) -> str:
         "steps": sorted(_TOKEN.sub("", layer) for layer in layers),
         "pixels": sorted((name, array.name) for name, array in pixels.items()),
     }
-    hashes = {
-        k: hashlib.sha256(json.dumps(v, default=str, sort_keys=True).encode()).hexdigest()[:12] for k, v in said.items()
-    }
-    return ";".join(f"{k}={v}" for k, v in hashes.items())
+    return ";".join(f"{k}={digest(v)}" for k, v in said.items())
 
 
 _TOKEN = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}")

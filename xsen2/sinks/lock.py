@@ -266,7 +266,7 @@ def _runs(pid: Any, began: Any) -> bool | None:
     except ProcessLookupError:
         return False
     except (OSError, TypeError, ValueError, OverflowError):
-        return None
+        pass  # another's, or no number
     return None
 
 

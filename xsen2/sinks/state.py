@@ -11,6 +11,7 @@ places, and ``.xsen2/lock`` at a URL, where whoever may write to the store may w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -23,7 +24,7 @@ from xsen2.errors import StoreError
 from xsen2.sinks.disk import flush, named
 from xsen2.sinks.lock import Claim, locked
 
-__all__ = ["RUN", "State"]
+__all__ = ["RUN", "State", "digest"]
 
 RUN = "xsen2_run"
 """Attribute of a finished store that says which run wrote it."""
@@ -279,6 +280,11 @@ class State:
             return [str(name).rstrip("/") for name in self._fs.ls(path, detail=False)]
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+def digest(said: Any) -> str:
+    """Fingerprint of what makes a call what it is: text, numbers, and lists and dicts of them."""
+    return hashlib.sha256(json.dumps(said, default=str, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def sections(run: str) -> dict[str, str]:
