@@ -107,7 +107,7 @@ def test_each_tile_has_its_own_offset_and_dates(tmp_path: Path, engine: str) -> 
     assert_is(cube, land.bands, half)
 
 
-def test_of_each_tile_the_newest_copy_is_taken(tmp_path: Path) -> None:
+def test_of_each_tile_the_newest_copy_comes_first(tmp_path: Path) -> None:
     land, old = ground(1), ground(2)
     west, east = slice(0, 6), slice(6, None)
     items = at(
