@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -157,7 +158,6 @@ def _within(seconds: float, href: str, call: Callable[[], str], session: Any) ->
 
 def _cut(response: Any) -> None:
     """End the reading of an answer in another thread."""
-    try:
+    # There may be none yet, or an older urllib3: the thread then ends with the server's silence.
+    with suppress(AttributeError, OSError, RuntimeError, ValueError):
         response.raw.shutdown()
-    except (AttributeError, OSError, RuntimeError, ValueError):
-        pass  # none yet, or an older urllib3: the thread ends with the server's silence

@@ -1,4 +1,4 @@
-"""From raw pixels, item by item, to DN, date by date: offsets, the tiles and copies of one pass, and a check of both."""
+"""From raw pixels, item by item, to DN, date by date: offsets, tiles and copies of one pass, and a check of both."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def classes(raw: da.Array, passes: Sequence[Sequence[Item]], bands: Sequence[da.
                 meta=np.empty((0, 0, 0), raw.dtype),
             )
         )
-    return da.concatenate(dates)
+    out: da.Array = da.concatenate(dates)
+    return out
 
 
 def _chosen(raw: np.ndarray[Any, Any], *bands: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -113,7 +114,8 @@ def _onto(used: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any,
     rows, columns = shape
     height, width = used.shape[1:]
     if height > rows:
-        return used.reshape(len(used), rows, height // rows, columns, width // columns).any((2, 4))
+        blocks = used.reshape(len(used), rows, height // rows, columns, width // columns)
+        return np.asarray(blocks.any((2, 4)))
     return used.repeat(rows // height, axis=1).repeat(columns // width, axis=2)
 
 

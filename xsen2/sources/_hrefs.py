@@ -86,8 +86,8 @@ class Home:
         if self.remote:
             raise SourceError(
                 f"its href {href!r:.120} is neither http(s) nor s3, and the item is from elsewhere, so no file of this "
-                "machine is opened for it; if the item and its files lie here, give it a self link with its own path (for "
-                "one of pystac's: item.set_root(None), item.set_self_href(path))"
+                "machine is opened for it; if the item and its files lie here, give it a self link with its own path "
+                "(for one of pystac's: item.set_root(None), item.set_self_href(path))"
             )
         if scheme and scheme[1].lower() == "file":
             parts = urlsplit(href)

@@ -193,8 +193,8 @@ def _item(raw: Mapping[str, Any], plain: bool, searched: bool) -> Item:
         raise
     except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise SourceError(
-            f"item {as_text(raw.get('id'))!r} cannot be understood ({type(error).__name__}: {error}): one of its fields "
-            "is not what STAC says it is"
+            f"item {as_text(raw.get('id'))!r} cannot be understood ({type(error).__name__}: {error}): one of its "
+            "fields is not what STAC says it is"
         ) from error
 
 
@@ -323,8 +323,8 @@ def _extent(name: str, properties: Mapping[str, Any], assets: Mapping[str, Mappi
     width, height = edges[2] - edges[0], edges[3] - edges[1]
     if not (0 < width <= TILE and 0 < height <= TILE and max(map(abs, edges)) <= _FARTHEST):
         raise GridError(
-            f"item {name!r} reaches from {edges[0]:.0f}, {edges[1]:.0f} to {edges[2]:.0f}, {edges[3]:.0f}, but a tile of "
-            f"Sentinel-2 has at most {TILE} m a side: correct its proj:shape and proj:transform, or leave it out"
+            f"item {name!r} reaches from {edges[0]:.0f}, {edges[1]:.0f} to {edges[2]:.0f}, {edges[3]:.0f}, but a tile "
+            f"of Sentinel-2 has at most {TILE} m a side: correct its proj:shape and proj:transform, or leave it out"
         )
     box = tuple(round(edge) for edge in edges)
     # South of the equator northings count from 10 000 000 m, which leaves 40: all edges of a tile alike.

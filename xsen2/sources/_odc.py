@@ -31,7 +31,7 @@ class _Reader(RioReader):
     def read(self, cfg: RasterLoadParams, dst_geobox: GeoBox, **_: Any) -> Any:
         left, bottom, right, top = (round(edge) for edge in dst_geobox.boundingbox.bbox)
         where = f"the block from {left}, {bottom} to {right}, {top}"
-        shape = tuple(dst_geobox.shape)
+        shape = int(dst_geobox.shape[0]), int(dst_geobox.shape[1])
         found = self._reading.part(self._src.uri, where, (left, top), shape, np.dtype(cfg.dtype))
         empty = slice(0, 0)
         if found is None:
@@ -63,7 +63,7 @@ def read(items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Readi
         bands=list(names),
         geobox=geobox,
         chunks={"time": 1, "y": grid.chunk, "x": grid.chunk},
-        groupby="id",  # every item is one tile and date already; "solar_day" would merge copies before each has its offset
+        groupby="id",  # "solar_day" would merge copies before each has its offset
         resampling="nearest",
         stac_cfg={COLLECTION: {"assets": kinds}},
         driver=_Driver(reading),

@@ -131,8 +131,8 @@ def _scale(item: Item) -> None:
             number = as_number(value)
             if value is not None and (number is None or abs(number - 1e-4) > 1e-9):
                 raise RadiometryError(
-                    f"item {item.id!r}: raster:bands gives {name} a scale of {value!r:.80}, but its pixels are taken for "
-                    f"10000 x reflectance, a scale of 0.0001; if that is right, {_SETTLE}"
+                    f"item {item.id!r}: raster:bands gives {name} a scale of {value!r:.80}, but its pixels are taken "
+                    f"for 10000 x reflectance, a scale of 0.0001; if that is right, {_SETTLE}"
                 )
 
 

@@ -127,8 +127,9 @@ def load(
     -----
     What one satellite saw in one pass (within half an hour) is one date, at the time of the earliest tile, of
     its best copy; two satellites that fly minutes apart are two dates. Where tiles overlap, the first in the
-    order of their names that has data wins, pixel by pixel and band by band. Tiles of one UTM zone share their pixel grid, so nothing is resampled or blended, and L1C has
-    no seams; in L2A each tile has an atmospheric correction of its own, and steps of some DN can be seen.
+    order of their names that has data wins, pixel by pixel and band by band. Tiles of one UTM zone share their
+    pixel grid, so nothing is resampled or blended, and L1C has no seams; in L2A each tile has an atmospheric
+    correction of its own, and steps of some DN can be seen.
 
     ESA cuts a long acquisition into datastrips, and delivers the tile at a cut twice, each copy with its own
     part of the ground; a tile that was processed anew is there twice, too. Each copy gets its own offset, then
@@ -257,8 +258,8 @@ def _box(items: Sequence[Item], area: Area | None) -> Box:
     most = _APART * TILE**2 * len({item.extent for item in items})
     if area is None and (whole[2] - whole[0]) * (whole[3] - whole[1]) > most:
         raise SourceError(
-            f"the tiles {', '.join(sorted({item.tile for item in items}))} lie so far apart that a cube of them would be "
-            "nearly all nodata: give bbox= or geometry=, or load them apart"
+            f"the tiles {', '.join(sorted({item.tile for item in items}))} lie so far apart that a cube of them would "
+            "be nearly all nodata: give bbox= or geometry=, or load them apart"
         )
     if area is None:
         return whole
