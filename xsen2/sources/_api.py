@@ -116,8 +116,8 @@ def _classes() -> Any:
 
         def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
             # A link of a page never leads to a file: pystac would open it.
-            if isinstance(source, str | os.PathLike) and not str(source).lower().startswith(("http://", "https://")):
-                return _file(os.fspath(source))
+            if isinstance(source, str) and not source.lower().startswith(("http://", "https://")):
+                return _file(source)
             text: str = super().read_text(source, *args, **kwargs)
             return text
 

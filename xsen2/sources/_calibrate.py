@@ -11,7 +11,7 @@ import numpy as np
 from xsen2.errors import RadiometryError
 from xsen2.sources._items import Item
 
-__all__ = ["calibrated", "classes"]
+__all__ = ["calibrated", "classes", "first"]
 
 _LOWEST = -500
 """DN, reflectance -0.05: noise and atmospheric correction leave single pixels below it, never half of a block."""
@@ -52,6 +52,26 @@ def calibrated(
 
 def _flat(passes: Sequence[Sequence[Item]]) -> list[Item]:
     return [item for items in passes for item in items]
+
+
+def first(dn: da.Array, passes: Sequence[Sequence[Item]]) -> da.Array:
+    """Lazy (time, y, x) of a band that is DN already, NaN where there are none: as `calibrated`, without offsets."""
+    sizes = tuple(len(items) for items in passes)
+    out: da.Array = da.map_blocks(
+        _first,
+        dn.rechunk({0: sizes}),
+        dtype=np.float32,
+        chunks=((1,) * len(sizes), *dn.chunks[1:]),
+        meta=np.empty((0, 0, 0), np.float32),
+    )
+    return out
+
+
+def _first(dn: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    out = dn[:1].copy()
+    for layer in dn[1:]:
+        np.copyto(out[0], layer, where=np.isnan(out[0]))
+    return out
 
 
 def classes(raw: da.Array, passes: Sequence[Sequence[Item]], bands: Sequence[da.Array]) -> da.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -19,7 +20,22 @@ from xsen2.sources._assets import EXTRAS, gsd_of, native_assets, zarr_root
 from xsen2.sources._fields import as_list, as_mapping, as_numbers, as_text, as_time
 from xsen2.sources._hrefs import Home, is_remote
 
-__all__ = ["EXTRAS", "MOST", "TILE", "Item", "baseline", "gsd_of", "read"]
+__all__ = [
+    "EXTRAS",
+    "MOST",
+    "TILE",
+    "Given",
+    "Item",
+    "baseline",
+    "basics",
+    "gsd_of",
+    "level_of",
+    "named",
+    "platform_of",
+    "read",
+    "split",
+    "tile_of",
+]
 
 MOST = 10_000
 """Items in one call: more than all that a tile has seen. A server that pages without end stops here."""
@@ -146,16 +162,73 @@ def read(items: object) -> list[Item]:
         If the edges of an item are not on multiples of 60 m (south of the equator: northings 40 m more), or it is
         larger than a tile.
     """
-    found = [_item(raw, plain, searched) for raw, plain, searched in _dicts(items)]
-    if not found:
+    found, stores = split(items)
+    for given in stores:
+        raise SourceError(f"item {given.id!r} has its pixels in Zarr: {given.advice}")
+    return found
+
+
+@dataclass(frozen=True)
+class Given:
+    """An item as it was given.
+
+    Attributes
+    ----------
+    raw : dict
+    plain : bool
+        Whether it was given as a dict.
+    searched : bool
+        Whether it was found by a client of an API.
+    """
+
+    raw: Mapping[str, Any]
+    plain: bool
+    searched: bool
+
+    @property
+    def id(self) -> str:
+        return as_text(self.raw.get("id")) or "?"
+
+    @property
+    def home(self) -> Home:
+        return Home.of(self.raw, self.searched)
+
+    @property
+    def advice(self) -> str:
+        """What to do with an item whose pixels are in Zarr."""
+        root = zarr_root(self.raw)
+        return (
+            f"open the product with xsen2.open_eopf({root!r}), or xarray.open_datatree({root!r}) where it is a GeoZarr "
+            "store"
+        )
+
+
+def split(items: object) -> tuple[list[Item], list[Given]]:
+    """Items with raster files, understood, and those whose pixels are in Zarr, as they were given.
+
+    Raises
+    ------
+    Xsen2Error
+        As `read`.
+    """
+    found: list[Item] = []
+    stores: list[Given] = []
+    for given in _dicts(items):
+        with named(given):
+            native = native_assets(given.raw, given.home)
+            if not native and zarr_root(given.raw) is not None:
+                stores.append(given)
+            else:
+                found.append(_understood(given, native))
+    if not found and not stores:
         raise SourceError(
             "there are no items: the search found nothing, or all have been filtered out; widen its bbox, datetime or "
             "query"
         )
-    return found
+    return found, stores
 
 
-def _dicts(items: object) -> Iterator[tuple[Mapping[str, Any], bool, bool]]:
+def _dicts(items: object) -> Iterator[Given]:
     if isinstance(items, Mapping) and items.get("type") == "FeatureCollection":
         items = as_list(items.get("features"))
     elif isinstance(items, Mapping) or hasattr(items, "assets"):
@@ -172,10 +245,10 @@ def _dicts(items: object) -> Iterator[tuple[Mapping[str, Any], bool, bool]]:
                 "or bbox=, and load the parts apart"
             )
         if isinstance(item, Mapping):
-            yield item, True, False
+            yield Given(item, True, False)
         elif hasattr(item, "to_dict") and hasattr(item, "assets"):
             # Not transform_hrefs: that may read other catalogue files over the network.
-            yield item.to_dict(transform_hrefs=False), False, _searched(item)
+            yield Given(item.to_dict(transform_hrefs=False), False, _searched(item))
         else:
             raise SourceError(f"an item is a {type(item).__name__}: give pystac Items or their dicts")
 
@@ -186,52 +259,51 @@ def _searched(item: Any) -> bool:
     return bool(link is not None and link.is_resolved() and is_remote(link.target.get_self_href()))
 
 
-def _item(raw: Mapping[str, Any], plain: bool, searched: bool) -> Item:
-    try:
-        return _understood(raw, plain, searched)
-    except Xsen2Error:
-        raise
-    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        raise SourceError(
-            f"item {as_text(raw.get('id'))!r} cannot be understood ({type(error).__name__}: {error}): one of its "
-            "fields is not what STAC says it is"
-        ) from error
-
-
-def _understood(raw: Mapping[str, Any], plain: bool, searched: bool) -> Item:
-    name = as_text(raw.get("id"))
-    for key in ("id", "properties", "assets"):
-        if not (name if key == "id" else isinstance(raw.get(key), Mapping)):
-            raise SourceError(f"item {name or '?'!r} has no {key!r}: it is not a STAC item")
-    properties = as_mapping(raw["properties"])
-    time = _utc(name, properties)
-    native = native_assets(raw, Home.of(raw, searched))
+def _understood(given: Given, native: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Item:
+    name, properties, time = basics(given)
     assets = {band: asset for band, (_, asset) in native.items()}
-    root = None if assets else zarr_root(raw)
-    if root is not None:
-        raise SourceError(
-            f"item {name!r} has its pixels in Zarr ({root}), which is no raster file: open the product with "
-            f"xsen2.open_eopf({root!r}), or xarray.open_datatree({root!r}) where it is a GeoZarr store"
-        )
     epsg = _epsg(name, properties, assets.values())
     extent = _extent(name, properties, assets)
     return Item(
         id=name,
         time=time,
-        tile=_tile(properties, name) or f"EPSG:{epsg} {extent}",
-        plain=plain,
-        level=_level(raw, properties),
-        platform=_platform(properties, name),
+        tile=tile_of(properties, name) or f"EPSG:{epsg} {extent}",
+        plain=given.plain,
+        level=level_of(given.raw, properties),
+        platform=platform_of(properties, name),
         epsg=epsg,
         extent=extent,
         assets=assets,
         keys={band: key for band, (key, _) in native.items()},
         properties=properties,
-        footprint=_footprint(raw),
+        footprint=_footprint(given.raw),
     )
 
 
-def _level(raw: Mapping[str, Any], properties: Mapping[str, Any]) -> str | None:
+@contextmanager
+def named(given: Given) -> Iterator[None]:
+    """Errors of whatever kind that an item leads to are named ones."""
+    try:
+        yield
+    except Xsen2Error:
+        raise
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"item {given.id!r} cannot be understood ({type(error).__name__}: {error}): one of its fields is not what "
+            "STAC says it is"
+        ) from error
+
+
+def basics(given: Given) -> tuple[str, Mapping[str, Any], datetime]:
+    """Id, properties and time, which every item has."""
+    for key in ("id", "properties", "assets"):
+        if not (as_text(given.raw.get("id")) if key == "id" else isinstance(given.raw.get(key), Mapping)):
+            raise SourceError(f"item {given.id!r} has no {key!r}: it is not a STAC item")
+    properties = as_mapping(given.raw["properties"])
+    return given.id, properties, _utc(given.id, properties)
+
+
+def level_of(raw: Mapping[str, Any], properties: Mapping[str, Any]) -> str | None:
     keys = ("s2:product_type", "sentinel2:product_type", "product:type", "processing:level")
     for said in (*(properties.get(key) for key in keys), raw.get("collection")):
         for level in ("L1C", "L2A"):
@@ -240,7 +312,7 @@ def _level(raw: Mapping[str, Any], properties: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _platform(properties: Mapping[str, Any], name: str) -> str:
+def platform_of(properties: Mapping[str, Any], name: str) -> str:
     for said in (properties.get("platform"), *(properties.get(key) for key in _IDS), name):
         match = re.match(r"G?S(?:ENTINEL)?[ _-]?2([A-D])(?![A-Z])", as_text(said).upper())
         if match:
@@ -346,7 +418,7 @@ def _edges(holder: Mapping[str, Any]) -> tuple[float, ...] | None:
     return tuple(bbox[:4]) if bbox and len(bbox) == 4 else None
 
 
-def _tile(properties: Mapping[str, Any], name: str) -> str | None:
+def tile_of(properties: Mapping[str, Any], name: str) -> str | None:
     for said in (properties.get("grid:code"), properties.get("s2:mgrs_tile"), *map(properties.get, _IDS), name):
         match = _TILE.search(as_text(said))
         if match:

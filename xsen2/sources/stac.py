@@ -12,15 +12,17 @@ import xarray as xr
 
 from xsen2.bands import BANDS, GRIDS, canonical
 from xsen2.errors import BandError, RadiometryError, SourceError
+from xsen2.layers import find
 from xsen2.sources._area import Area, Box
 from xsen2.sources._assemble import assemble, side_of
 from xsen2.sources._assets import EXTRA_ATTRS, EXTRAS, gsd_of
-from xsen2.sources._calibrate import calibrated, classes
+from xsen2.sources._calibrate import calibrated, classes, first
 from xsen2.sources._engines import Grid, engine_named, read_all
-from xsen2.sources._items import TILE, Item, read
+from xsen2.sources._items import TILE, Given, Item, basics, split
 from xsen2.sources._offsets import doubtful, offsets_of
 from xsen2.sources._reading import Reading, ReadWarning, Skipped, skipped
 from xsen2.sources._select import first_of_tiles, one_grid, passes, touching
+from xsen2.sources._stores import opened, placed
 from xsen2.sources._when import interval
 
 __all__ = ["EARTH_SEARCH", "PLANETARY_COMPUTER", "ReadWarning", "Skipped", "load", "skipped"]
@@ -51,15 +53,17 @@ def load(
 ) -> xr.Dataset:
     """Make a lazy cube of STAC items: every band on the grid that it was measured on.
 
-    Nothing is read but the items. They may be of several dates, and of several MGRS tiles in one CRS.
-    Where a tile and pass is there more than once, all copies count: the pixels of the highest
-    `s2:sequence`, else of the newest processing, and where it has none, those of the next one.
+    Nothing is read but the items, and of products in Zarr their metadata. They may be of several dates, and of
+    several MGRS tiles in one CRS. Where a tile and pass is there more than once, all copies count: the pixels of
+    the highest `s2:sequence`, else of the newest processing, and where it has none, those of the next one.
 
     Parameters
     ----------
     items : ItemCollection, iterable of pystac.Item or of dict, FeatureCollection, or one item
         From Earth Search v1 or the Planetary Computer, or of any catalogue whose assets are named after
-        bands or say in `eo:bands` (STAC 1.0) or `bands` (1.1) which one they hold.
+        bands or say in `eo:bands` (STAC 0.9 and 1.0) or `bands` (1.1) which one they hold, such as the
+        Copernicus Data Space's. Items whose assets are Zarr are opened as `open_eopf` does; then `engine`,
+        `sign` and `on_error` mean nothing.
     bbox : sequence of float, optional
         Area to load: west, south, east, north in degrees, as in a STAC search.
     geometry : GeoJSON dict, shapely geometry or object with ``__geo_interface__``, optional
@@ -167,39 +171,47 @@ def load(
     reading = _reading(sign, on_error)
     area = Area.read(bbox, geometry)
     inside = None if datetime is None else interval(datetime)
-    found = read(items)
-    if isinstance(offset, Mapping):
-        unknown = sorted(set(offset) - {item.id for item in found})
-        if unknown:
-            raise RadiometryError(f"offset= names {', '.join(unknown)}, which are not among the items")
+    found, given = split(items)
+    _alike(found, given, reading, offset)
     if inside is not None:
-        times = sorted(item.time for item in found)
+        times = sorted([*(item.time for item in found), *(basics(item)[2] for item in given)])
         found = [item for item in found if inside(item.time)]
-        if not found:
+        given = [item for item in given if inside(basics(item)[2])]
+        if not found and not given:
             raise SourceError(f"no item lies in datetime={datetime!r}: they are from {times[0]} to {times[-1]}")
+    stores = [opened(item, bands, chunk, offset) for item in given]
+    of = {id(store.item): store for store in stores}
+    found = found or [store.item for store in stores]
     if area is not None:
         found = touching(found, area)
     one_grid(found)
     dates = passes(found)
     found = [item for date in dates for item in date]
-    names, missing = _names(bands, found, reading.skip)
-    offsets = offsets_of(found, offset)
-    checks = doubtful(found, offset, offsets)
     box, epsg = _box(found, area), found[0].epsg
-
-    arrays: dict[str, da.Array] = {}
-    for gsd in GRIDS:
-        here = [name for name in names if gsd_of(name) == gsd]
-        if here:
-            arrays |= read_all(read_grid, found, here, Grid(gsd, box, epsg, chunk * 10 // gsd), reading)
-    raw = {gsd: [arrays[name] for name in names if name in BANDS and gsd_of(name) == gsd] for gsd in GRIDS}
-    beside = raw[20] or raw[10] or raw[60]  # SCL is made of the 20 m bands
+    if stores:
+        stores, missing = [of[id(item)] for item in found], ""
+        names = list(dict.fromkeys(str(name) for store in stores for name in store.cube.data_vars))
+        offsets = [float(np.ravel(store.cube.get("offset", np.nan))[0]) for store in stores]
+        arrays = {name: placed(stores, name, gsd_of(name), box, chunk * 10 // gsd_of(name)) for name in names}
+    else:
+        names, missing = _names(bands, found, reading.skip)
+        offsets = offsets_of(found, offset)
+        arrays = {}
+        for gsd in GRIDS:
+            here = [name for name in names if gsd_of(name) == gsd]
+            if here:
+                arrays |= read_all(read_grid, found, here, Grid(gsd, box, epsg, chunk * 10 // gsd), reading)
+    checks = doubtful(found, offset, offsets)
+    there = {name: ~da.isnan(data) if stores else data for name, data in arrays.items() if name in BANDS}
+    on = {gsd: [data for name, data in there.items() if gsd_of(name) == gsd] for gsd in GRIDS}
     cube = assemble(
         {
-            name: classes(arrays[name], dates, beside)
+            name: classes(data, dates, on[20] or on[10] or on[60])  # SCL is made of the 20 m bands
             if name in EXTRAS
-            else calibrated(arrays[name], name, dates, offsets, checks)
-            for name in names
+            else first(data, dates)
+            if stores
+            else calibrated(data, name, dates, offsets, checks)
+            for name, data in ((name, arrays[name]) for name in names)
         },
         {name: gsd_of(name) for name in names},
         box,
@@ -213,6 +225,27 @@ def load(
     each = [{next(left) for _ in date} for date in dates]
     common = [values.pop() if len(values) == 1 else np.nan for values in each]
     return cube.assign_coords(offset=("time", np.array(common, np.float32), added))
+
+
+def _alike(
+    found: Sequence[Item], given: Sequence[Given], reading: Reading, offset: float | Mapping[str, float] | None
+) -> None:
+    """Refuse items that cannot be read in one way, and offsets of others."""
+    if given and found:
+        raise SourceError(
+            f"items {found[0].id!r} and {given[0].id!r} have their pixels in raster files and in Zarr: load them apart"
+        )
+    if given and (reading.skip or reading.sign is not None):
+        raise SourceError(
+            f"item {given[0].id!r} has its pixels in Zarr, where sign= and on_error= mean nothing: leave them out, or "
+            "give xsen2.open_eopf a store of zarr's"
+        )
+    if isinstance(offset, Mapping):
+        unknown = set(offset) - {item.id for item in found} - {item.id for item in given}
+        if unknown:
+            raise RadiometryError(
+                f"offset= names {', '.join(sorted(map(str, unknown)))}, which are not among the items"
+            )
 
 
 def _reading(sign: Callable[[str], str] | None, on_error: str) -> Reading:
@@ -232,6 +265,12 @@ def _names(bands: Sequence[str] | None, items: Sequence[Item], skip: bool) -> tu
     else:
         given = [bands] if isinstance(bands, str) else list(bands)
         upper = {name: name.upper() for name in given if isinstance(name, str) and name.upper() in EXTRAS}
+        other = [name for name in given if name not in upper and find(name) and find(name) not in EXTRAS]
+        if other:
+            raise BandError(
+                f"bands= names {', '.join(map(str, other))}, layers that are not loaded from STAC: leave them out; of "
+                f"layers {', '.join(EXTRAS)} is loaded, and open_safe and open_eopf give those of a product"
+            )
         names = list(dict.fromkeys(upper.get(name) or canonical([name])[0] for name in given))
     if not names:
         raise BandError("bands= is empty: leave it out for all bands, or name those to load")
