@@ -198,8 +198,8 @@ class Given:
         """What to do with an item whose pixels are in Zarr."""
         root = zarr_root(self.raw)
         return (
-            f"open the product with xsen2.open_eopf({root!r}), or xarray.open_datatree({root!r}) where it is a GeoZarr "
-            "store"
+            f"open the product with xsen2.open_eopf({root!r}), or in a shell by that address, or with "
+            f"xarray.open_datatree({root!r}) where it is a GeoZarr store"
         )
 
 
