@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import earth_search, planetary_computer
 
-from xsen2.bands import BANDS
 from xsen2.sources import _items, _select
 from xsen2.sources.stac import load
 
@@ -228,7 +227,3 @@ def test_nothing_is_computed_by_loading_copies(tmp_path: Path) -> None:
     items = [here(tmp_path, earth_search(full(i), tmp_path, DAY, sequence=i)) for i in (0, 1)]
     with dask.config.set(scheduler=refuse):
         load(items, bands=[*NAMES, "SCL"])
-
-
-def test_bands_have_a_row_in_the_table() -> None:
-    assert set(NAMES) <= set(BANDS)
