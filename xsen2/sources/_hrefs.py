@@ -105,7 +105,7 @@ class Home:
 def _given(asset: Mapping[str, Any]) -> Iterator[str]:
     """The addresses of an asset: its own, then its alternates."""
     for holder in (asset, *map(as_mapping, as_mapping(asset.get("alternate")).values())):
-        href = as_text(holder.get("href"))
+        href = as_text(holder.get("href")).strip()
         if href and len(href) < 2000:
             yield href
 

@@ -90,14 +90,14 @@ def part(
         raw[hidden] = 0
     if raw.dtype.kind not in "iuf":
         raise RadiometryError(f"{what}: the file has pixels of type {raw.dtype}, not whole numbers: leave it out")
-    with np.errstate(invalid="ignore"):
-        pixels = raw.astype(dtype)
-        if raw.dtype != dtype and not np.array_equal(pixels.astype(raw.dtype), raw):
+    if raw.dtype != dtype:
+        low, high = raw.min(), raw.max()
+        if low < 0 or high > np.iinfo(dtype).max or (raw.dtype.kind == "f" and not np.array_equal(np.rint(raw), raw)):
             raise RadiometryError(
-                f"{what}: the file has {raw.dtype} pixels from {raw.min():g} to {raw.max():g}, which are not whole "
+                f"{what}: the file has {raw.dtype} pixels from {low:g} to {high:g}, which are not whole "
                 f"numbers that {dtype} holds, as those of the product are: leave it out"
             )
-    out[rows.start - row : rows.stop - row, columns.start - column : columns.stop - column] = pixels
+    out[rows.start - row : rows.stop - row, columns.start - column : columns.stop - column] = raw
     return out
 
 
