@@ -1,4 +1,4 @@
-"""`xsen2.load` and the fields of items: those of old and other catalogues are understood, odd ones spoil nothing else."""
+"""`xsen2.load` and the fields of items: those of old catalogues are understood, odd ones spoil nothing else."""
 
 from __future__ import annotations
 

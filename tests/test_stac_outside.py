@@ -114,7 +114,8 @@ def test_no_address_of_a_remote_item_opens_a_file_here(
             "self",
             "object",
             "s3",
-        ):  # resolved against the item's own address
+        ):
+            # resolved against the item's own address
             (read,) = _items.read(found)
             assert read.assets["B02"]["href"].startswith(("https://catalogue.example/", "s3://bucket/"))
             continue
