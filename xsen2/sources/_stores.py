@@ -26,7 +26,7 @@ class Store:
     Attributes
     ----------
     item : Item
-        Without assets: its grid is that of the product.
+        Its grid is that of the product, its assets are the product.
     cube : xarray.Dataset
         Of one date, lazy.
     """
@@ -67,7 +67,7 @@ def opened(given: Given, bands: Sequence[str] | None, chunks: int, offset: float
             platform=platform_of(properties, name),
             epsg=whole.crs.to_epsg(),
             extent=(left, bottom, right, top),
-            assets={},
+            assets={str(band): {"href": root} for band in cube.data_vars},
             keys={},
             properties=properties,
         )
