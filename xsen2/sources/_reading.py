@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
 import time
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -157,7 +158,7 @@ class Reading:
         corner: tuple[int, int],
         shape: tuple[int, int],
         dtype: np.dtype[Any],
-        kept: threading.local | None = None,
+        keep: int | None = None,
     ) -> npt.NDArray[Any] | None:
         """Pixels of a file, tried up to four times; None when they are skipped.
 
@@ -172,8 +173,8 @@ class Reading:
         shape : tuple of int
             Its rows and columns; where the file has none, they are 0.
         dtype : numpy.dtype
-        kept : threading.local, optional
-            Where the open file is kept for the next part.
+        keep : int, optional
+            Number under which the open file is kept for the next part that this thread reads of it.
 
         Raises
         ------
@@ -189,20 +190,20 @@ class Reading:
         about, what = Place.read(place), f"item {item!r}, asset {asset!r}"
 
         def read(signed: str | None) -> npt.NDArray[Any]:
-            file = getattr(kept, "file", None)
+            key = (keep, os.getpid(), _stamp(url))
+            file = None if keep is None or signed is not None else _kept().pop(key, None)
+            sound = False
             try:
                 if file is None:
                     file = opened(self.url(url) if signed is None else signed)
                     check(file, what, about)
-                if kept is not None:
-                    kept.file = file
-                return part(file, what, about, *corner, shape, dtype)
-            except Exception:
-                if kept is not None:  # not closed: it goes when nothing refers to it any more
-                    kept.file = None
-                raise
+                found = part(file, what, about, *corner, shape, dtype)
+                sound = keep is not None
+                return found
             finally:
-                if kept is None and file is not None:
+                if sound:
+                    _keep(key, file)
+                elif file is not None:
                     file.close()
 
         return self._attempts(url, item, asset, where, read)
@@ -260,6 +261,37 @@ def _hint(url: str, reason: str) -> str:
             "AWS_SECRET_ACCESS_KEY and, where the reader pays, AWS_REQUEST_PAYER=requester. "
         )
     return ""
+
+
+_files = threading.local()
+"""Open files of each thread: GDAL's are not safe in two, and a JPEG 2000 or COG is costly to open for each block."""
+
+_MOST_OPEN = 16
+"""For each thread, however many dates there are: each is a file descriptor, and memory."""
+
+
+def _kept() -> OrderedDict[Any, Any]:
+    """The files that this thread has open, the latest last."""
+    if not hasattr(_files, "open"):
+        _files.open = OrderedDict()
+    found: OrderedDict[Any, Any] = _files.open
+    return found
+
+
+def _keep(key: Any, file: Any) -> None:
+    files = _kept()
+    files[key] = file
+    while len(files) > _MOST_OPEN:
+        files.popitem(last=False)[1].close()
+
+
+def _stamp(url: str) -> tuple[int, ...]:
+    """What changes when a local file is replaced; nothing of a remote one."""
+    try:
+        about = os.stat(url.rpartition("#")[0])
+    except (OSError, ValueError):  # an address; or no file, which opening it will say
+        return ()
+    return about.st_size, about.st_mtime_ns, about.st_ino
 
 
 def _skip(what: Skipped) -> None:

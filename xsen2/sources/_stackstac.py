@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,12 +18,16 @@ from xsen2.sources._reading import Reading
 __all__ = ["read"]
 
 
+_numbers = itertools.count()
+"""Tell readers apart, also those of one file with another signature."""
+
+
 class _Reader:
-    """What stackstac asks for the pixels of one asset; files stay open, one for each thread that reads."""
+    """What stackstac asks for the pixels of one asset; the latest files of each thread stay open."""
 
     def __init__(self, *, url: str, spec: Any, dtype: np.dtype[Any], reading: Reading, **_: Any) -> None:
         self._url, self._spec, self._dtype, self._reading = url, spec, np.dtype(dtype), reading
-        self._kept = threading.local()
+        self._number = next(_numbers)
 
     def read(self, window: Any, **_: Any) -> Any:
         rows, columns = ((round(start), round(size)) for start, size in _spans(window))
@@ -32,11 +36,11 @@ class _Reader:
         x, y = self._spec.resolutions_xy
         corner = round(left + columns[0] * x), round(top - rows[0] * y)
         shape = rows[1], columns[1]
-        found = self._reading.part(self._url, where, corner, shape, self._dtype, self._kept)
+        found = self._reading.part(self._url, where, corner, shape, self._dtype, self._number)
         return np.zeros(shape, self._dtype) if found is None else found
 
     def close(self) -> None:
-        self._kept = threading.local()
+        """Nothing to do: files are closed as others are opened."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self._url, "spec": self._spec, "dtype": self._dtype, "reading": self._reading}
