@@ -304,6 +304,7 @@ def basics(given: Given) -> tuple[str, Mapping[str, Any], datetime]:
 
 
 def level_of(raw: Mapping[str, Any], properties: Mapping[str, Any]) -> str | None:
+    """L1C or L2A, by the type of the product or the collection; None where neither tells."""
     keys = ("s2:product_type", "sentinel2:product_type", "product:type", "processing:level")
     for said in (*(properties.get(key) for key in keys), raw.get("collection")):
         for level in ("L1C", "L2A"):
@@ -313,6 +314,7 @@ def level_of(raw: Mapping[str, Any], properties: Mapping[str, Any]) -> str | Non
 
 
 def platform_of(properties: Mapping[str, Any], name: str) -> str:
+    """S2A and so on, by its field or the names of the product; empty where none tells."""
     for said in (properties.get("platform"), *(properties.get(key) for key in _IDS), name):
         match = re.match(r"G?S(?:ENTINEL)?[ _-]?2([A-D])(?![A-Z])", as_text(said).upper())
         if match:
@@ -419,6 +421,7 @@ def _edges(holder: Mapping[str, Any]) -> tuple[float, ...] | None:
 
 
 def tile_of(properties: Mapping[str, Any], name: str) -> str | None:
+    """MGRS name of the tile, by its field or the names of the product; None where none tells."""
     for said in (properties.get("grid:code"), properties.get("s2:mgrs_tile"), *map(properties.get, _IDS), name):
         match = _TILE.search(as_text(said))
         if match:
