@@ -301,7 +301,7 @@ def test_refusals_compute_and_leave_nothing(tmp_path: Path) -> None:
         (StoreError, r"4 bands.*\{band\}", ds, "a.tif", {"per_band": True}),
         (StoreError, "two files", ds[["B02"]].assign(b02=ds["B02"]), "{band}.tif", {}),
         (StoreError, "complex128", ds.assign(z=other), "a.tif", {"bands": ["z"]}),
-        (StoreError, "no pixels", ds.isel(x=slice(0)), "a.tif", {}),
+        (GridError, "no pixels along 'x'", ds.isel(x=slice(0)), "a.tif", {}),
         (BandError, "no 'B11'", ds, "a.tif", {"bands": ["B11"]}),
         (BandError, "give a list", ds, "a.tif", {"bands": "B02"}),
         (BandError, "leaves nothing", ds, "a.tif", {"bands": []}),

@@ -18,7 +18,7 @@ import click
 
 from xsen2 import __version__
 from xsen2.bands import find
-from xsen2.errors import StoreError, Xsen2Error
+from xsen2.errors import StoreError, Xsen2Error, once
 from xsen2.sources._reading import secretless
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ def _summarise(failed: dict[str, str], number: int) -> None:
     sys.exit(2 if len(failed) == number else 1)
 
 
+@once
 def _one(source: str, place: str, job: _Job, journal: _Journal, began: float) -> None:
     from xsen2.context import context_of
     from xsen2.plan import plan

@@ -61,6 +61,8 @@ def context_of(
     >>> cube.dsen2.superresolve(area=bbox)  # doctest: +SKIP
     """
     wanted = [band for band in ((*B, *C) if bands is None else canonical(bands)) if grid_of(band) != 10]
+    if bands is not None and not len(bands):
+        raise BandError("bands=[] names nothing: name 20 m or 60 m bands, or leave it out for all")
     if not wanted:
         raise BandError(f"bands={bands!r} are 10 m bands, which need no context: name 20 m or 60 m bands")
     most = 0

@@ -13,7 +13,7 @@ import xarray as xr
 from xsen2.bands import GRIDS, grid_of
 from xsen2.cube import DIMS, Cube, recognise, write_crs
 from xsen2.errors import GridError, MethodError
-from xsen2.grid import NODATA_ATTRS, nodata_of
+from xsen2.grid import NODATA_ATTRS, metres, nodata_of
 from xsen2.halo import Layer, map_windows, split
 from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
 from xsen2.radiometry import to_nan
@@ -70,8 +70,8 @@ def _degrade(cube: Cube, scale: int, operator: str) -> xr.Dataset:
     height, width = (n // cell * cell for n in cube.shape(10))
     if not height or not width:
         raise GridError(
-            f"the cube is {cube.shape(10)[0]} x {cube.shape(10)[1]} pixels of {cube.resolution:g} m, less than the "
-            f"{cell} that one pixel of its {max(cube.grids)} m grid takes at scale {scale}: use a larger area"
+            f"the cube is {cube.shape(10)[0]} x {cube.shape(10)[1]} pixels of {metres(cube.resolution)} m, less than "
+            f"the {cell} that one pixel of its {max(cube.grids)} m grid takes at scale {scale}: use a larger area"
         )
     west, _, _, north = cube.bounds
     size = cube.resolution * scale

@@ -11,7 +11,7 @@ from xsen2.bands import grid_of
 from xsen2.compare import compare
 from xsen2.cube import recognise
 from xsen2.degrade import pair
-from xsen2.errors import BandError, GridError, MethodError
+from xsen2.errors import BandError, GridError, MethodError, once
 from xsen2.kernels import Operator
 from xsen2.noreference import assess
 from xsen2.protocol import Method, finest_halo, tile
@@ -22,6 +22,7 @@ from xsen2.superresolve import superresolve
 __all__ = ["Trial", "evaluate", "trial"]
 
 
+@once
 def evaluate(
     ds: xr.Dataset | xr.DataTree,
     methods: Sequence[str | Method] = ("bicubic", "default"),

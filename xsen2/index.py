@@ -14,7 +14,7 @@ import xarray as xr
 from xsen2.bands import BANDS, find
 from xsen2.cube import canonicalise
 from xsen2.errors import BandError, GridError, MethodError, RadiometryError
-from xsen2.grid import nodata_of
+from xsen2.grid import filled, located, nodata_of
 from xsen2.radiometry import quantification_of
 
 __all__ = ["index"]
@@ -50,8 +50,8 @@ def index(
         No such index, or no such constant in it.
     BandError
         The index needs a band that `ds` or Sentinel-2 does not have.
-    GridError
-        The bands it needs are on different grids.
+    GridError, TimeError
+        The bands it needs are on different grids, or one has no pixels or no dates.
     RadiometryError
         A band is raw, its ``scale_factor`` or ``add_offset`` still to be applied. When blocks are
         computed: the values do not look like what metadata let expect, DN or reflectance.
@@ -66,6 +66,7 @@ def index(
     spyndex = _spyndex()
     if isinstance(ds, xr.DataTree):
         ds = canonicalise(ds)
+    ds = located(ds)
     name = _known(name, spyndex.indices)
     spec = spyndex.indices[name]
     letters, constants = _needs(spyndex, name, spec.bands, params)
@@ -181,6 +182,7 @@ def _band(ds: xr.Dataset, name: str, letter: str, standards: Mapping[str, Any]) 
             f"{name} needs {band} ({BANDS[band].long_name})"
             + (f", which is there{twice}: drop all but one" if twice else f", but the dataset has only: {have}")
         )
+    filled(ds[found[0]], str(found[0]))
     return ds[found[0]]
 
 

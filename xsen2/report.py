@@ -13,7 +13,7 @@ import xarray as xr
 from xsen2.bands import BANDS, GRIDS, grid_of
 from xsen2.compare import compare
 from xsen2.cube import canonicalise
-from xsen2.errors import GridError
+from xsen2.errors import GridError, once
 from xsen2.evaluate import evaluate
 from xsen2.page import Part, Picture, Table, as_html, as_markdown, versions
 from xsen2.plots import richest, strips
@@ -31,6 +31,7 @@ SWIR = ("B12", "B8A", "B05")
 """Bands shown as red, green and blue; all are measured at 20 m."""
 
 
+@once
 def demonstrate(
     cube: xr.Dataset,
     out: Path,

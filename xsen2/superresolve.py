@@ -141,7 +141,7 @@ def superresolve(
         )
     if clip and area is None:
         raise MethodError("clip=True clips to area=, which is missing")
-    targets = _targets(cube, bands)
+    targets = _targets(cube, bands, native)
     aoi = None if area is None else locate(cube, area, area_crs)
     hidden = None if mask is None else read(cube, mask)
     scales = scales_of(cube, quantification)
@@ -200,7 +200,7 @@ def _which(consistent: dict[str, bool], operator: str) -> str:
     return operator if all(consistent.values()) else f"{operator} ({', '.join(names)})"
 
 
-def _targets(cube: Cube, bands: Sequence[str] | None) -> tuple[str, ...]:
+def _targets(cube: Cube, bands: Sequence[str] | None, native: bool) -> tuple[str, ...]:
     low = tuple(b for b in cube.bands if grid_of(b) != 10)
     if not low:
         raise BandError(f"only 10 m bands ({', '.join(cube.names.values())}): there is nothing to super-resolve")
@@ -210,6 +210,8 @@ def _targets(cube: Cube, bands: Sequence[str] | None) -> tuple[str, ...]:
         return low
     if isinstance(bands, str):
         raise BandError(f"bands={bands!r}: give a list, as bands=[{bands!r}]")
+    if not len(bands) and not native:
+        raise BandError("bands=[] with native=False leaves nothing to make: name some, or leave it out for all")
     to_canonical = {name: band for band, name in cube.names.items()}
     asked = tuple(to_canonical.get(b) or canonical([b])[0] for b in bands)
     missing = [b for b in asked if b not in cube.bands]

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from xsen2.errors import SourceError, StoreError
+from xsen2.errors import SourceError, StoreError, once
 from xsen2.kernels import Operator
 from xsen2.page import Part, as_html, as_markdown
 from xsen2.plots import require
@@ -58,6 +58,7 @@ class Run:
     years: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+@once
 def report(
     folder: Path,
     out: Path,

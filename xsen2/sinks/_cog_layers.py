@@ -92,8 +92,6 @@ def layer_of(ds: xr.Dataset, name: str, dtype: str) -> Layer:
     """
     variable = ds[name]
     axes = axes_of(variable, name)
-    if 0 in variable.shape:
-        raise StoreError(f"{name} has no pixels: its shape is {variable.shape}")
     place, flips = _place(ds, variable, axes)
     variable = variable.transpose(*(() if axes.time is None else (axes.time,)), axes.y, axes.x)
     data = lazy(variable.data)
@@ -154,7 +152,7 @@ def _block(block: npt.NDArray[Any], missing: float | None, packing: Packing | No
 def _place(ds: xr.Dataset, variable: xr.DataArray, axes: Axes) -> tuple[Place, tuple[int, int]]:
     """Where the pixels are, and the steps that turn rows and columns north up."""
     name = str(variable.name)
-    crs = crs_of(variable, ds.attrs)
+    crs = crs_of(variable, ds)
     if crs is None:
         raise CRSError(f'{name} has no CRS, so nobody could place the file: ds.rio.write_crs("EPSG:…") first')
     size = spacing(variable, axes, name) or _declared_size(variable)

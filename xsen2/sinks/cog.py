@@ -17,6 +17,7 @@ import xarray as xr
 from xsen2.bands import find
 from xsen2.cube import canonicalise
 from xsen2.errors import BandError, GridError, StoreError, TimeError
+from xsen2.grid import located
 from xsen2.sinks._cog_files import File, arrange
 from xsen2.sinks._cog_layers import Layer, layer_of
 from xsen2.sinks._cog_tags import dates_of, tags_of
@@ -139,6 +140,7 @@ def to_cog(
         ds = canonicalise(ds)
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name or "value")
+    ds = located(ds)
     layers = [layer_of(ds, name, dtype) for name in _chosen(ds, bands)]
     dim = _time(layers)
     count = 1 if dim is None else ds.sizes[dim]

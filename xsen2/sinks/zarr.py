@@ -13,6 +13,7 @@ import xarray as xr
 
 from xsen2.cube import canonicalise
 from xsen2.errors import StoreError
+from xsen2.grid import filled, located
 from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, skeleton
 from xsen2.sinks._zarr_pixels import probe, writes
 from xsen2.sinks.disk import named
@@ -77,7 +78,9 @@ def to_zarr(
     Raises
     ------
     CRSError
-        `ds` has no CRS.
+        `ds` has no CRS, or several.
+    GridError, TimeError
+        A variable has no pixels, or no dates.
     StoreError
         `store` holds something else, or a result that may be another run's; another run is writing to it; metadata
         cannot be stored. While writing: the disk is full, or cannot be written to.
@@ -165,7 +168,10 @@ def _write(ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwri
 
 def _planned(ds: xr.Dataset, dtype: str, chunks: int | None) -> tuple[xr.Dataset, list[Grid], str]:
     """What there is to write, with all but the pixels in memory, and the run's fingerprint."""
-    ds = georeferenced(clean(ds))
+    for name, variable in ds.data_vars.items():
+        if variable.ndim >= 2:
+            filled(variable, str(name))
+    ds = georeferenced(clean(located(ds)))
     grids = plan(ds, dtype, chunks)
     ds = loaded(ds, grids)
     return ds, grids, fingerprint(ds, grids)

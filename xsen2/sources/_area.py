@@ -17,10 +17,10 @@ from xsen2.grid import snap
 __all__ = ["CELL", "Area", "Box", "lonlat"]
 
 Box = tuple[int, int, int, int]
-"""Left, bottom, right, top in metres, whole cells of `CELL` apart: south of the equator, northings are 40 modulo 60."""
+"""Left, bottom, right, top in metres, on edges of 60 m pixels: `xsen2.grid.lattice` says where these are."""
 
 CELL = 60
-"""The coarsest pixel, in metres: edges on its multiples are shared by all three grids."""
+"""The coarsest pixel, in metres: its edges are shared by all three grids."""
 
 _STEP = 0.01  # degrees between projected points: a parallel bulges less than 3 cm between two of them
 _MARGIN = 1.0  # degrees kept round a tile, so that far-away vertices stay where UTM is well defined
@@ -85,9 +85,8 @@ class Area:
         lon = np.clip(self.vertices[:, 0] + 360 * turns, tile_west - _MARGIN, tile_east + _MARGIN)
         lat = np.clip(self.vertices[:, 1], tile_south - _MARGIN, tile_north + _MARGIN)
         x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon, lat)
-        own = (x.min() - extent[0], y.min() - extent[1], x.max() - extent[0], y.max() - extent[1])
-        corner = (extent[0], extent[1]) * 2
-        left, bottom, right, top = (round(edge) + start for edge, start in zip(snap(own, CELL), corner, strict=True))
+        own = (x.min(), y.min(), x.max(), y.max())
+        left, bottom, right, top = (round(edge) for edge in snap(own, CELL, (extent[0], extent[1])))
         right, top = max(right, left + CELL), max(top, bottom + CELL)  # a point on an edge gets a cell
         left, bottom = max(left, extent[0]), max(bottom, extent[1])
         right, top = min(right, extent[2]), min(top, extent[3])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xsen2.errors import CRSError, GridError
+from xsen2.grid import metres
 from xsen2.sources._area import Box
 from xsen2.sources._eopf_metadata import is_number, mapping, short
 from xsen2.sources._eopf_store import Layer, Product
@@ -69,8 +70,8 @@ def box_of(product: Product, home: str, gsd: int, shape: tuple[int, ...]) -> Box
         want = first + sign * gsd * (np.arange(size) + 0.5)
         if not np.abs(values - want).max() < 0.01 or abs(first) > 1e8 or abs(first - round(first)) > 0.01:
             raise GridError(
-                f"{layer.where} goes from {values[0]:g} to {values[-1]:g} in {size} values: these are not the centres "
-                f"of pixels of {gsd} m; download the product again"
+                f"{layer.where} goes from {metres(values[0])} to {metres(values[-1])} in {size} values: these are not "
+                f"the centres of pixels of {gsd} m; download the product again"
             )
         ends[dim] = (round(first), round(first) + sign * gsd * size)
     (top, bottom), (left, right) = ends["y"], ends["x"]

@@ -13,6 +13,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError as ProjError
 
 from xsen2.errors import CRSError, GridError, SourceError, Xsen2Error
+from xsen2.grid import lattice, metres, snap
 from xsen2.sources._area import CELL, Box
 from xsen2.sources._assets import EXTRAS, gsd_of, native_assets
 
@@ -79,7 +80,7 @@ def read(items: object) -> list[Item]:
     CRSError
         If an item has no CRS, two, or one that is not projected.
     GridError
-        If the edges of an item are not on multiples of 60 m (south of the equator: northings 40 m more).
+        If the edges of an item are not those of 60 m pixels, as `xsen2.grid.lattice` has them.
     """
     found = [_item(raw, plain) for raw, plain in _dicts(items)]
     if not found:
@@ -129,7 +130,7 @@ def _understood(raw: Mapping[str, Any], plain: bool) -> Item:
     epsg = _epsg(name, properties, given.values())
     native = native_assets(raw)
     assets = {band: asset for band, (_, asset) in native.items()}
-    extent = _extent(name, properties, assets)
+    extent = _extent(name, epsg, properties, assets)
     product = str(properties.get("s2:product_type") or raw.get("collection") or "").upper()
     return Item(
         id=name,
@@ -185,7 +186,7 @@ def _is_projected(epsg: int) -> bool:
     return CRS.from_epsg(epsg).is_projected
 
 
-def _extent(name: str, properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> Box:
+def _extent(name: str, epsg: int, properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> Box:
     found: dict[tuple[float, ...], str] = {}
     for key, asset in assets.items():
         edges = _edges(asset) or _edges(properties)
@@ -202,12 +203,12 @@ def _extent(name: str, properties: Mapping[str, Any], assets: Mapping[str, Mappi
         )
     (edges,) = found
     box = tuple(round(edge) for edge in edges)
-    # South of the equator northings count from 10 000 000 m, which leaves 40: all edges of a tile alike.
-    on_grid = box[0] % CELL == box[2] % CELL == 0 and box[1] % CELL == box[3] % CELL in (0, 40)
+    origin = lattice(epsg) or (0, 0)  # in a CRS that is not UTM there is none; what it costs is said of the cube
+    on_grid = snap((box[0], box[1], box[2], box[3]), CELL, origin) == box
     if not on_grid or any(abs(edge - exact) > 1e-3 for edge, exact in zip(box, edges, strict=True)):
         raise GridError(
-            f"item {name!r} has its edges at {edges}, not on multiples of {CELL} m: "
-            "these are not the pixels of a Sentinel-2 tile"
+            f"item {name!r} has its edges at ({metres(*edges)}), not on multiples of {CELL} m from "
+            f"({metres(*origin)}): these are not the pixels of a Sentinel-2 tile"
         )
     return box[0], box[1], box[2], box[3]
 

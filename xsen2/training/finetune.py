@@ -16,7 +16,7 @@ import xarray as xr
 
 from xsen2.bands import grid_of
 from xsen2.cube import recognise
-from xsen2.errors import BandError, GridError, MethodError, WeightsError
+from xsen2.errors import BandError, GridError, MethodError, WeightsError, once
 from xsen2.kernels import Operator
 from xsen2.networks import DEFAULT, Card, NetworkMethod
 from xsen2.protocol import Array
@@ -100,6 +100,7 @@ def coarser(scene: Scene, how: Blur) -> Scene:
     return replace(scene, bands=bands, valid=valid)
 
 
+@once
 def finetune(
     ds: xr.Dataset | xr.DataTree,
     method: str | os.PathLike[str] = "default",

@@ -17,6 +17,7 @@ from rasterio.crs import CRS
 from xsen2.bands import GRIDS
 from xsen2.cube import DIMS, recognise, write_crs
 from xsen2.errors import SourceError, Xsen2Error
+from xsen2.grid import lattice, off
 from xsen2.radiometry import scales_of, to_nan
 
 __all__ = ["Scene", "hold_out", "read_scenes", "scenes_of"]
@@ -40,7 +41,11 @@ class Scene:
     corner: tuple[float, float] = (0.0, 0.0)  # west, north
 
     def cube(self) -> xr.Dataset:
-        """The scene as a cube, NaN where pixels are not real."""
+        """The scene as a cube, NaN where pixels are not real.
+
+        It has no CRS where its corner is none that pixels of Sentinel-2 have: scenes that were regridded by others are
+        noted so. Their bands fit each other, and scores do not ask where they are.
+        """
         west, north = self.corner
         variables = {}
         for gsd, bands in self.bands.items():
@@ -50,7 +55,9 @@ class Scene:
             for name, dn in zip(GRIDS[gsd], bands, strict=True):
                 variables[name] = xr.DataArray(np.where(self.valid[gsd], dn, np.float32(np.nan)), coords, (ydim, xdim))
         ds = xr.Dataset(variables, attrs={"title": self.name})
-        return ds if self.epsg is None else write_crs(ds, CRS.from_epsg(self.epsg))
+        origin = lattice(self.epsg)
+        astray = origin is not None and max(map(abs, off((west, 0, 0, north), max(self.bands), origin))) > 0.01
+        return ds if self.epsg is None or astray else write_crs(ds, CRS.from_epsg(self.epsg))
 
 
 def read_scenes(folder: str | Path) -> Iterator[Scene]:
