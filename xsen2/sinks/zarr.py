@@ -11,9 +11,10 @@ import os
 
 import xarray as xr
 
+from xsen2.bands import find
 from xsen2.cube import canonicalise
 from xsen2.errors import StoreError
-from xsen2.grid import filled, located
+from xsen2.grid import axes_of, filled, located, spacing
 from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, skeleton
 from xsen2.sinks._zarr_pixels import probe, writes
 from xsen2.sinks.disk import named
@@ -80,7 +81,7 @@ def to_zarr(
     CRSError
         `ds` has no CRS, or several.
     GridError, TimeError
-        A variable has no pixels, or no dates.
+        A variable has no pixels, or no dates; coordinates of bands are missing, uneven, or none.
     StoreError
         `store` holds something else, or a result that may be another run's; another run is writing to it; metadata
         cannot be stored. While writing: the disk is full, or cannot be written to.
@@ -171,6 +172,8 @@ def _planned(ds: xr.Dataset, dtype: str, chunks: int | None) -> tuple[xr.Dataset
     for name, variable in ds.data_vars.items():
         if variable.ndim >= 2:
             filled(variable, str(name))
+        if find(name):  # other variables may be no maps
+            spacing(variable, axes_of(variable, str(name)), str(name))
     ds = georeferenced(clean(located(ds)))
     grids = plan(ds, dtype, chunks)
     ds = loaded(ds, grids)
