@@ -172,8 +172,8 @@ def _planned(ds: xr.Dataset, dtype: str, chunks: int | None) -> tuple[xr.Dataset
     for name, variable in ds.data_vars.items():
         if variable.ndim >= 2:
             filled(variable, str(name))
-        if find(name):  # other variables may be no maps
-            spacing(variable, axes_of(variable, str(name)), str(name))
+            if find(name):  # other variables may be no maps
+                spacing(variable, axes_of(variable, str(name)), str(name))
     ds = georeferenced(clean(located(ds)))
     grids = plan(ds, dtype, chunks)
     ds = loaded(ds, grids)
