@@ -8,7 +8,6 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from xsen2.errors import CRSError, GridError
-from xsen2.grid import metres
 
 __all__ = ["Place", "check"]
 
@@ -82,8 +81,8 @@ def check(url: str, signed: str, what: str, place: Place) -> None:
     want = (place.gsd, 0, place.left, 0, -place.gsd, place.top)
     if shape != (place.height, place.width) or not _near(transform, want):
         raise GridError(
-            f"{what}: the file has {shape[0]} x {shape[1]} pixels of {metres(transform.a)} x {metres(-transform.e)} m "
-            f"from the corner {metres(transform.c, transform.f)}, but the item says {place.height} x {place.width} of "
+            f"{what}: the file has {shape[0]} x {shape[1]} pixels of {transform.a:g} x {-transform.e:g} m from the "
+            f"corner {transform.c:g}, {transform.f:g}, but the item says {place.height} x {place.width} of "
             f"{place.gsd} m from {place.left}, {place.top}: {fix}"
         )
     with _lock:
