@@ -28,6 +28,8 @@ from xsen2.errors import CRSError, MethodError, SourceError
 from xsen2.geometry import padded
 from xsen2.sources.open import Wanted, open_source
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 WEST, NORTH = ORIGIN
 UTM = "EPSG:32631"
 TO_LONLAT = Transformer.from_crs(UTM, 4326, always_xy=True)

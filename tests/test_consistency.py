@@ -16,6 +16,8 @@ from xsen2.errors import MethodError
 from xsen2.kernels import OPERATORS, correlate, degrade_array, taps
 from xsen2.training.scenes import read_scenes
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 METHODS = ["default", "bicubic", "regression", "supreme", "twogrid"]
 """One that looks at its own band alone, one with statistics of the image, one that works tile by tile, networks."""
 KINDS = xsen2.methods()["kind"]

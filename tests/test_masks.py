@@ -15,6 +15,8 @@ from xsen2 import masks
 from xsen2.bands import A
 from xsen2.errors import BandError, GridError, MethodError, TimeError
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 RNG = np.random.default_rng(1)
 
 

@@ -22,6 +22,8 @@ from xsen2.registry import resolve
 from xsen2.result import lazy
 from xsen2.statistics import learnt
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 METHODS = [m for m in xsen2.methods().index if m != "default"]
 KINDS = xsen2.methods()["kind"]
 EXAMPLES = {"network": 5, "classical": 4}

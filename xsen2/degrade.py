@@ -14,7 +14,7 @@ from xsen2.bands import GRIDS, grid_of
 from xsen2.cube import DIMS, Cube, recognise, write_crs
 from xsen2.errors import GridError, MethodError
 from xsen2.grid import NODATA_ATTRS, nodata_of
-from xsen2.halo import Layer, map_windows, split
+from xsen2.halo import Layer, blocks, map_windows
 from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
 from xsen2.radiometry import to_nan
 from xsen2.result import lazy
@@ -104,7 +104,7 @@ def _band(small: Cube, band: str, array: xr.DataArray, scale: int, operator: str
         [Layer([data], 1)],
         shape=(array.shape[-2], array.shape[-1]),
         halo=halo,
-        chunks=(split(rows, scale), split(columns, scale)),
+        chunks=blocks(rows, columns, scale, halo),
         bands=1,
         per_pixel=scale,
         label=f"xsen2-degrade-{operator}",

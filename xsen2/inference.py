@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
+import os
 import threading
 from dataclasses import dataclass
 
@@ -36,6 +37,16 @@ BYTES = {torch.float32: 6000, torch.bfloat16: 3000, torch.float16: 3000}
 _networks: dict[tuple[str, ...], torch.nn.Module] = {}
 _loading = threading.Lock()
 _rooms: dict[tuple[str, ...], Room] = {}
+
+
+def _forked() -> None:
+    """In a forked process, where nobody is loading."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def load(card: Card, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:

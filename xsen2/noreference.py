@@ -17,7 +17,7 @@ from xsen2.compare import Place, compare, pool
 from xsen2.cube import Cube, recognise
 from xsen2.errors import BandError, GridError, MethodError
 from xsen2.grid import nodata_of
-from xsen2.halo import Layer, common_dates, map_windows, split
+from xsen2.halo import Layer, blocks, common_dates, map_windows
 from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
 from xsen2.radiometry import to_nan
 from xsen2.result import lazy
@@ -166,7 +166,7 @@ def _coarser(arrays: dict[str, da.Array], scale: int, operator: str) -> dict[str
         [Layer(layer, 1)],
         shape=layer[0].shape[-2:],
         halo=halo,
-        chunks=(split(rows, scale), split(columns, scale)),
+        chunks=blocks(rows, columns, scale, halo),
         bands=len(layer),
         per_pixel=scale,
         label=f"xsen2-assess-{operator}",

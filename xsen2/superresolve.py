@@ -13,10 +13,10 @@ import xarray as xr
 
 from xsen2.area import Aoi, locate
 from xsen2.bands import canonical, grid_of
-from xsen2.block import apply
+from xsen2.block import Block, apply, block_of
 from xsen2.cube import Cube, recognise
 from xsen2.errors import BandError, MethodError
-from xsen2.halo import common_dates, split
+from xsen2.halo import blocks, common_dates, thinnest
 from xsen2.kernels import OPERATORS, Operator
 from xsen2.masks import Mask, hide, read
 from xsen2.protocol import Method, Statistical
@@ -54,7 +54,8 @@ def superresolve(
     bands : sequence of str, optional
         Bands to make, under any known name. All of the cube's by default.
     method : str, path or Method
-        A name of `xsen2.methods`, the path of weights, or an object that follows `xsen2.protocol.Method`.
+        A name of `xsen2.methods`, the path of weights, or an object that follows `xsen2.protocol.Method`. What a
+        classical method makes is kept within what was measured around, see `xsen2.classical._kept.bounded`.
     native : bool
         Whether the 10 m bands come along, unchanged, even if `bands` does not name them.
     area : bbox, GeoJSON, geometry or path, optional
@@ -150,20 +151,25 @@ def superresolve(
     arrays = common_dates({band: lazy(array.data) for band, array in cube.bands.items()})
     if cube.time and any(isinstance(one, Statistical) for one in methods):  # each date has statistics of its own
         arrays = {band: array.rechunk({0: 1}) for band, array in arrays.items()}
-    chunks = _chunks(cube, arrays, [getattr(one, "lattice", 1) for one in methods], aoi)
+    for one in methods:
+        _require(cube, one)
+    methods = [(_doubtful(one) if uncertainty else one).fit(cube) for one in methods]
+    exact = [getattr(one, "consistency", False) if consistency is None else consistency for one in methods]
+    tasks = [
+        block_of(one, tuple(cube.bands), scales, operator if consistently else None, cube.shape(10))
+        for one, consistently in zip(methods, exact, strict=True)
+    ]
+    chunks = _chunks(cube, arrays, tasks, aoi)
     made: dict[str, da.Array] = {}
     errors: dict[str, da.Array] = {}
     used: dict[str, str] = {}
     consistent: dict[str, bool] = {}
-    for one in methods:
-        _require(cube, one)
-        fitted = (_doubtful(one) if uncertainty else one).fit(cube)
-        exact = getattr(fitted, "consistency", False) if consistency is None else consistency
-        stack = apply(cube, fitted, chunks, scales, arrays, operator if exact else None)
+    for fitted, consistently in zip(methods, exact, strict=True):
+        stack = apply(cube, fitted, chunks, scales, arrays, operator if consistently else None)
         for number, band in enumerate(fitted.produces):
             if band in targets:
                 made[band] = stack[number]
-                consistent[band] = bool(exact)
+                consistent[band] = bool(consistently)
                 if uncertainty:
                     errors[band] = stack[len(fitted.produces) + number]
         weights = getattr(fitted, "card", None)
@@ -229,12 +235,18 @@ def _require(cube: Cube, method: Method) -> None:
 
 
 def _chunks(
-    cube: Cube, arrays: dict[str, da.Array], lattices: Sequence[int], aoi: Aoi | None
+    cube: Cube, arrays: dict[str, da.Array], tasks: Sequence[Block], aoi: Aoi | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Blocks of the output: near the chunks of the 10 m bands, on borders that all grids and lattices share."""
-    cell = math.lcm(max(cube.grids) // 10, *lattices)
+    """Blocks of the output: near the chunks of the 10 m bands, on borders that all grids and lattices share.
+
+    Where chunks are much thinner than what a method sees round them, as those of a striped file, several are one block.
+    """
+    cell = math.lcm(max(cube.grids) // 10, *(getattr(task.method, "lattice", 1) for task in tasks))
     rows, columns = next(a.chunks[-2:] for b, a in arrays.items() if grid_of(b) == 10)
-    return (split(rows, cell), split(columns, cell)) if aoi is None else aoi.blocks((rows, columns), cell)
+    halo = max((task.computed for task in tasks), default=0)
+    if aoi is not None:
+        return aoi.blocks((rows, columns), cell, (thinnest(halo, sum(rows)), thinnest(halo, sum(columns))))
+    return blocks(rows, columns, cell, halo)
 
 
 def _passed(data: da.Array, chunks: tuple[tuple[int, ...], tuple[int, ...]], scale: Scale) -> da.Array:

@@ -125,9 +125,15 @@ def _of_area(items: list[Any], area: Bounds) -> list[Any]:
     if len(by_crs) == 1:
         return [item for item, _ in pairs]
 
+    west, south, east, north = outline.bounds
+
     def covered(epsg: int) -> tuple[float, int]:
-        tiles = unary_union([box(*lonlat(extent, epsg)) for extent in {of.extent for _, of in by_crs[epsg]}])
-        return round(tiles.intersection(box(*area)).area / box(*area).area, 4), len(by_crs[epsg])
+        boxes = []
+        for left, bottom, right, top in {lonlat(of.extent, epsg) for _, of in by_crs[epsg]}:
+            turn = 360 * round((west + east - left - right) / 720)  # on the same side of 180 degrees as the area
+            boxes.append(box(left + turn, bottom, right + turn, top))
+        asked = box(west, south, east, north)
+        return round(unary_union(boxes).intersection(asked).area / asked.area, 4), len(by_crs[epsg])
 
     best = max(sorted(by_crs), key=covered)
     others = ", ".join(f"{len(by_crs[epsg])} in EPSG:{epsg}" for epsg in sorted(by_crs) if epsg != best)
