@@ -147,7 +147,7 @@ def _write(ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwri
     if overwrite or not state.complete:
         if overwrite or not state.ready:
             with named(place.root):
-                state.begin(run)
+                state.begin(run, map(str, ds.variables))
                 skeleton(ds, grids, state.root, run)
                 state.set_ready()
         todo = [(g, r) for g, grid in enumerate(grids) for r in range(len(grid.regions)) if not state.done(g, r)]
