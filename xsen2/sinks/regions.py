@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
 
@@ -13,7 +13,7 @@ import xarray as xr
 from xsen2.bands import find
 from xsen2.sinks.pack import Packing, packing_of
 
-__all__ = ["Grid", "plan"]
+__all__ = ["Grid", "Stored", "plan"]
 
 CHUNK = 1200
 """Longest side of a chunk on disk, in pixels, unless the caller chooses."""
@@ -23,6 +23,14 @@ REGION = 64 * 1024 * 1024
 regions is read twice: half of a full tile is a fair price."""
 
 Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a variable lies in a store that is added to: the name of its dtype, and the shape of a chunk."""
+
+    dtype: str
+    chunks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Grid:
         return int(np.prod([-(-(s.stop - s.start) // c) for s, c in zip(region, self.chunks, strict=True)]))
 
 
-def plan(ds: xr.Dataset, dtype: str, chunks: int | None) -> list[Grid]:
+def plan(ds: xr.Dataset, dtype: str, chunks: int | None, like: Mapping[str, Stored] | None = None) -> list[Grid]:
     """Gather the pixels of a dataset by grid, and choose chunks and regions.
 
     Parameters
@@ -64,23 +72,27 @@ def plan(ds: xr.Dataset, dtype: str, chunks: int | None) -> list[Grid]:
         What float bands become on disk.
     chunks : int or None
         Side of a chunk of the finest grid, or None to follow the Dask chunks.
+    like : mapping, optional
+        Name → how it lies in the store that is added to, which decides both for it.
     """
-    gathered: dict[tuple[Hashable, ...], dict[str, da.Array]] = {}
+    like = like or {}
+    gathered: dict[tuple[tuple[Hashable, ...], tuple[int, ...] | None], dict[str, da.Array]] = {}
     packings = {}
     for name, variable in ds.data_vars.items():
         if variable.ndim >= 2 and variable.dtype.kind in "buif" and variable.size:
             data = (variable.chunk() if variable.chunks is None else variable).data
             if variable.dtype.kind == "f" and find(name):
                 data = data.astype(np.float32)
-            packings[str(name)] = packing_of(variable, dtype)
-            gathered.setdefault(variable.dims, {})[str(name)] = data
+            known = like.get(str(name))
+            packings[str(name)] = packing_of(variable, known.dtype if known else dtype)
+            gathered.setdefault((variable.dims, known.chunks if known else None), {})[str(name)] = data
     finest = max((next(iter(arrays.values())).shape[-1] for arrays in gathered.values()), default=1)
     grids = []
-    for dims, arrays in gathered.items():
+    for (dims, given), arrays in gathered.items():
         first = next(iter(arrays.values()))
         most = CHUNK if chunks is None else max(1, round(chunks * first.shape[-1] / finest))
         sides = [min(most, sum(b)) if chunks else _side(b) for b in first.chunks[-2:]]
-        disk = (*(1 for _ in first.shape[:-2]), *sides)
+        disk = given or (*(1 for _ in first.shape[:-2]), *sides)
         packed = {n: p for n in arrays if (p := packings[n]) is not None}
         grids.append(Grid(dims, arrays, packed, disk, tuple(_regions(first.chunks, disk))))
     return grids

@@ -172,6 +172,11 @@ class State:
         return "consolidated_metadata" in self._group()
 
     @property
+    def unfinished(self) -> bool:
+        """Whether there is a trace of the writing."""
+        return bool(self._marks)
+
+    @property
     def ready(self) -> bool:
         """Whether all metadata is there, so that regions can be written."""
         return "ready" in self._marks
@@ -342,8 +347,8 @@ class State:
         if foreign:
             some = ", ".join(sorted(foreign)[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
             raise StoreError(
-                f"{self.root} holds what is not of one Zarr store and would be deleted ({some}): write to another path, "
-                "or move that away first"
+                f"{self.root} holds what is not of one Zarr store and would be deleted ({some}): write to another "
+                "path, or move that away first"
             )
 
     def _foreign(self, names: set[str]) -> set[str]:
@@ -403,7 +408,9 @@ class State:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except PermissionError as error:
-            raise StoreError(f"{self.root} cannot be read ({error}): get the permission to, or write elsewhere") from error
+            raise StoreError(
+                f"{self.root} cannot be read ({error}): get the permission to, or write elsewhere"
+            ) from error
 
 
 def digest(said: Any) -> str:
