@@ -59,8 +59,6 @@ def missing(runs: Mapping[Path, str], overwrite: bool) -> set[Path]:
     """
     out = set()
     for path, run in runs.items():
-        if path.is_symlink() and not path.exists():
-            raise StoreError(f"{path} is a link to nowhere: delete it, or write to another path")
         if path.is_dir():
             raise StoreError(f"{path} is a folder: give the name of a file, or a folder whose name has no .tif")
         if path.exists() and not overwrite:

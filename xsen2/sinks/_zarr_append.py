@@ -13,6 +13,7 @@ A killed run leaves it, and the same call goes on from there. What another call 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -322,7 +323,10 @@ class _Series:
         from zarr.storage import MemoryStore
 
         memory = MemoryStore()
-        skeleton(ds, grids, memory, "", {str(n): self._encoding(str(n), v) for n, v in ds.variables.items()})
+        said = {str(name): self._encoding(str(name), variable) for name, variable in ds.variables.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that times do not fit the store's units is seen when they are read back
+            skeleton(ds, grids, memory, "", said)
         return zarr.open_group(memory, mode="r")
 
     def _encoding(self, name: str, variable: xr.Variable) -> dict[str, Any]:
@@ -427,22 +431,25 @@ class _Series:
             The store cannot hold one of them exactly.
         """
         own = self._own_store(ds, grids)
-        with quiet():
-            back = xr.open_zarr(own.store, decode_coords="all", chunks=None, consolidated=False)
         pixels = {name for grid in grids for name in grid.arrays}
         out = {}
         for name in self.along:
             if name in pixels:
                 continue
-            if not _same(back[name].values, ds[name].values):
-                held = self.old[name].encoding
-                how = f"{held.get('dtype')}, {held['units']}" if "units" in held else f"{held.get('dtype')}"
+            raw, attrs = own[name][...], dict(self.members[name].get("attributes") or {})
+            # Read as the store will be: what xarray could not write in the store's units it has written in others.
+            try:
+                back = xr.conventions.decode_cf_variable(name, xr.Variable(ds[name].dims, raw, attrs)).values
+            except (ValueError, OverflowError):  # a number of days that is no date
+                back = None
+            if not _same(back, ds[name].values):
+                how = ", ".join(map(str, [self.old[name].encoding.get("dtype"), *filter(None, [attrs.get("units")])]))
                 raise StoreError(
                     f"{self.place.root} holds {name} as {how}, which cannot hold {_said(ds[name].values.ravel()[0])} "
                     "exactly: write the store anew, xr.open_zarr(…, decode_coords='all').dsen2.to_zarr(…, "
                     "overwrite=True), then append"
                 )
-            out[name] = own[name][...]
+            out[name] = raw
         return out
 
 

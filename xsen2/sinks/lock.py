@@ -252,7 +252,7 @@ def _entry(run: str, before: bytes | None = None) -> bytes:
 def _owner(content: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(content or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

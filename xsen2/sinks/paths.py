@@ -84,6 +84,8 @@ def _check_above(full: str, given: str) -> None:
             raise StoreError(f"{given} leads in a circle, over links that point at each other: mend them") from None
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             raise StoreError(f"{given} cannot be looked at ({error}): get the permission to, or give another") from None
+    if os.path.islink(full.rstrip("/")):
+        raise StoreError(f"{given} is a link to nowhere: mend or delete it, or write to another path")
     above = os.path.dirname(full.rstrip("/"))
     while above and not os.path.lexists(above) and above != os.path.dirname(above):
         above = os.path.dirname(above)

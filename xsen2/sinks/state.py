@@ -12,6 +12,7 @@ places, and ``.xsen2/lock`` at a URL, where whoever may write to the store may w
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -48,17 +49,18 @@ class State:
 
     Parameters
     ----------
-    store : str
+    store : path
         Local path, or a URL that fsspec knows.
     claim : Claim, optional
         The lock under which it is written; without one it is only looked at.
     """
 
-    def __init__(self, store: str, claim: Claim | None = None) -> None:
+    def __init__(self, store: str | os.PathLike[str], claim: Claim | None = None) -> None:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
         from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-        store = store if is_url(store) else local(store)
+        given = os.fspath(store) if isinstance(store, os.PathLike) else store
+        store = given if isinstance(given, str) and is_url(given) else local(given)
         self._fs, self._path = url_to_fs(store)
         self._claim = claim
         self.local = isinstance(self._fs, LocalFileSystem)
@@ -407,7 +409,9 @@ class State:
             return [str(name).rstrip("/") for name in self._fs.ls(path, detail=False)]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        except PermissionError as error:
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # links in a circle, in the place of a folder of notes: refused by `locked`
+                return []
             raise StoreError(
                 f"{self.root} cannot be read ({error}): get the permission to, or write elsewhere"
             ) from error

@@ -158,7 +158,7 @@ def to_zarr(
         ds = canonicalise(ds)
     if dim is not None:
         check_dim(ds, dim)
-    state = State(os.fspath(store))
+    state = State(store)
     if overwrite or dim is not None or not state.settled:
         with state.locked() as place:
             if dim is not None and _is_finished(place):
