@@ -26,6 +26,7 @@ import xarray as xr
 
 from xsen2.bands import find
 from xsen2.errors import CRSError, StoreError
+from xsen2.sinks._sources import stamp
 from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, skeleton
 from xsen2.sinks._zarr_pixels import checks, probe, put, writes
 from xsen2.sinks.disk import named
@@ -121,8 +122,9 @@ def _write(
     """Begin or go on, until the dates are in the store."""
     with named(new.root):
         values = new.there.encoded(ds, grids)
-        if not new.goes_on(run, grids):
-            new.begin(run)
+        sources = stamp(array for grid in grids for array in grid.arrays.values())
+        if not new.goes_on(run, grids) or new.place.changed(f"{ADDED}/sources", sources):
+            new.begin(run, sources)
     todo = [(g, r) for g, grid in enumerate(grids) for r in range(len(grid.regions)) if not new.done(g, r)]
     run_pieces(
         writes(grids, new, todo),
@@ -517,7 +519,7 @@ class _Addition:
         self.place.put(f"{ADDED}/run", run.encode())
         return True
 
-    def begin(self, run: str) -> None:
+    def begin(self, run: str, sources: Mapping[str, str]) -> None:
         """Claim the place after the last date."""
         self.claim.check()
         if "run" in self._marks:
@@ -527,6 +529,7 @@ class _Addition:
         self._marks = set()
         self._sweep(self.first)
         self.place.make(ADDED)
+        self.place.put(f"{ADDED}/sources", json.dumps(sources).encode())
         self.place.put(f"{ADDED}/run", self._named(run).encode())
 
     def finish(self, attrs: Mapping[str, Any], tokens: list[tuple[str, int]]) -> None:

@@ -1,9 +1,9 @@
 """What a half-written store knows about itself, so that the next call can finish it.
 
 The folder ``.xsen2`` inside the store holds ``names`` (of all that the store has at its top, so that nothing else is
-ever deleted), ``run`` (which run this is), ``ready`` (all metadata is written), ``group.json`` (the group's metadata,
-put in place last) and ``done-G-N`` for each finished region. Each step can be repeated after a kill at any point, a
-step that was cut short included.
+ever deleted), ``run`` (which run this is), ``sources`` (what the files that it reads were like when it began),
+``ready`` (all metadata is written), ``group.json`` (the group's metadata, put in place last) and ``done-G-N`` for each
+finished region. Each step can be repeated after a kill at any point, a step that was cut short included.
 
 A store that replaces another is written beside it, in the hidden folder ``.NAME.xsen2-new``; in the end the two
 change places. A run holds a lock meanwhile: ``.NAME.xsen2-lock`` beside a local store, where it stays whatever changes
@@ -18,7 +18,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -296,6 +296,11 @@ class State:
     def put(self, name: str, content: bytes = b"") -> None:
         """Write a note."""
         self._put(name, content)
+
+    def changed(self, note: str, now: Mapping[str, str]) -> list[str]:
+        """Sources of which a note says otherwise than what they are now; none where there is no such note."""
+        was = self._json(note)
+        return sorted(name for name in {*was, *now} if was.get(name) != now.get(name)) if was else []
 
     def make(self, folder: str) -> None:
         """Make a folder."""

@@ -7,12 +7,14 @@ all chunks of that region are there. The last step writes the group's metadata a
 
 from __future__ import annotations
 
+import json
 import os
 
 import xarray as xr
 
 from xsen2.cube import canonicalise
 from xsen2.errors import StoreError
+from xsen2.sinks._sources import stamp
 from xsen2.sinks._zarr_append import add, check_dim
 from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, said_times, skeleton
 from xsen2.sinks._zarr_pixels import probe, writes
@@ -23,6 +25,9 @@ from xsen2.sinks.run import run_pieces
 from xsen2.sinks.state import State, sections
 
 __all__ = ["to_zarr"]
+
+SOURCES = ".xsen2/sources"
+"""Note in a half-written store of the local files that its pixels are read from, as they were when it was begun."""
 
 
 def to_zarr(
@@ -125,7 +130,10 @@ def to_zarr(
     could tell without computing them all. Unfinished work is taken up if the steps of the computation
     are the same, and one chunk of each region that was written is the same to the bit when it is
     computed again. So give the same call the same inputs: a change that neither shows, another
-    threshold say, would hold in the regions to come only. Networks compute in what each machine is
+    threshold say, would hold in the regions to come only. Local files and Zarr stores that are read from, and that the
+    graph names, are compared by size and time of change: if one is not what it was when the work was begun, the same
+    call refuses to go on. What is rewritten in place behind a URL, or under a store that has been finished, is not
+    seen: nothing of it is read again. Networks compute in what each machine is
     fastest in: give `superresolve` a `dtype` if one kind of machine begins a store and another ends it. On
     a GPU the last digits depend on how much memory was free, so it may refuse work whose links changed.
 
@@ -201,11 +209,18 @@ def _write(ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwri
             with named(place.root):
                 state.adopt(run)
     if overwrite or not state.complete:
+        sources = stamp(array for grid in grids for array in grid.arrays.values())
         if overwrite or not state.ready:
             with named(place.root):
                 state.begin(run, map(str, ds.variables))
+                state.put(SOURCES, json.dumps(sources).encode())
                 skeleton(ds, grids, state.root, run, said)
                 state.set_ready()
+        elif changed := state.changed(SOURCES, sources):
+            raise StoreError(
+                f"{place.root} is half written, and {', '.join(changed[:3])} changed since: old and new pixels would "
+                "be mixed. Begin again with overwrite=True"
+            )
         todo = [(g, r) for g, grid in enumerate(grids) for r in range(len(grid.regions)) if not state.done(g, r)]
         run_pieces(
             writes(grids, state, todo),
