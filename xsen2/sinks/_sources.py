@@ -8,6 +8,7 @@ import pickle
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -53,11 +54,11 @@ def stamp(arrays: Iterable[da.Array]) -> dict[str, str]:
             if name in seen or left <= 0:
                 continue
             seen.add(name)
+            values: list[Any] = []
             if isinstance(layer, Blockwise):
                 values = [value for value, index in layer.indices if index is None]
-            else:
-                with suppress(Exception):
-                    values = list(layer.mapping.values() if hasattr(layer, "mapping") else dict(layer).values())[:left]
+            elif not array.dask.dependencies.get(name):  # what others are made of
+                values = list(islice(layer.values(), left))
             left -= len(values)
             for value in values:
                 finder.look(value)
