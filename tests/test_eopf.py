@@ -489,7 +489,7 @@ def test_nothing_that_runs_code_is_decoded(tmp_path: Path) -> None:
         node = copy.deepcopy(whole)
         node["metadata"][f"{R10}/{path}/.zarray"][key] = value
         (home / ".zmetadata").write_text(json.dumps(node))
-        with pytest.raises(SourceError, match=r"cannot be read as a Zarr store: .*Zarr data type"):
+        with pytest.raises(SourceError, match=r"cannot be read as a Zarr store: .*(codec 'pickle'|Python objects)"):
             xsen2.open_eopf(home).compute()
     assert not ran.exists()
 
