@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from xsen2.cli_path import UserPath
 from xsen2.errors import WeightsError
 from xsen2.networks import Card, cards, local
 from xsen2.registry import installed
@@ -29,10 +30,8 @@ def weights() -> None:
 
 
 @weights.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder; the user's own folder by default."
-)
+@click.argument("file", type=UserPath(path_type=Path))
+@click.option("--out", type=UserPath(file_okay=False, path_type=Path), help="Folder; the user's own folder by default.")
 def convert(file: Path, out: Path | None) -> None:
     """Convert Keras weights of DSen2 or VDSen2 that you have downloaded.
 

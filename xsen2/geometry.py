@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from xsen2.errors import CRSError, SourceError
 from xsen2.grid import Bounds
+from xsen2.paths import local
 
 __all__ = ["Part", "crs_from", "dense", "extent", "padded", "projected", "read"]
 
@@ -102,7 +103,7 @@ def read(area: object, crs: object | None = None) -> tuple[list[Part], Any]:
         If the CRS is none.
     """
     if isinstance(area, (str, os.PathLike)):
-        area = _file(Path(area))
+        area = _file(local(area))
     own = getattr(area, "crs", None)
     shape: Any = area
     if isinstance(area, (Sequence, np.ndarray)):

@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from xsen2.cube import canonicalise
 from xsen2.errors import SourceError
+from xsen2.paths import local
 
 __all__ = ["Scenes", "Subject", "subjects"]
 
@@ -62,7 +62,7 @@ def subjects(scenes: Scenes) -> Iterator[Subject]:
         return
     from xsen2.training.scenes import Scene, read_scenes
 
-    folder = Path(scenes)
+    folder = local(scenes)
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder of scenes")
     notes = folder.parent / "scenes.json"

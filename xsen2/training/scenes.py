@@ -17,6 +17,7 @@ from rasterio.crs import CRS
 from xsen2.bands import GRIDS
 from xsen2.cube import DIMS, recognise, write_crs
 from xsen2.errors import SourceError, Xsen2Error
+from xsen2.paths import local
 from xsen2.radiometry import scales_of, to_nan
 
 __all__ = ["Scene", "hold_out", "read_scenes", "scenes_of"]
@@ -68,7 +69,7 @@ def read_scenes(folder: str | Path) -> Iterator[Scene]:
         If there is nothing to read in the folder, or something in it is no scene: it cannot be read, or lacks bands.
         It is named, and never left out: scores over fewer scenes would be other scores.
     """
-    folder = Path(folder)
+    folder = local(folder)
     kinds = (".npz", ".zarr", ".safe", ".zip")
     found = sorted(p for p in folder.glob("*") if p.suffix.lower() in kinds)
     if not found:
