@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ import eopf_product
 import numcodecs
 import numpy as np
 import pytest
+import stac_api
 import xarray as xr
 import zarr
 from click.testing import CliRunner
@@ -128,10 +130,12 @@ def zipped(home: Path) -> Path:
     return path
 
 
-def refused(source: object, words: str = "") -> str:
+def refused(source: object, words: str = "z", shell: bool = True) -> str:
     """In Python and in the shell: by name, in one line."""
     with pytest.raises(SourceError, match=words) as caught:
         open_source(str(source)).load()
+    if not shell:
+        return str(caught.value)
     result = CliRunner().invoke(
         main, ["run", str(source), str(Path(str(source)).parent / "o.zarr"), "--method=bicubic"]
     )
@@ -167,16 +171,14 @@ def test_no_codec_runs_code(array: str, where: str, change: Any, mark: Path, tmp
         chunk.write_bytes(pickle.dumps(Touch(mark)))
     if where == "own" and array != "time":
         home = zipped(home)
-    said = refused(home, "codec|Python objects")
+    said = refused(home, "codec|Python objects", shell=array == "time")
     assert array in said
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
-@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("zarr_format", "nested"), [(2, False), (3, False), (3, True)])
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
 def test_no_codec_that_a_package_registers(zarr_format: int, nested: bool, mark: Path, tmp_path: Path) -> None:
-    if zarr_format == 2 and nested:
-        pytest.skip("a tree is written in format 3")
     home = plain(tmp_path / "cube.zarr", zarr_format, nested=nested)
     evil = {"id": Evil.codec_id} if zarr_format == 2 else {"name": Evil.codec_id, "configuration": {}}
     key = "filters" if zarr_format == 2 else "codecs"
@@ -213,6 +215,33 @@ def test_no_codec_of_a_product(packed: str, mark: Path, tmp_path: Path) -> None:
     source = {"folder": home, "zip": zipped(home), "store": zarr.storage.LocalStore(home, read_only=True)}[packed]
     with pytest.raises(SourceError, match=Evil.codec_id):
         xsen2.open_eopf(source)
+    assert not mark.exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="fsspec reads http:// with aiohttp")
+def test_a_store_from_a_server_is_guarded_too(mark: Path, tmp_path: Path) -> None:
+    whole = plain(tmp_path / "whole.zarr")
+    codec, bomb, sparse, chunks = (Path(shutil.copytree(whole, tmp_path / f"{n}.zarr")) for n in range(4))
+    zipped(codec)
+    rewrite(codec, lambda a: a.update(filters=[{"id": Evil.codec_id}]), "x")
+    zipped(codec)
+    (bomb / "B02/0.0.0").write_bytes(bytes(numcodecs.Zstd().encode(np.zeros(40 << 20, np.uint8))))
+    rewrite(bomb, lambda a: a.update(compressor={"id": "zstd", "level": 1}), "B02")
+    with (sparse / "B02/0.0.0").open("ab") as file:
+        file.truncate(1 << 30)
+    rewrite(chunks, lambda a: a.update(chunks=[2, 30000, 30000]), "B02")
+    with stac_api.serve([], tmp_path, []) as base:
+        want = open_source(str(whole)).load()
+        xr.testing.assert_identical(open_source(f"{base}files/whole.zarr").load(), want)
+        for name, words in (
+            ("0.zarr", Evil.codec_id),
+            ("0.zarr.zip", Evil.codec_id),
+            ("1.zarr", "more than its array can hold"),
+            ("2.zarr", "more than it can need"),
+            ("3.zarr", "fill the memory"),
+        ):
+            with pytest.raises(SourceError, match=words):
+                open_source(f"{base}files/{name}").load()
     assert not mark.exists()
 
 
@@ -328,7 +357,8 @@ def test_names_that_lead_out_of_the_store(zarr_format: int, tmp_path: Path) -> N
     for key in [key for key in inner if key.startswith("B02")]:
         inner[f"../secret.zarr/{key}"] = inner.pop(key)
     file.write_text(json.dumps(about))
-    with pytest.raises((SourceError, xsen2.errors.BandError, KeyError)):
+    # xarray may find no such array, or find one whose chunks are not read; it never gets those of the other store.
+    with pytest.raises((SourceError, KeyError)):
         open_source(str(home)).load()["B02"].values  # noqa: B018
     assert secret.exists()
 
@@ -410,10 +440,10 @@ def test_shards_that_unpack_to_more_than_fits(tmp_path: Path) -> None:
         zarr_format=3,
         encoding={"B02": {"chunks": (12, 12), "shards": (24, 24), "compressors": zarr.codecs.ZstdCodec()}},
     )
-    (chunk,) = (home / "B02/c").rglob("0")
+    (chunk,) = (file for file in (home / "B02/c").rglob("0") if file.is_file())
     bomb = numcodecs.Zstd().encode(np.zeros(40 << 20, np.uint8))
     index = np.array([[0, len(bomb)]] * 4, "<u8").tobytes()
-    chunk.write_bytes(bomb + index + numcodecs.CRC32C(location="end").encode(index)[-4:])
+    chunk.write_bytes(bomb + index + bytes(numcodecs.CRC32C(location="end").encode(index))[-4:])
     for part in (slice(None), slice(0, 3)):
         with pytest.raises(SourceError, match=r"B02/.*more than its array can hold"):
             open_source(str(home))["B02"][part].load()

@@ -27,6 +27,9 @@ Array = npt.NDArray[Any]
 BANDS_AT = "measurements/reflectance"
 """Group with a group per native grid: r10m, r20m, r60m."""
 
+_SIDE = 10980
+"""Pixels along the side of a tile at 10 m."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -38,11 +41,14 @@ class Layer:
     attrs : dict
     where : str
         The array, for messages.
+    path : str
+        Of the array in the product.
     """
 
     array: zarr.Array[Any]
     attrs: dict[str, Any]
     where: str
+    path: str
 
     def require(self, kinds: Iterable[str], ndim: int) -> None:
         """Refuse what cannot be an array of the product, before anything of it is decoded.
@@ -56,7 +62,7 @@ class Layer:
         if (
             str(self.array.dtype) not in kinds
             or not len(shape) == len(chunks) == ndim
-            or not all(1 <= n <= 1_000_000 for n in (*shape, *chunks))
+            or not all(1 <= n <= _SIDE for n in shape)
         ):
             raise SourceError(
                 f"{self.where} is of dtype {self.array.dtype}, shape {shape} and chunks {chunks}, not "
@@ -129,7 +135,7 @@ class Product:
         if not product.has_group(BANDS_AT):
             raise SourceError(
                 f"{where} has no group {BANDS_AT}: it is not a Sentinel-2 L1C or L2A product of EOPF. Other Zarr "
-                "stores are opened with xarray, and superresolve checks what they hold"
+                "stores are opened with xarray.open_datatree or open_zarr, and superresolve checks what they hold"
             )
         return product
 
@@ -148,9 +154,16 @@ class Product:
             return None
         if not isinstance(node, zarr.Array):
             raise SourceError(f"{where} is a group where an array is needed; download the product again")
-        return Layer(node, self._attrs(node, where), where)
+        return Layer(node, self._attrs(node, where), where, path)
 
-    def _attrs(self, node: zarr.Array[Any], where: str) -> dict[str, Any]:
+    def group(self, path: str) -> dict[str, Any]:
+        """Attributes of the group at `path`; none where there is none."""
+        import zarr
+
+        node = self._node(path) if path else self.root
+        return self._attrs(node, f"{self.where}: {path}") if isinstance(node, zarr.Group) else {}
+
+    def _attrs(self, node: zarr.Array[Any] | zarr.Group, where: str) -> dict[str, Any]:
         try:
             return dict(node.attrs)
         except (TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import LocalStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from xsen2.sources._zarr_chunks import COMPRESSORS, Refused, check
 
@@ -140,11 +140,17 @@ class Guarded(Store):
         name = key.rpartition("/")[2]
         about = name in _READERS or name in (".zattrs", ".zgroup")
         chunks = None if about else self._chunks(key)
+        limit = _METADATA_LIMIT if chunks is None else chunks.stored
         try:
-            self._check_place(key, _METADATA_LIMIT if chunks is None else chunks.stored)
-            value = await self._inner.get(key, prototype, None if about else byte_range)
+            self._check_place(key, limit)
+            asked = None if about else byte_range
+            if asked is None and isinstance(self._inner, FsspecStore):
+                asked = RangeByteRequest(0, limit + 1)  # the server alone knows how much there is
+            value = await self._inner.get(key, prototype, asked)
             if value is None:
                 return None
+            if len(value) > limit:
+                raise Refused(f"has over {limit} bytes, which is more than it can need")
             data = memoryview(np.ascontiguousarray(value.as_numpy_array()).view(np.uint8))  # type: ignore[arg-type]
             if about:
                 self._read(key, name, data)
@@ -191,8 +197,6 @@ class Guarded(Store):
             chunks.look(data)
 
     def _read(self, key: str, name: str, data: memoryview) -> None:
-        if len(data) > _METADATA_LIMIT:
-            raise Refused(f"has over {_METADATA_LIMIT >> 20} MB, which no metadata have")
         if name not in _READERS:
             return
         try:

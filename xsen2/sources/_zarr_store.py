@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from xsen2.sources._zarr_guard import Guarded
 
-__all__ = ["ROOTS", "Opened", "named", "opened", "said"]
+__all__ = ["ROOTS", "Opened", "is_store", "named", "opened", "said"]
 
 ROOTS = ("zarr.json", ".zmetadata", ".zgroup")
 """What a folder has that is the root of a store."""
@@ -83,6 +83,20 @@ def opened(store: str | os.PathLike[str] | Store) -> Opened:
     except Exception as error:  # zarr, fsspec and their backends raise a dozen kinds
         raise SourceError(f"{where} cannot be read as a Zarr store: {said(error)}") from error
     return Opened(Guarded(inner), prefix, where, _stamp(store))
+
+
+def is_store(path: str) -> bool:
+    """Whether a path on disk is that of a store: a folder with its root, or a zip with one in it."""
+    here = local(path)
+    if here.is_dir():
+        return any(os.path.lexists(here / root) for root in ROOTS)
+    if here.suffix.lower() != ".zip" or not here.is_file():
+        return False
+    try:
+        with zipfile.ZipFile(here) as archive:
+            return any(name.rpartition("/")[2] in ROOTS for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, RuntimeError, ValueError):
+        return False
 
 
 def _stamp(store: object) -> tuple[int, ...]:
