@@ -262,7 +262,7 @@ NUMCODECS = [
 FILTERS = [[], [numcodecs.Delta("i2")], [numcodecs.Shuffle(2)], [numcodecs.CRC32()], [numcodecs.Fletcher32()]]
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(packed=st.sampled_from(NUMCODECS), filters=st.sampled_from(FILTERS), archive=st.booleans())
 def test_every_compressor_is_read(
     packed: Any, filters: Any, archive: bool, tmp_path_factory: pytest.TempPathFactory
