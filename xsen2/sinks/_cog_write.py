@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from dask.delayed import delayed
 
+from xsen2.disk import FULL, flush, named
 from xsen2.errors import StoreError
 from xsen2.sinks._cog_files import File
 from xsen2.sinks._cog_layers import Layer
-from xsen2.sinks.disk import FULL, flush, named
 from xsen2.sinks.state import RUN
 
 __all__ = ["Scratch", "missing", "piece"]

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from dask.base import compute
 
+from xsen2.disk import flush, named
 from xsen2.errors import StoreError
-from xsen2.sinks.disk import flush, named
 from xsen2.sinks.lock import Claim
 from xsen2.sinks.pack import pack
 from xsen2.sinks.regions import Grid, Region

@@ -16,12 +16,12 @@ import xarray as xr
 
 from xsen2.bands import find
 from xsen2.cube import canonicalise
+from xsen2.disk import named
 from xsen2.errors import BandError, GridError, StoreError, TimeError
 from xsen2.sinks._cog_files import File, arrange
 from xsen2.sinks._cog_layers import Layer, layer_of
 from xsen2.sinks._cog_tags import dates_of, tags_of
 from xsen2.sinks._cog_write import Scratch, missing, piece
-from xsen2.sinks.disk import named
 from xsen2.sinks.lock import locked
 from xsen2.sinks.pack import PACKINGS
 from xsen2.sinks.run import run_pieces

@@ -20,8 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from xsen2.disk import flush, named
 from xsen2.errors import StoreError
-from xsen2.sinks.disk import flush, named
 from xsen2.sinks.lock import Claim, locked
 
 __all__ = ["RUN", "State", "digest"]

@@ -12,10 +12,10 @@ import os
 import xarray as xr
 
 from xsen2.cube import canonicalise
+from xsen2.disk import named
 from xsen2.errors import StoreError
 from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, skeleton
 from xsen2.sinks._zarr_pixels import probe, writes
-from xsen2.sinks.disk import named
 from xsen2.sinks.pack import PACKINGS, clean
 from xsen2.sinks.regions import Grid, plan
 from xsen2.sinks.run import run_pieces
