@@ -14,6 +14,7 @@ from xsen2.cli_run import Bbox, bar, bbox_option, method_option, quiet_option, r
 from xsen2.cli_train import train
 from xsen2.cli_weights import weights
 from xsen2.errors import Xsen2Error
+from xsen2.text import printable
 
 __all__ = ["main"]
 
@@ -29,7 +30,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except (Xsen2Error, ImportError) as error:
-            raise _Failure(" ".join(str(error).split())) from error
+            raise _Failure(printable(" ".join(str(error).split()))) from error
 
 
 @click.group(cls=_Group)
