@@ -32,7 +32,7 @@ from xsen2.bands import BANDS
 from xsen2.cli import main
 from xsen2.cube import recognise
 from xsen2.errors import CRSError, GridError, SourceError, Xsen2Error
-from xsen2.grid import nodata_of
+from xsen2.radiometry import nodata_of
 from xsen2.sources import _reading
 from xsen2.sources.open import open_source
 from xsen2.training.scenes import read_scenes

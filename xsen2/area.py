@@ -15,8 +15,9 @@ import xarray as xr
 from xsen2.cube import Cube
 from xsen2.errors import CRSError, SourceError
 from xsen2.geometry import crs_from, extent, projected, read
-from xsen2.grid import Bounds, nodata_of
+from xsen2.grid import Bounds
 from xsen2.halo import split
+from xsen2.radiometry import nodata_of
 
 __all__ = ["Aoi", "locate"]
 

@@ -97,8 +97,8 @@ class Block:
                 dn, there = dn[needed], there[needed]
             inputs[factor], seen[factor] = dn, there
             # One band alone may be as dark as that, in water; only classical methods, which are linear, read one.
-            if len(needed) > 2 and not all(scales[i].sure for i in needed):
-                check_dn(inputs[factor], seen[factor])
+            if len(needed) > 2 and scales[0].gain == 1 and not all(scales[i].sure for i in needed):
+                check_dn(list(dn), list(there))
             inner = trim(seen[factor], 2 * halo // factor).all(axis=0)
             if not inner.all():
                 valid &= inner.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -205,7 +205,10 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
     for band in order:
         one = chosen[band]
         cube.bands[band] = _straighten(one.array, one.axes, cube, grid_of(band))
-        cube.bands[band].attrs = {**BANDS[band].attrs, **one.array.attrs}
+        about = BANDS[band].attrs
+        if one.array.dtype.kind == "f":
+            del about["units"]  # whether floats are DN, their own metadata say or nobody
+        cube.bands[band].attrs = {**about, **one.array.attrs}
     for extra, variable in extras.items():
         cube.extras[extra] = carry(str(extra), variable, cube)
     return cube

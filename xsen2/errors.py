@@ -32,6 +32,10 @@ class RadiometryError(Xsen2Error):
     """Offset, scale or nodata contradict each other or the pixels."""
 
 
+class RadiometryWarning(UserWarning):
+    """Metadata about offset, scale or nodata may be older than the pixels; what is made of it."""
+
+
 class MethodError(Xsen2Error):
     """A method is unknown, or cannot do what it was asked to do."""
 

@@ -1,4 +1,4 @@
-"""Geometry of one grid: which dims are rows and columns, spacing, outer edges, CRS, nodata.
+"""Geometry of one grid: which dims are rows and columns, spacing, outer edges, CRS.
 
 Everything here reads coordinates and attributes only, never pixels.
 """
@@ -16,11 +16,16 @@ import xarray as xr
 
 from xsen2.errors import CRSError, GridError, TimeError
 
-__all__ = ["NODATA_ATTRS", "Axes", "Bounds", "axes_of", "crs_of", "edges", "nodata_of", "snap", "spacing"]
+__all__ = ["Axes", "Bounds", "axes_of", "crs_of", "edges", "snap", "spacing", "without_place"]
 
 Bounds = tuple[float, float, float, float]
-NODATA_ATTRS = ("_FillValue", "nodata", "missing_value", "fill_value")
-"""Attributes that name the nodata value; they go when pixels become NaN."""
+_PLACED = frozenset(
+    (
+        *("transform", "resolution", "res", "spec", "bounds", "bbox", "shape", "GeoTransform", "geotransform"),
+        *("AREA_OR_POINT", "is_tiled", "grid_mapping", "multiscales", "gsd"),
+    )
+)
+_PLACED_PREFIXES = ("proj:", "raster:", "spatial:", "file:", "STATISTICS_", "TIFFTAG_")
 _SLACK = 0.01  # of a pixel: coordinates that went through text or float32 are not exact
 
 
@@ -143,6 +148,20 @@ def edges(da: xr.DataArray, axes: Axes, size: float) -> Bounds:
     return float(x.min() - half), float(y.min() - half), float(x.max() + half), float(y.max() + half)
 
 
+def without_place(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Attributes without those that are of one grid's pixels, which those of another are not.
+
+    stackstac and rioxarray leave ``transform``, ``resolution``, ``spec`` and others behind, GDAL and STAC statistics
+    and shapes. The CRS stays, where there is one: it is the same.
+
+    Examples
+    --------
+    >>> without_place({"long_name": "blue", "resolution": 20.0, "proj:shape": [5490, 5490], "epsg": 32631})
+    {'long_name': 'blue', 'epsg': 32631}
+    """
+    return {k: v for k, v in attrs.items() if k not in _PLACED and not str(k).startswith(_PLACED_PREFIXES)}
+
+
 def snap(bounds: Bounds, cell: float = 60) -> Bounds:
     """Move bounds outward to multiples of `cell`, so that grids of 10, 20 and 60 m nest.
 
@@ -200,32 +219,3 @@ def crs_of(da: xr.DataArray, *contexts: Mapping[Any, Any]) -> Any | None:
         except Exception as error:
             raise CRSError(f"{da.name}: {value!r} is not a CRS: use ds.rio.write_crs('EPSG:…')") from error
     return None
-
-
-def nodata_of(da: xr.DataArray) -> float | None:
-    """The value that means nodata besides NaN, or None.
-
-    Taken from ``_FillValue``, ``nodata`` or ``missing_value``; of integers also from ``fill_value``, which EOPF leaves
-    on decoded floats too. Integers that declare none use 0, Sentinel-2's own nodata value; so do floats that were
-    decoded from such integers: of these it is what 0, or the fill value of a Zarr array, was decoded to.
-    """
-    for name in NODATA_ATTRS[: 3 if da.dtype.kind == "f" else None]:
-        value = da.attrs.get(name)
-        if value is not None and np.ndim(value) == 0 and not isinstance(value, str):
-            return None if np.isnan(value) else float(value)
-    return 0.0 if np.issubdtype(da.dtype, np.integer) else _decoded_nodata(da)
-
-
-def _decoded_nodata(da: xr.DataArray) -> float | None:
-    """What nodata became when a scale was applied to integers that declare none, else None.
-
-    xarray makes NaN of what the CF attributes declare. Arrays of Zarr's format 3 may have a fill value and no such
-    attribute; it is then scaled like a measurement (CF conventions 1.11, sections 2.5.1 and 8.1).
-    """
-    said = da.encoding
-    scaled = said.get("scale_factor") is not None or said.get("add_offset") is not None
-    stored = np.dtype(said["dtype"]).kind if scaled and said.get("dtype") is not None else ""
-    if da.dtype.kind != "f" or stored not in ("i", "u") or any(said.get(n) is not None for n in NODATA_ATTRS[:3]):
-        return None
-    raw = np.asarray(said.get("fill_value") or 0, da.dtype)  # in the same precision and order as xarray's
-    return float(raw * said.get("scale_factor", 1) + said.get("add_offset", 0))

@@ -14,8 +14,9 @@ from xsen2.bands import find, grid_of
 from xsen2.checks import check_crs
 from xsen2.cube import DIMS, write_crs
 from xsen2.errors import BandError, GridError
-from xsen2.grid import axes_of, crs_of, edges, snap, spacing
+from xsen2.grid import axes_of, crs_of, edges, snap, spacing, without_place
 from xsen2.halo import split
+from xsen2.radiometry import PACKED
 
 __all__ = ["native"]
 
@@ -131,7 +132,9 @@ def _native_band(band: str, variable: xr.DataArray) -> xr.DataArray:
     if axes.time is not None and axes.time in variable.coords:
         coords[str(axes.time)] = variable[axes.time].values
     dims = (*([] if axes.time is None else [axes.time]), ydim, xdim)
-    return xr.DataArray(taken, coords, dims, attrs=variable.attrs, name=variable.name)
+    out = xr.DataArray(taken, coords, dims, attrs=without_place(variable.attrs), name=variable.name)
+    out.encoding = {k: v for k, v in variable.encoding.items() if k in PACKED}  # by it decoded reflectance is told
+    return out
 
 
 def _middle(variable: xr.DataArray, dim: Hashable, ratio: int) -> npt.NDArray[Any]:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from xsen2.bands import find
 from xsen2.errors import CRSError
-from xsen2.grid import nodata_of
+from xsen2.radiometry import UNPACKED, nodata_of
 from xsen2.sinks.regions import Grid
 from xsen2.sinks.state import RUN, digest, quiet
 
@@ -92,6 +92,8 @@ def skeleton(ds: xr.Dataset, grids: list[Grid], root: str, run: str) -> None:
             nodata: Any = packing.nodata if packing else np.nan if kind.kind == "f" else _declared(ds[name])
             for key in ("_FillValue", "missing_value", "nodata"):
                 attrs.pop(key, None)
+            if name in grid.units:
+                attrs = {k: v for k, v in attrs.items() if k not in UNPACKED} | {"units": grid.units[name]}
             if packing and packing.scale != 1:
                 attrs["scale_factor"] = packing.scale
             encoding[name] = {

@@ -14,6 +14,7 @@ from typing import Any
 
 import xarray as xr
 
+from xsen2.arguments import names_of
 from xsen2.bands import find
 from xsen2.cube import canonicalise
 from xsen2.errors import BandError, GridError, StoreError, TimeError
@@ -23,7 +24,7 @@ from xsen2.sinks._cog_tags import dates_of, tags_of
 from xsen2.sinks._cog_write import Scratch, missing, piece
 from xsen2.sinks.disk import named
 from xsen2.sinks.lock import locked
-from xsen2.sinks.pack import PACKINGS
+from xsen2.sinks.pack import PACKINGS, values_of
 from xsen2.sinks.run import run_pieces
 from xsen2.sinks.state import RUN
 
@@ -99,8 +100,8 @@ def to_cog(
     CRSError, GridError, TimeError
         There is no CRS; coordinates are missing or uneven, or bands of one file on several grids; dates differ.
     RadiometryError
-        Bands are raw, with scale and offset still to be applied; or, when computed, look like reflectance where
-        DN are expected.
+        Bands are raw, with scale and offset still to be applied; or, when computed, look like reflectance where DN are
+        expected or the other way round, or are integers that have wrapped round.
 
     Notes
     -----
@@ -139,7 +140,8 @@ def to_cog(
         ds = canonicalise(ds)
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name or "value")
-    layers = [layer_of(ds, name, dtype) for name in _chosen(ds, bands)]
+    values = values_of(ds, _chosen(ds, bands), dtype, errors=dtype, repack=True)
+    layers = [layer_of(ds, name, meaning) for name, meaning in values.items()]
     dim = _time(layers)
     count = 1 if dim is None else ds.sizes[dim]
     dates = dates_of(ds, dim, count)
@@ -195,10 +197,8 @@ def _chosen(ds: xr.Dataset, bands: Sequence[str] | None) -> list[str]:
         if not planes:
             raise BandError("there is nothing to write: no variable has rows and columns")
         return own if any(find(n) for n in own) else planes
-    if isinstance(bands, str):
-        raise BandError(f"bands={bands!r}: give a list, as bands=[{bands!r}]")
     out: list[str] = []
-    for band in bands:
+    for band in names_of(bands, "bands", BandError):
         known = [n for n in planes if n == band] or [n for n in planes if find(n) and find(n) == find(band)]
         if not known:
             raise BandError(f"there is no {band!r} to write, only {', '.join(planes) or 'nothing'}")

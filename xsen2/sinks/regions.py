@@ -10,8 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from xsen2.bands import find
-from xsen2.sinks.pack import Packing, packing_of
+from xsen2.sinks.pack import Packing, values_of
 
 __all__ = ["Grid", "plan"]
 
@@ -37,6 +36,8 @@ class Grid:
         Name → pixels.
     packings : dict
         Name → how its floats become integers; those that stay as they are are not in it.
+    units : dict
+        Name → the unit of bands that are floats, as an attribute.
     chunks : tuple of int
         Shape of a chunk on disk.
     regions : tuple
@@ -46,6 +47,7 @@ class Grid:
     dims: tuple[Hashable, ...]
     arrays: dict[str, da.Array]
     packings: dict[str, Packing]
+    units: dict[str, str]
     chunks: tuple[int, ...]
     regions: tuple[Region, ...]
 
@@ -66,14 +68,15 @@ def plan(ds: xr.Dataset, dtype: str, chunks: int | None) -> list[Grid]:
         Side of a chunk of the finest grid, or None to follow the Dask chunks.
     """
     gathered: dict[tuple[Hashable, ...], dict[str, da.Array]] = {}
-    packings = {}
-    for name, variable in ds.data_vars.items():
-        if variable.ndim >= 2 and variable.dtype.kind in "buif" and variable.size:
-            data = (variable.chunk() if variable.chunks is None else variable).data
-            if variable.dtype.kind == "f" and find(name):
-                data = data.astype(np.float32)
-            packings[str(name)] = packing_of(variable, dtype)
-            gathered.setdefault(variable.dims, {})[str(name)] = data
+    planes = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and v.dtype.kind in "buif" and v.size]
+    values = values_of(ds, planes, dtype, errors="float32", repack=False)
+    for name, meaning in values.items():
+        variable = ds[name]
+        data = (variable.chunk() if variable.chunks is None else variable).data
+        if meaning.scale is not None or variable.dtype.kind == "f":
+            kind = np.dtype(np.float32) if meaning.scale is not None and data.dtype.kind == "f" else data.dtype
+            data = da.map_blocks(meaning, data, dtype=kind, meta=np.empty((0,) * data.ndim, kind))
+        gathered.setdefault(variable.dims, {})[name] = data
     finest = max((next(iter(arrays.values())).shape[-1] for arrays in gathered.values()), default=1)
     grids = []
     for dims, arrays in gathered.items():
@@ -81,8 +84,9 @@ def plan(ds: xr.Dataset, dtype: str, chunks: int | None) -> list[Grid]:
         most = CHUNK if chunks is None else max(1, round(chunks * first.shape[-1] / finest))
         sides = [min(most, sum(b)) if chunks else _side(b) for b in first.chunks[-2:]]
         disk = (*(1 for _ in first.shape[:-2]), *sides)
-        packed = {n: p for n in arrays if (p := packings[n]) is not None}
-        grids.append(Grid(dims, arrays, packed, disk, tuple(_regions(first.chunks, disk))))
+        packed = {n: p for n in arrays if (p := values[n].packing) is not None}
+        units = {n: s.units for n in arrays if (s := values[n].scale) is not None and ds[n].dtype.kind == "f"}
+        grids.append(Grid(dims, arrays, packed, units, disk, tuple(_regions(first.chunks, disk))))
     return grids
 
 

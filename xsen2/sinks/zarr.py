@@ -11,6 +11,7 @@ import os
 
 import xarray as xr
 
+from xsen2.arguments import whole
 from xsen2.cube import canonicalise
 from xsen2.errors import StoreError
 from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, skeleton
@@ -35,13 +36,15 @@ def to_zarr(
 ) -> xr.Dataset:
     """Compute a cube and write it to a Zarr store; after a kill the same call goes on where it was.
 
-    Bands are stored as DN, as they are in memory, without scale or offset: what is reopened can be
-    used like what was written, and other programs see the numbers they know from Sentinel-2 products.
+    Bands that are DN are stored as they are in memory, without scale or offset: what is reopened can be
+    used like what was written, and other programs see the numbers they know from Sentinel-2 products. Bands that are
+    reflectance are stored as DN with a ``scale_factor`` of 1e-4, so that they are reflectance again when they are
+    reopened; which they are, their attribute ``units`` says, "1" or "1e-4", or the encoding that CF decoding left.
 
     Parameters
     ----------
     ds : xarray.Dataset or xarray.DataTree
-        Bands (DN, NaN = nodata) on one grid or several, ``(y, x)`` or ``(time, y, x)``, with a CRS.
+        Bands (DN or reflectance, NaN = nodata) on one grid or several, ``(y, x)`` or ``(time, y, x)``, with a CRS.
         Other variables are stored in their own dtype. Coordinates, and what is not a plane of numbers
         (dates, text, means over the image), are computed at once, in memory.
     store : path or URL
@@ -58,7 +61,8 @@ def to_zarr(
         float32   NaN     exact
         ========= ======= ==============================================================
 
-        Bands that are integers already keep their dtype and nodata value.
+        Bands that are integers already keep their dtype and nodata value. What is not finite, or over 1e6 DN in
+        magnitude, is nodata. Standard errors are float32.
     chunks : int, optional
         Rows and columns of a chunk of the finest grid, coarser grids proportionally. By default the
         largest divisor of the Dask chunks up to 1200, so that nothing is rechunked. One date per chunk.
@@ -78,6 +82,9 @@ def to_zarr(
     ------
     CRSError
         `ds` has no CRS.
+    RadiometryError
+        Bands are raw, with scale and offset still to be applied; or, when computed, look like reflectance where DN are
+        expected or the other way round, or are integers that have wrapped round.
     StoreError
         `store` holds something else, or a result that may be another run's; another run is writing to it; metadata
         cannot be stored. While writing: the disk is full, or cannot be written to.
@@ -118,8 +125,8 @@ def to_zarr(
 
     if dtype not in (*PACKINGS, "float32"):
         raise StoreError(f"bands cannot be stored as {dtype!r}: use one of {', '.join([*PACKINGS, 'float32'])}")
-    if chunks is not None and chunks < 1:
-        raise StoreError(f"chunks={chunks} is no size: use a number of pixels, or None")
+    if chunks is not None:
+        chunks = whole(chunks, "chunks", StoreError, least=1, hint="is no size: use a number of pixels, or None")
     if isinstance(ds, xr.DataTree):
         ds = canonicalise(ds)
     state = State(os.fspath(store))

@@ -110,7 +110,7 @@ def scenes_of(ds: xr.Dataset | xr.DataTree, name: str, most: int | None = None) 
             cut |= {xdim: slice(columns.start // factor, columns.stop // factor)}
             at = {} if date is None else {"time": date}
             some = xr.Dataset({b: cube.bands[b].isel({**cut, **at}).variable for b in GRIDS[gsd]}).compute()
-            dn = np.stack([to_nan(some[b].values, scales[b].nodata) * scales[b].gain for b in GRIDS[gsd]])
+            dn = np.stack([to_nan(some[b].values, scales[b]) * scales[b].gain for b in GRIDS[gsd]])
             valid[gsd] = np.asarray(np.isfinite(dn).all(axis=0))
             bands[gsd] = np.where(valid[gsd], dn, 0).astype(np.float32)
         if not valid[10].any():
