@@ -478,6 +478,20 @@ def test_extras_that_are_not_finite_are_nodata(tmp_path: Path) -> None:
         assert np.isnan(out["SCL"][6:8, 6:8]).all()
 
 
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(("dtype", "missing"), [("u2", None), ("u2", 7), ("i2", None), ("i4", -9999), ("u4", 65535)])
+def test_integers_keep_their_nodata_in_every_store(store: str, dtype: str, missing: int | None, tmp_path: Path) -> None:
+    ds = make_cube(3, 3, dtype=dtype)[["B02", "B03"]]
+    for band in ds.data_vars:
+        ds[band][2, 3:6] = 0 if missing is None else missing
+        ds[band].attrs = {} if missing is None else {"_FillValue": missing}
+    back = written(ds, store, tmp_path)
+    for band in ds.data_vars:
+        found = np.squeeze(back[band].values)
+        assert np.argwhere(np.isnan(found)).tolist() == [[2, 3], [2, 4], [2, 5]]
+        np.testing.assert_array_equal(found[3:], ds[band].values[3:])
+
+
 @pytest.mark.parametrize("road", ["to_zarr", "to_cog"])
 def test_nodata_of_other_floats_is_kept_and_zeros_are_values(road: str, tmp_path: Path) -> None:
     """A probability of 0 % is one, whether it was decoded from integers or its attribute is older than itself."""

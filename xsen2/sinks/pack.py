@@ -54,12 +54,15 @@ class Values:
     nodata : float or None
         Of other floats, besides NaN.
     packing : Packing or None
-        How floats become integers; None: they stay floats. Integers and booleans stay as they are.
+        How floats become integers; None: they stay floats.
+    as_is : bool
+        Whether a band that is integers stays that.
     """
 
     scale: Scale | None
     nodata: float | None
     packing: Packing | None
+    as_is: bool = False
 
     def __call__(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A block with NaN where there are no measurements; integers, if they stay integers, are only looked at.
@@ -72,7 +75,7 @@ class Values:
         kind = block.dtype.kind
         if self.scale is None:
             return finite(block, self.nodata) if kind == "f" else block
-        if kind == "f" or self.packing is not None:
+        if not self.as_is:
             return stored(block, self.scale)
         seen_in(block, self.scale)
         return block
@@ -107,7 +110,7 @@ def _values(ds: xr.Dataset, variable: xr.DataArray, name: str, dtype: str, error
         said = nodata_of(variable) if kind == "f" and any(k in variable.attrs for k in NODATA_ATTRS) else None
         return Values(None, said or None, _classes(variable))
     if kind != "f" and not repack:
-        return Values(Scale(name, 1.0, nodata_of(variable), sure=True, dtype=str(variable.dtype)), None, None)
+        return Values(Scale(name, 1.0, nodata_of(variable), sure=True, dtype=str(variable.dtype)), None, None, True)
     scale = scale_of(variable)
     if own != name and own in ds and "units" not in variable.attrs:
         scale = replace(scale, gain=scale_of(ds[own]).gain)  # an error is in the unit of its band
