@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -40,6 +41,14 @@ class City:
     bbox: tuple[float, float, float, float]
     datetime: str
     truth: tuple[scenes.Scene, scenes.Scene]
+
+
+@pytest.fixture(scope="module")
+def thin_blocks() -> Iterator[None]:
+    """Blocks as thin as the chunks, however dear that is: so small images show seams."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xsen2.halo.DEARER", math.inf)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import xarray as xr
 
 from xsen2.bands import GRIDS
 
-ORIGIN = (600000.0, 5000040.0)  # west, north: multiples of 60
+ORIGIN = (600000.0, 5000040.0)  # west, north: multiples of 60; south of the equator 40 m more
 DIMS = {10: ("y", "x"), 20: ("y_20m", "x_20m"), 60: ("y_60m", "x_60m")}
 
 
@@ -32,7 +32,7 @@ def make_cube(
 ) -> xr.Dataset:
     """A cube of `rows` x `columns` 60 m pixels; `chunks` in pixels, of each grid or of the 10 m one."""
     rng = np.random.default_rng(seed)
-    west, north = ORIGIN
+    west, north = ORIGIN if epsg is None or not 32700 < epsg <= 32760 else (ORIGIN[0], ORIGIN[1] + 40)
     variables = {}
     for gsd in grids:
         ydim, xdim = dims[gsd]

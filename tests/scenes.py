@@ -17,6 +17,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
 from xsen2.bands import BANDS, GRIDS
+from xsen2.grid import lattice, off
 
 Item = dict[str, Any]
 
@@ -63,13 +64,19 @@ def gsd_of(name: str) -> int:
 
 
 def real(name: str) -> Scene:
-    """One of the real scenes whose place is known: offset-free DN."""
+    """One of the real scenes whose place is known: offset-free DN.
+
+    Some were regridded by others, and are noted to lie where no 60 m pixel of their zone does: they are moved to the
+    next place where they could.
+    """
     parts = json.loads((SHARED / "data/scenes.json").read_text())
     part, about = next((p, entries[name]) for p, entries in parts.items() if name in entries)
     with np.load(SHARED / "data" / part / f"{name}.npz") as stacks:
         bands = {band: stacks[f"b{gsd}"][i] for gsd, names in GRIDS.items() for i, band in enumerate(names)}
     assert about["offset_dn"] == 0
-    return Scene(bands, about["epsg"], about["ulx"], about["uly"], about["tile"].removeprefix("T"))
+    left, top = about["ulx"], about["uly"]
+    east, north = off((left, 0, 0, top), 60, lattice(about["epsg"]))
+    return Scene(bands, about["epsg"], left - round(east), top - round(north), about["tile"].removeprefix("T"))
 
 
 def random(

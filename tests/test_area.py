@@ -28,6 +28,8 @@ from xsen2.errors import CRSError, MethodError, SourceError
 from xsen2.geometry import padded
 from xsen2.sources.open import Wanted, open_source
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 WEST, NORTH = ORIGIN
 UTM = "EPSG:32631"
 TO_LONLAT = Transformer.from_crs(UTM, 4326, always_xy=True)
@@ -225,7 +227,7 @@ def test_across_the_antimeridian() -> None:
     ds = ds.assign_coords({d: ds[d] + shift for d in ("x", "x_20m", "x_60m")})
     cube = recognise(ds)
     to_lonlat = Transformer.from_crs(32760, 4326, always_xy=True)
-    lon, lat = to_lonlat.transform(WEST + shift + 105, NORTH - 105)
+    lon, lat = to_lonlat.transform(WEST + shift + 105, cube.bounds[3] - 105)
     for turned in (lon, lon + 360, lon - 360):
         found = locate(cube, sg.Point(turned, lat))
         assert (found.rows, found.columns) == (slice(10, 11), slice(10, 11))

@@ -16,6 +16,8 @@ from xsen2.classical.bicubic import upsample
 from xsen2.kernels import OPERATORS
 from xsen2.protocol import Statistical, finest_halo
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 RATIOS = {2: B, 6: C}
 both_ratios = pytest.mark.parametrize("ratio", [2, 6])
 

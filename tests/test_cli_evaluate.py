@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +21,15 @@ import xsen2
 from xsen2.bands import B
 from xsen2.cli import main
 from xsen2.networks import cards
-from xsen2.page import Heading, Table, as_html, as_markdown
-from xsen2.reporting import timing
+from xsen2.page import Heading, Picture, Table, as_html, as_markdown, literal
+from xsen2.plots import bars, error_maps, maps, strips
+from xsen2.reporting import content, timing
 from xsen2.reporting.paper import PUBLISHED
 from xsen2.reporting.subjects import subjects
 from xsen2.reporting.tables import averages, relative, summary_numbers
 from xsen2.reporting.timing import enlarged
 from xsen2.sinks.zarr import to_zarr
+from xsen2.text import printable
 
 
 def evaluate(*args: object) -> Result:
@@ -253,5 +256,117 @@ def test_pages_escape_what_they_are_given(tmp_path: Path) -> None:
     root = ET.fromstring(as_html("x & y", parts, tmp_path).removeprefix("<!DOCTYPE html>\n"))
     assert [n.text for n in root.iter("td")] == ["<i>", "p|q"]
     assert [n.text for n in root.iter("code")] == ["x|y", "code"]
-    assert "| <i> | p\\|q |" in as_markdown("x", parts)
+    assert "| &lt;i> | p\\|q |" in as_markdown("x", parts)
     assert xsen2.__version__ in (Path(xsen2.__file__)).read_text()
+
+
+HOSTILE = [
+    "$a_{$b",
+    "$\\frac{1}$",
+    "<script>alert(1)</script>",
+    "![x](http://127.0.0.1:9/x.png)",
+    "[x](javascript:alert(1))",
+    "`x` ``y` z`",
+    "a|b",
+    "_x_ *y* **z**",
+    "&lt;b&gt; &#60;",
+    "http <http://127.0.0.1:9>",
+    "\\",
+    "-->]]><!--",
+    "# head",
+    "x\ny\n\n# head",
+    "\x1b[2J\x00\udcff\u202e",
+    "Żółć 湖",
+    "x" * 150,
+    "_",
+    "..",
+    "%s{0}{name}",
+    "=1+1",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_text_on_every_page(tmp_path: Path, name: str) -> None:
+    """What the page means by itself comes out as it is: the name alone, wherever it stands."""
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"png")
+    want = " ".join(printable(" ".join(name.split())).split())
+    parts = [
+        Heading(name),
+        Table(name, literal(name), (name, "n"), ((name, name),)),
+        f"before {literal(name)} after `code` and `{literal(name)}`",
+        Picture("p.png", name),
+    ]
+    page = as_html(name, parts, tmp_path)
+    root = ET.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+    known = "html head meta title style body h1 h2 h3 p code table tr th td img"
+    assert {node.tag for node in root.iter()} == {*known.split(" ")}
+    shown = [" ".join("".join(node.itertext()).split()) for node in root.iter() if node.tag in ("h1", "h2", "h3")]
+    assert {*shown} <= {want, " ".join(printable(name).split())}
+    line = next("".join(n.itertext()) for n in root.iter("p") if "".join(n.itertext()).startswith("before"))
+    assert " ".join(line.split()).startswith(f"before {want} after code and".replace("  ", " "))
+    markdown = as_markdown(name, parts)
+    assert "\x1b" not in markdown
+    plain = re.sub(r"(`+) ?.*? ?\1(?!`)", "", re.sub(r"\\.", "", markdown))  # neither what is escaped, nor code
+    assert re.findall(r"!\[", plain) == ["!["], "the page's own picture alone"
+    assert not re.search(r"<[\w/!?]|\]\((?!p\.png)|\$", plain), plain
+    markdown.encode()
+
+
+@pytest.mark.parametrize("name", [n for n in HOSTILE if "/" not in n and "\0" not in n])
+def test_names_are_text_in_every_picture(tmp_path: Path, name: str) -> None:
+    pixels = np.random.default_rng(0).uniform(0, 1000, (6, 6))
+    truth = xr.Dataset({"B05": (("y", "x"), pixels)})
+    scores = scores_of(["bicubic", name])
+    drawn = {
+        "bars": bars(scores),
+        "maps": maps({name: (pixels, {name: pixels + 1})}, [name]),
+        "strips": strips({name: {name: pixels[..., None]}}),
+        "errors": error_maps(truth, {name: truth}),
+    }
+    for kind, figure in drawn.items():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(tmp_path / f"{kind}.png")
+    said = [t.get_text() for t in drawn["bars"].legends[0].get_texts()]
+    assert len(said) == 2
+    assert said[1].replace("\n", " ").startswith(printable(name).split(" ")[0][:30])
+
+
+def test_hostile_names_reach_the_report_and_lose_nothing(tmp_path: Path) -> None:
+    data, out = tmp_path / "d$a_{ta", tmp_path / "out"
+    save(tmp_path / "x.npz", make_cube(6, 6))
+    data.mkdir()
+    names = ["$a_{$b", "<script>", "![x](y)", "`", "\udcff\x1b"]
+    for name in names:
+        (data / f"{name}.npz").write_bytes((tmp_path / "x.npz").read_bytes())
+    weights = next(card.file for card in cards()["twogrid"] if card.ratio == 6)
+    odd = tmp_path / "$m_{$<b>"
+    odd.mkdir()
+    for suffix in (".json", ".safetensors"):
+        (odd / weights.with_suffix(suffix).name).write_bytes(weights.with_suffix(suffix).read_bytes())
+    result = evaluate(data, "--out", out, "--methods", f"bicubic,{odd}", "--operators", "mtf", "--scales", 6)
+    assert result.exit_code == 0, result.output
+    page = (out / "report.md").read_text(encoding="utf-8")
+    assert "could not be drawn" not in page
+    assert len(list((out / "figures").iterdir())) == 4
+    assert "<script>" not in page
+    assert "![x]" not in page
+    ET.fromstring((out / "report.html").read_text(encoding="utf-8").removeprefix("<!DOCTYPE html>\n"))
+    assert set(pd.read_csv(out / "scores.csv")["scene"]) == {printable(name) for name in names}
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_scores(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("no `such` <font>")
+
+    monkeypatch.setattr(content, "bars", fail)
+    command = ("--out", tmp_path, "--methods", "bicubic", "--operators", "mtf", "--scales", 6, "--quiet")
+    result = evaluate(folder, *command)
+    assert result.exit_code == 0, result.output
+    assert r"figures/rmse-60m-mtf.png could not be drawn: RuntimeError: no \`such\` &lt;font>" in (
+        tmp_path / "report.md"
+    ).read_text(encoding="utf-8")
+    assert len(pd.read_csv(tmp_path / "scores.csv")) == 2 * 2

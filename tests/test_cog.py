@@ -122,7 +122,8 @@ def test_packing(data: st.DataObject, dtype: str, kind: str, shape: tuple[int, i
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     values = rng.normal(0, 30000, shape)
     limits = np.iinfo(kind) if kind[0] in "iu" else np.iinfo("i4")
-    values = np.clip(values, limits.min, limits.max).astype(kind)
+    most = min(limits.max, 64_000)  # what lies beyond is refused: 16 bits wrap round where an offset is subtracted
+    values = np.clip(values, limits.min, most).astype(kind)
     values[0, 0] = 9000  # no block of nothing but fractions
     missing = data.draw(st.sampled_from([None, 7, -1.0] if kind[0] == "f" else [None, 7]))
     values[rng.random(shape) < 0.2] = (0 if kind[0] in "iu" else np.nan) if missing is None else missing
@@ -301,7 +302,7 @@ def test_refusals_compute_and_leave_nothing(tmp_path: Path) -> None:
         (StoreError, r"4 bands.*\{band\}", ds, "a.tif", {"per_band": True}),
         (StoreError, "two files", ds[["B02"]].assign(b02=ds["B02"]), "{band}.tif", {}),
         (StoreError, "complex128", ds.assign(z=other), "a.tif", {"bands": ["z"]}),
-        (StoreError, "no pixels", ds.isel(x=slice(0)), "a.tif", {}),
+        (GridError, "no pixels along 'x'", ds.isel(x=slice(0)), "a.tif", {}),
         (BandError, "no 'B11'", ds, "a.tif", {"bands": ["B11"]}),
         (BandError, "give a list", ds, "a.tif", {"bands": "B02"}),
         (BandError, "leaves nothing", ds, "a.tif", {"bands": []}),

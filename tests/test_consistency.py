@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xsen2
-from xsen2.bands import BANDS, A, B, C, grid_of
+from xsen2.bands import BANDS, GRIDS, A, B, C, grid_of
 from xsen2.classical.bicubic import upsample
 from xsen2.consistency import EXCESS, Projection, project, spreader
 from xsen2.errors import MethodError
 from xsen2.kernels import OPERATORS, correlate, degrade_array, taps
 from xsen2.training.scenes import read_scenes
+
+pytestmark = pytest.mark.usefixtures("thin_blocks")
 
 METHODS = ["default", "bicubic", "regression", "supreme", "twogrid"]
 """One that looks at its own band alone, one with statistics of the image, one that works tile by tile, networks."""
@@ -359,7 +361,64 @@ def test_what_follows_the_bands_is_left_as_it_is(band):
     assert rms(degrade_array(done[0], *taps(band, scale, "mtf"), scale) - 1500) < 0.01
 
 
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 9999),
+    band=st.sampled_from([*B, *C]),
+    operator=st.sampled_from(OPERATORS),
+    share=st.sampled_from([0.01, 0.1, 0.3]),
+    kind=st.sampled_from(["speckled", "cells", "lines"]),
+)
+def test_beside_scattered_nodata_next_to_nothing_is_left(seed, band, operator, share, kind):
+    """Of white noise, whose every pixel is wrong by a hundred DN and more: more than any scene asks for."""
+    rng = np.random.default_rng(seed)
+    scale = grid_of(band) // 10
+    y = (2000 + rng.normal(0, 300, (20, 24))).astype(np.float32)
+    valid = np.ones((20 * scale, 24 * scale), bool)
+    if kind == "speckled":
+        valid &= rng.random(valid.shape) > share
+    elif kind == "cells":
+        lost = rng.random(y.shape) < share
+        y[lost] = np.nan
+        valid &= ~lost.repeat(scale, 0).repeat(scale, 1)
+    else:
+        valid[rng.random(len(valid)) < share / 3] = False
+    x = upsample(np.where(np.isfinite(y), y, np.float32(2000)), scale)
+    before, after = (
+        y - degrade_array(np.where(valid, z, np.float32(np.nan)), *taps(band, scale, operator), scale)
+        for z in (x, project(x, y, valid, band, operator))
+    )
+    assert rms(after) <= 0.002 * rms(before) + 1e-3
+
+
 # Real scenes.
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("holes", ["speckled", "cells"])
+@pytest.mark.parametrize("name", ["bigearthnet_patches/2", "bigearthnet_patches/7", "terramind_433D_629L_3_1_L2A"])
+def test_real_scenes_with_scattered_nodata(shared, name, holes):
+    """Promise 5, with a third of the 10 m pixels lost, or of every band's own, and of all 20 m ones."""
+    rng = np.random.default_rng(3)
+    found = next(s for s in read_scenes(shared / "data" / "validation") if s.name == name)
+    for gsd, bands in found.bands.items():
+        scale = gsd // 10
+        if scale == 1:
+            continue
+        for band, measured in zip(GRIDS[gsd], bands, strict=True):
+            y = measured[:60, :60].astype(np.float32)
+            x = upsample(y, scale)
+            if holes == "speckled":
+                valid = rng.random(x.shape) > 0.3
+            else:
+                lost = rng.random(y.shape) < 0.3
+                y[lost] = np.nan
+                some = rng.random((x.shape[0] // 2, x.shape[1] // 2)) > 0.1
+                valid = some.repeat(2, 0).repeat(2, 1) & ~lost.repeat(scale, 0).repeat(scale, 1)
+            left = y - degrade_array(
+                np.where(valid, project(x, y, valid, band, "mtf"), np.float32(np.nan)), *taps(band, scale, "mtf"), scale
+            )
+            assert rms(left) < 0.1, band
 
 
 @pytest.mark.real

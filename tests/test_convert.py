@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ import xsen2
 from xsen2 import inference
 from xsen2.bands import A, B, C
 from xsen2.cli import main
-from xsen2.networks import Card, cards
+from xsen2.networks import Card, cards, keras
 from xsen2.networks.convert import SCORE, STORAGE, convert
 from xsen2.networks.dsen2 import DSen2
 from xsen2.networks.keras import read_keras
@@ -291,6 +292,167 @@ def test_what_does_not_fit_is_refused(tmp_path, home, change, message):
     assert not home.exists(), "something was written"
 
 
+SECRET = np.arange(9 * 4 * 4, dtype="f4").tobytes()
+
+
+def replaced(make):
+    """Put something else in the place of a kernel ``(3, 3, 4, 4)``."""
+
+    def change(file):
+        group = file["conv2d_8/conv2d_8"]
+        del group["kernel:0"]
+        make(file, group)
+
+    return change
+
+
+def external(file, group):
+    secret = Path(file.filename).with_name("secret")
+    secret.write_bytes(SECRET)
+    group.create_dataset("kernel:0", (3, 3, 4, 4), "f4", external=[(str(secret), 0, len(SECRET))])
+
+
+def virtual(file, group):
+    other = Path(file.filename).with_name("other.h5")
+    with h5py.File(other, "w") as there:
+        there["secret"] = np.frombuffer(SECRET, "f4").reshape(3, 3, 4, 4)
+    layout = h5py.VirtualLayout((3, 3, 4, 4), "f4")
+    layout[:] = h5py.VirtualSource(str(other), "secret", (3, 3, 4, 4))
+    group.create_virtual_dataset("kernel:0", layout)
+
+
+def link_away(file, group):
+    virtual(file, group)
+    del group["kernel:0"]
+    group["kernel:0"] = h5py.ExternalLink(str(Path(file.filename).with_name("other.h5")), "/secret")
+
+
+def soft(file, group):
+    group["kernel:0"] = h5py.SoftLink("/conv2d_9/conv2d_9/kernel:0")
+
+
+def soft_group(file):
+    file.move("conv2d_8", "elsewhere")
+    file["conv2d_8"] = h5py.SoftLink("/elsewhere")
+
+
+def away_model(file):
+    file["model_weights"] = h5py.ExternalLink("other.h5", "/")
+    del file.attrs["layer_names"]
+
+
+def references(file, group):
+    group.create_dataset("kernel:0", (3, 3, 4, 4), h5py.ref_dtype)
+
+
+def ragged(file, group):
+    group.create_dataset("kernel:0", (3, 3, 4, 4), h5py.vlen_dtype(np.float32))
+
+
+def packed(number):
+    """As with a filter of a plugin; the chunk itself is never written, so that no plugin is needed here."""
+
+    def make(file, group):
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((3, 3, 4, 4))
+        plan.set_filter(number, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((3, 3, 4, 4))
+        h5py.h5d.create(group.id, b"kernel:0", h5py.h5t.IEEE_F32LE, space, plan)
+
+    return make
+
+
+def declared(shape, chunks=None, dtype="f4", **kwargs):
+    def make(file, group):
+        group.create_dataset("kernel:0", shape, dtype, chunks=chunks, **kwargs)
+
+    return make
+
+
+def entries(number):
+    def change(file):
+        file.attrs.pop("layer_names")
+        file.attrs.create("layer_names", np.zeros(number, "S8"))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (replaced(external), "kernel:0 has its numbers in another file"),
+        (replaced(virtual), "kernel:0 is put together from other files"),
+        (replaced(link_away), "kernel:0 is a link into another file"),
+        (replaced(soft), "kernel:0 is a soft link"),
+        (soft_group, "conv2d_8 is a soft link"),
+        (away_model, "model_weights is a link into another file"),
+        (replaced(references), "holds object, not floating point numbers"),
+        (replaced(ragged), "holds object, not floating point numbers"),
+        (replaced(packed(32004)), "is packed with the filter 32004 of a plugin"),
+        (replaced(packed(307)), "is packed with the filter 307 of a plugin"),
+        (replaced(declared((3, 3, 10**6, 10**6), (3, 3, 100, 100))), "is more than a network has"),
+        (replaced(declared((3, 3, 10**6, 10**6))), "is more than a network has"),
+        (
+            replaced(declared((3, 3, 4, 4), (3, 3, 10**4, 10**4), maxshape=(None,) * 4, compression="gzip")),
+            "is more than a network has",
+        ),
+        (replaced(lambda file, group: group.create_dataset("kernel:0", data=h5py.Empty("f4"))), "holds nothing"),
+        (replaced(lambda file, group: group.create_group("kernel:0")), "is not an array"),
+        (
+            replaced(lambda file, group: group.create_dataset("kernel:0", data=np.ones((3, 3, 4, 4), "i4"))),
+            "holds int32",
+        ),
+        (
+            replaced(lambda file, group: group.create_dataset("kernel:0", data=np.ones((3, 3, 4, 4), "c8"))),
+            "holds complex",
+        ),
+        (entries(5000), "its attribute layer_names has 5000 entries"),
+        (lambda f: f.attrs.__setitem__("layer_names", [f["conv2d_8"].ref]), "layer_names is not text"),
+    ],
+)
+def test_what_keras_never_writes_is_refused_unread(tmp_path, home, change, message):
+    path = spoil(Model(2).save(tmp_path / "x.hdf5"), change)
+    with pytest.raises(xsen2.WeightsError, match=message):
+        convert(path)
+    assert not home.exists(), "something was written"
+
+
+def test_what_h5py_packs_by_itself_is_read(tmp_path):
+    model = Model(2)
+    plain, _ = read_keras(model.save(tmp_path / "plain.h5"))
+    for options in ({"compression": "gzip", "shuffle": True}, {"compression": "lzf"}, {"fletcher32": True}):
+
+        def pack(file, options=options):
+            for key in ("kernel:0", "bias:0"):
+                values = file[f"conv2d_8/conv2d_8/{key}"][:]
+                del file[f"conv2d_8/conv2d_8/{key}"]
+                file.create_dataset(f"conv2d_8/conv2d_8/{key}", data=values, chunks=values.shape, **options)
+
+        packed_, _ = read_keras(spoil(model.save(tmp_path / "packed.h5"), pack))
+        assert all(np.array_equal(packed_[k], plain[k]) for k in plain)
+
+
+def test_no_plugin_is_looked_for(tmp_path, monkeypatch):
+    """Also a group can say that it is packed; what is found in the folders of plugins is run."""
+    folders = [h5py.h5pl.get(i) for i in range(h5py.h5pl.size())]
+    seen = []
+    real = keras._check
+    monkeypatch.setattr(keras, "_check", lambda *args: (seen.append(h5py.h5pl.size()), real(*args)))
+    read_keras(Model(2).save(tmp_path / "x.h5"))
+    assert seen == [0]
+    assert [h5py.h5pl.get(i) for i in range(h5py.h5pl.size())] == folders
+
+
+def test_a_pipe_and_a_giant_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(xsen2.WeightsError, match="not a regular file"):
+        convert(tmp_path / "pipe.h5")
+    with (tmp_path / "giant.h5").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(xsen2.WeightsError, match="1099511627776 bytes"):
+        convert(tmp_path / "giant.h5")
+
+
 def test_other_files_are_refused(tmp_path):
     good = Model(2).save(tmp_path / "good.hdf5").read_bytes()
     cases = {"text": b"hello", "empty": b"", "cut": good[: len(good) // 2], "short": good[:-1]}
@@ -347,7 +509,7 @@ def test_nothing_is_overwritten(tmp_path):
     convert(one, tmp_path / "out")
     forward(card, pixels())
     (tmp_path / "file").write_text("")
-    with pytest.raises(xsen2.WeightsError, match="cannot be written to"):
+    with pytest.raises(xsen2.StoreError, match=r"file cannot be written .*File exists"):
         convert(one, tmp_path / "file")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{card.name}.json", f"{card.name}.safetensors"]
 

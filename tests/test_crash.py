@@ -24,8 +24,9 @@ import xarray as xr
 import zarr_writer
 from cubes import make_cube
 
+from xsen2 import disk
 from xsen2.errors import StoreError
-from xsen2.sinks import disk, regions
+from xsen2.sinks import regions
 from xsen2.sinks.zarr import to_zarr
 
 distributed = pytest.importorskip("distributed")

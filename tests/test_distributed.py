@@ -32,7 +32,7 @@ from xsen2.sinks import regions, run
 
 distributed = pytest.importorskip("distributed")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("thin_blocks")]
 
 WRITTEN = ("disk-write", "bytes")
 
@@ -67,7 +67,7 @@ def same(found: xr.Dataset, want: xr.Dataset) -> None:
 
 
 @pytest.fixture(scope="module")
-def exact() -> xr.Dataset:
+def exact(thin_blocks: None) -> xr.Dataset:
     return by_threads(source().dsen2.superresolve(dtype="float32"))
 
 

@@ -30,6 +30,7 @@ from pyproj import Transformer
 from rasterio.transform import from_origin
 
 import xsen2
+from xsen2 import ReadWarning
 from xsen2.bands import BANDS
 from xsen2.cli import main
 from xsen2.cube import DIMS, recognise
@@ -353,12 +354,11 @@ def test_what_is_missing_is_named_unless_left_out(gone: str, tmp_path: Path) -> 
     made = product(L2A)
     home = made.without(gone).write(tmp_path)
     lost = {R60: ["B01", "B09"], f"{R60}/b01": ["B01"], f"{R10}/b04": ["B04"]}.get(gone, ["SCL"])
-    if lost == ["SCL"]:
-        assert list(xsen2.open_eopf(home).data_vars) == list(BANDS)
-    else:
-        with pytest.raises(BandError, match=rf"does not have {lost[0]} \({R60 if lost[0] == 'B01' else R10}/b0"):
-            xsen2.open_eopf(home)
-    with pytest.raises(BandError, match=rf"does not have {lost[0]} .*bands=\['B08'\]"):
+    with pytest.warns(ReadWarning, match=rf"missing and are left out: {lost[0]} ") as warned:
+        whole = xsen2.open_eopf(home)
+    assert [one.filename for one in warned if one.category is ReadWarning] == [__file__]
+    assert list(whole.data_vars) == [name for name in (*BANDS, "SCL") if name not in lost]
+    with pytest.raises(BandError, match=rf"missing: {lost[0]} .*bands=\['B08'\]"):
         xsen2.open_eopf(home, [lost[0], "B08"])
     assert_shows(xsen2.open_eopf(home, [name for name in BANDS if name not in lost]), made)
 
@@ -489,7 +489,7 @@ def test_nothing_that_runs_code_is_decoded(tmp_path: Path) -> None:
         node = copy.deepcopy(whole)
         node["metadata"][f"{R10}/{path}/.zarray"][key] = value
         (home / ".zmetadata").write_text(json.dumps(node))
-        with pytest.raises(SourceError, match=r"cannot be read as a Zarr store: .*Zarr data type"):
+        with pytest.raises(SourceError, match=r"cannot be read as a Zarr store: .*(codec 'pickle'|Python objects)"):
             xsen2.open_eopf(home).compute()
     assert not ran.exists()
 

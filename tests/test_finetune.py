@@ -182,3 +182,45 @@ def test_it_does_not_hurt_where_it_was_not_trained(shared):
         sr = coarse.dsen2.superresolve(method=method, native=False).compute()
         errors.append(np.mean([np.sqrt(np.nanmean((sr[b] - truth[b]) ** 2)) for b in truth]))
     assert errors[1] < 1.01 * errors[0]
+
+
+def test_weights_that_are_broken_are_known_before_anything_is_read(cube, tmp_path):
+    """Those of the 60 m bands too, which only come along."""
+    for ratio in (2, 6):
+        torch.manual_seed(ratio)
+        weights = DSen2(ratio, blocks=1, features=4).state_dict()
+        said = {"architecture": "dsen2.DSen2", "arguments": {"blocks": 1, "features": 4}, "network": "mine"}
+        said |= {"name": f"mine-{10 * ratio}m", "licence": "CC0-1.0", "source": "a test", "training": {}}
+        write(weights, tmp_path, **said, ratio=ratio)
+
+    def never(block):
+        raise AssertionError("pixels were read")
+
+    lazy = cube.chunk().map(lambda a: a.copy(data=da.map_blocks(never, a.data, dtype=a.dtype, meta=a.data._meta)))
+    for name in ("mine-20m", "mine-60m"):
+        file = tmp_path / f"{name}.safetensors"
+        raw = file.read_bytes()
+        file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+        with pytest.raises(xsen2.WeightsError, match=rf"{name}\.safetensors is not {name}: its sha256 is"):
+            lazy.dsen2.finetune(tmp_path, quiet=True)
+        file.write_bytes(raw)
+    with pytest.raises(xsen2.MethodError, match="unknown operator 'mft'"):
+        lazy.dsen2.finetune(operator="mft")
+
+
+def test_what_is_saved_is_as_readable_as_anything_else(adapted, tmp_path):
+    kept = adapted.save(tmp_path / "new" / "mine")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "file").write_text("")
+    assert kept.folder.stat().st_mode == plain.stat().st_mode == adapted.folder.stat().st_mode
+    assert {p.stat().st_mode for p in kept.folder.iterdir()} == {(plain / "file").stat().st_mode}
+    left = tmp_path / ".other.4711.part"  # of a process that was killed
+    left.mkdir()
+    adapted.save(tmp_path / "other")
+    assert not left.exists()
+    (tmp_path / "away").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(xsen2.WeightsError, match="away is not an empty folder"):
+        adapted.save(tmp_path / "away")
+    with pytest.raises(xsen2.StoreError, match="cannot be written"):
+        adapted.save(plain / "file" / "below")

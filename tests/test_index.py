@@ -176,6 +176,53 @@ def test_wrong_names_are_refused_with_the_nearest(ten: xr.Dataset) -> None:
         index(ten, "EBBI")
 
 
+@pytest.mark.parametrize("names", [["NDWI"], ["NDWI", "MNDWI"], ("ndvi", "EVI"), np.array(["NDWI"])])
+def test_a_list_gives_a_dataset(ten: xr.Dataset, names: Any) -> None:
+    with no_compute():
+        out = index(ten, names)
+    assert isinstance(out, xr.Dataset)
+    assert [str(n).lower() for n in out.data_vars] == [str(n).lower() for n in names]
+    for name in out.data_vars:
+        xr.testing.assert_identical(out[name], index(ten, str(name)))
+        assert out[name].encoding["grid_mapping"] == "spatial_ref"
+    assert out.rio.crs == ten.rio.crs
+
+
+def test_constants_go_to_the_indices_that_have_them(ten: xr.Dataset) -> None:
+    out = index(ten, ["SAVI", "NDVI", "kNDVI"], L=0.9, sigma=0.3)
+    xr.testing.assert_identical(out["SAVI"], index(ten, "SAVI", L=0.9))
+    xr.testing.assert_identical(out["NDVI"], index(ten, "NDVI"))
+    np.testing.assert_array_equal(out["kNDVI"], index(ten, "kNDVI", sigma=0.3))
+    with pytest.raises(MethodError, match="none of NDVI, NDWI has a constant L; they have: none"):
+        index(ten, ["NDVI", "NDWI"], L=0.9)
+
+
+@pytest.mark.parametrize("name", [[], None, 5, b"NDWI", [["NDWI"]], [5], {"NDWI": 1}, ["NDWI", None], 1.5])
+def test_what_is_no_name_is_refused_by_name(ten: xr.Dataset, name: Any) -> None:
+    with pytest.raises(MethodError, match=r"give the name of an index, as 'NDWI', or a list, as \['NDWI', 'MNDWI'\]"):
+        index(ten, name)
+
+
+def test_lists_that_cannot_be_one_dataset_are_refused(ten: xr.Dataset) -> None:
+    with pytest.raises(MethodError, match="asks for NDWI more than once"):
+        index(ten, ["NDWI", "ndwi"])
+    with pytest.raises(GridError, match=r"NDWI on \(y, x\), NBR2 on \(y_20m, x_20m\).*superresolve"):
+        index(make_cube(3, 3), ["NDWI", "NBR2"])
+
+
+def test_no_index_is_infinite(ten: xr.Dataset) -> None:
+    """Dark pixels, whose sums are 0: of every index that Sentinel-2 has the bands for."""
+    values = np.array([[0, 0, 5, -5], [3, -3, 0, 1e-3], [1000, -1000, 1, 0]], np.float32)
+    bands = {b: (("y", "x"), np.roll(values, i, axis=i % 2)) for i, b in enumerate(BANDS)}
+    ds = xr.Dataset(bands, {"y": [3, 2, 1], "x": [1, 2, 3, 4]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, spec in spyndex.indices.items():
+            if "Sentinel-2" in spec.platforms:
+                out = index(ds, name, **({"PAR": 1.0} if name == "NIRvP" else {}))
+                assert not np.isinf(out).any(), name
+
+
 def test_accessor_on_the_sample() -> None:
     sr = xsen2.sample().dsen2.superresolve(method="bicubic")
     with no_compute():

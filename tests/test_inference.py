@@ -15,6 +15,8 @@ import xsen2
 from xsen2 import devices, inference
 from xsen2.networks import cards
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 CARD = next(card for card in cards()["twogrid"] if card.ratio == 2)
 HALO = CARD.halo * CARD.ratio
 CPU = torch.device("cpu")

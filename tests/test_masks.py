@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from xsen2 import masks
 from xsen2.bands import A
-from xsen2.errors import BandError, GridError, MethodError, TimeError
+from xsen2.errors import BandError, GridError, MethodError, RadiometryError, TimeError
+
+pytestmark = pytest.mark.usefixtures("thin_blocks")
 
 RNG = np.random.default_rng(1)
 
@@ -206,3 +208,55 @@ def test_other_dates() -> None:
     for wrong in (mask[:2], mask[::-1], mask.assign_coords(time=mask.time + np.timedelta64(1, "D"))):
         with pytest.raises(TimeError, match="mask= has other dates than the cube, which has 3"):
             ds.dsen2.superresolve(method="bicubic", mask=wrong)
+
+
+SPOILT = {
+    "interpolated": lambda layer: layer * (2 / 3) + 1,
+    "mean over dates": lambda layer: layer.mean("time"),
+    "median over dates": lambda layer: layer.median("time"),
+    "bilinear": lambda layer: layer.interp(y_20m=layer.y_20m - 5, kwargs={"fill_value": "extrapolate"}),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+@pytest.mark.parametrize("mask", ["scl", [8, 9], "classi"])
+def test_fractions_in_a_class_layer_are_refused(kind: str, mask: Any) -> None:
+    """Lazily loaded, when they are computed; in memory, at once."""
+    ds = make_cube(3, 4, dates=2)
+    layer = "CLASSI" if mask == "classi" else "SCL"
+    pair = (1, 2) if mask == "classi" else (8, 9)
+    clouds = xr.zeros_like(ds.B05).astype("uint8") + np.array(pair, "uint8")[:, None, None]
+    clouds[:, ::2] = 0 if mask == "classi" else 4
+    spoilt = SPOILT[kind](clouds).assign_coords(y_20m=ds.y_20m)
+    ds = (ds if "time" in spoilt.dims else ds.isel(time=0)).assign({layer: spoilt})
+    words = rf"{layer} holds .*none of its classes.*resampling='nearest'"
+    with pytest.raises(RadiometryError, match=words), no_compute():
+        ds.dsen2.superresolve(["B11"], "bicubic", mask=mask)
+    lazy = ds.chunk()
+    with no_compute():
+        found = lazy.dsen2.superresolve(["B11"], "bicubic", mask=mask)
+    with pytest.raises(RadiometryError, match=words):
+        found.compute()
+    # The remedy: the layer as it was loaded, of one date.
+    one = ds.isel(time=0) if "time" in ds.dims else ds
+    right = one.assign({layer: clouds.isel(time=0)}).dsen2.superresolve(["B11"], "bicubic", mask=mask)
+    assert np.isnan(right["B11"].values[2:4]).all()
+    assert np.isfinite(right["B11"].values[:2]).all()
+
+
+@pytest.mark.parametrize("value", [12, 37, -1])
+def test_numbers_that_are_no_class_are_refused(value: int) -> None:
+    ds = with_scl(3, 3)
+    ds["SCL"] = change(ds.assign(SCL=ds.SCL.astype("int16")), "SCL", lambda x: x.__setitem__((1, 1), value)).SCL
+    with pytest.raises(RadiometryError, match=f"SCL holds {value}, which is none of its classes"):
+        ds.dsen2.superresolve(["B11"], "bicubic", mask="scl")
+    declared = ds.assign(SCL=ds.SCL.assign_attrs(nodata=value))  # means no data, class 0
+    assert np.isnan(declared.dsen2.superresolve(["B11"], "bicubic", mask="scl").B11.values[2:4, 2:4]).all()
+
+
+def test_classes_that_decoding_made_floats_are_classes() -> None:
+    ds = with_scl(3, 3)
+    decoded = ds.assign(SCL=ds.SCL.where(ds.SCL > 0).astype("f4"))
+    for mask in ("scl", [8, 9, 0]):
+        want, got = (d.dsen2.superresolve(["B11"], "bicubic", mask=mask) for d in (ds, decoded))
+        np.testing.assert_array_equal(got.B11, want.B11)

@@ -89,3 +89,9 @@ def test_other_dims_and_a_mask():
     cube = xsen2.native(flat)
     sr = cube.dsen2.superresolve(method="bicubic")
     np.testing.assert_array_equal(sr["SCL"], flat["SCL"])
+
+
+@pytest.mark.parametrize("given", [5, None, "cube.zarr", np.zeros((6, 6))])
+def test_what_is_no_dataset_is_refused_by_name(given):
+    with pytest.raises(xsen2.BandError, match="takes a Dataset"):
+        xsen2.native(given)

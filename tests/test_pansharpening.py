@@ -15,6 +15,8 @@ from xsen2.classical._pan import sharers
 from xsen2.classical.bicubic import upsample
 from xsen2.kernels import OPERATORS, correlate, taps
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 MAKERS = {"bdsd": bdsd.make, "pracs": pracs.make, "glp_hpm": glp_hpm.make}
 BANDS = {2: B, 6: C}
 

@@ -13,6 +13,8 @@ from xsen2.classical import regression
 from xsen2.classical.bicubic import upsample
 from xsen2.kernels import OPERATORS, correlate, taps
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 BANDS = {2: B, 6: C}
 
 for_both_grids = pytest.mark.parametrize("ratio", BANDS)

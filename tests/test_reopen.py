@@ -23,7 +23,7 @@ NODATA = {"int16": -32768.0, "uint16": 0.0, "float32": np.nan}
 def cube() -> xr.Dataset:
     """Two dates; no side is a multiple of a block or a chunk; nodata in a corner of 120 m."""
     ds = make_cube(11, 8, dates=2, epsg=EPSG, chunks=48)
-    ds = ds.assign_coords({y: ds[y] + NORTH - 5000040 for y, _ in DIMS.values()})
+    ds = ds.assign_coords({y: ds[y] + NORTH - 5000080 for y, _ in DIMS.values()})
     for band in ds.data_vars:
         y, x = ds[band].dims[-2:]
         ds[band] = ds[band].where((ds[x] > WEST + 120) | (ds[y] < NORTH - 120))

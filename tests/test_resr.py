@@ -12,6 +12,8 @@ from xsen2.bands import A, B, C
 from xsen2.classical import resr
 from xsen2.classical.bicubic import upsample
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 BANDS = {2: B, 6: C}
 SIZES = {1: len(A), 2: len(B), 6: len(C)}
 

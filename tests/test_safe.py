@@ -41,6 +41,7 @@ from safe_product import (
 )
 
 import xsen2
+from xsen2 import ReadWarning
 from xsen2.bands import BANDS
 from xsen2.cli import main
 from xsen2.cube import DIMS, recognise
@@ -207,13 +208,35 @@ def test_missing_images_are_named_unless_left_out(name: str, tmp_path: Path) -> 
     made = product(name)
     there = [band for band in made.images if band not in ("B01", "B09", "B11")]
     home = made.write(tmp_path, there)
-    with pytest.raises(SourceError, match=r"these images are missing: B01 .*B01.*B09 .*B11") as caught:
-        xsen2.open_safe(home)
+    with pytest.raises(SourceError, match=r"these images are missing: B01 .*B01.*B11") as caught:
+        xsen2.open_safe(home, ["B01", "B04", "B11"])
     hint = re.search(r"bands=(\[.*\])", str(caught.value))
     assert hint is not None
-    cube = xsen2.open_safe(home, eval(hint[1]))
+    assert eval(hint[1]) == ["B04"]
+    assert_shows(xsen2.open_safe(home, eval(hint[1])), made)
+    with pytest.warns(ReadWarning, match=r"missing and are left out: B01 .*B01.*B09 .*B11") as warned:
+        cube = xsen2.open_safe(home)
+    assert [one.filename for one in warned if one.category is ReadWarning] == [__file__]
     assert set(cube.data_vars) == set(there) - set(safe_product.LAYERS)
     assert_shows(cube, made)
+    for path in (home / made.images[name] for name in there):
+        path.unlink()
+    with pytest.raises(SourceError, match=r"is not complete, these images are missing: B01 .*B12"):
+        xsen2.open_safe(home)
+
+
+@each
+def test_a_layer_that_is_only_an_extra_is_left_out(name: str, tmp_path: Path) -> None:
+    made = product(name)
+    home = made.write(tmp_path, [band for band in made.images if band not in ("SCL", "CLASSI")])
+    if "SCL" not in made.images:
+        assert list(xsen2.open_safe(home).data_vars) == list(BANDS)  # nothing that it should have is missing
+        return
+    with pytest.warns(ReadWarning, match="left out: SCL"):
+        cube = xsen2.open_safe(home)
+    assert list(cube.data_vars) == list(BANDS)
+    with pytest.raises(SourceError, match=r"missing: SCL .*bands=\['B04'\]"):
+        xsen2.open_safe(home, ["B04", "SCL"])
 
 
 def test_several_tiles_need_a_name(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 import zipfile
 from contextlib import suppress
 from dataclasses import replace
@@ -32,13 +33,14 @@ def test_paths_that_are_no_product(tmp_path: Path) -> None:
     with zipfile.ZipFile(two, "a") as archive:
         archive.writestr("other.SAFE/MTD_MSIL2A.xml", "<a/>")
     none = zipped(home / "GRANULE", tmp_path / "none.zip")
+    (tmp_path / "empty").mkdir()
     for path, words in (
         (tmp_path / "no.SAFE", "does not exist"),
-        (tmp_path / "1", "Give the folder named .SAFE itself"),
         (tmp_path / "text.zip", "is not a zip that can be read"),
         (cut, "is not a zip that can be read"),
         (two, "holds several products"),
         (none, "is not a Sentinel-2 L1C or L2A product"),
+        (tmp_path / "empty", "Give the folder named .SAFE itself"),
     ):
         with pytest.raises(SourceError, match=words):
             xsen2.open_safe(path)
@@ -126,8 +128,43 @@ def test_endless_metadata_are_not_read(tmp_path: Path) -> None:
     endless = made.texts[made.main] + " " * _safe_xml.LIMIT
     home = replace(made, texts={**made.texts, made.main: endless}).write(tmp_path, [])
     for source in (home, zipped(home, tmp_path / "bomb.zip")):
-        with pytest.raises(SourceError, match="is over 64 MB"):
+        with pytest.raises(SourceError, match="is over 16 MB"):
             xsen2.open_safe(source)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [b"<b/>" * 4_000_000, b"<b>" * 1_000_000, b"<b a='" + b"x" * (20 << 20) + b"'/>", b"<!---->" * 1_000_000],
+    ids=["elements", "nested", "long", "comments"],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_metadata_of_millions_of_elements_are_not_parsed(packed: bool, inner: bytes, tmp_path: Path) -> None:
+    made = product(OLD_L1C)
+    home = made.write(tmp_path, [])
+    for path in (made.main, made.tile):
+        before = (home / path).read_bytes()
+        end = before.rindex(b"</")
+        (home / path).write_bytes(before[:end] + inner + before[end:])
+        began = time.perf_counter()
+        with pytest.raises(SourceError, match="these are not the metadata of a product"):
+            xsen2.open_safe(zipped(home, tmp_path / "p.zip") if packed else home)
+        assert time.perf_counter() - began < 20  # zipping included; parsing one takes minutes
+        (home / path).write_bytes(before)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp037", "utf-7", "iso-8859-15"])
+def test_metadata_in_another_encoding_are_refused(encoding: str, tmp_path: Path) -> None:
+    """What is counted before parsing is counted in UTF-8."""
+    made = product(OLD_L1C)
+    home = made.write(tmp_path, [])
+    text = made.texts[made.main].replace("UTF-8", encoding)
+    for raw in (text.encode(encoding), text.encode()):
+        (home / made.main).write_bytes(raw)
+        with pytest.raises(SourceError, match="not well-formed XML"):
+            xsen2.open_safe(home)
+    (home / made.main).write_bytes(b"\xef\xbb\xbf" + made.texts[made.main].encode())
+    with pytest.raises(SourceError, match="these images are missing"):
+        xsen2.open_safe(home)
 
 
 BROKEN = [
@@ -311,6 +348,7 @@ def test_broken_metadata_give_named_errors_only(name: str, tmp_path_factory: pyt
     assert SourceError in seen
 
 
+@pytest.mark.filterwarnings("ignore::xsen2.ReadWarning")  # a name that is damaged is that of no image
 def test_damaged_zips_give_named_errors_only(tmp_path: Path) -> None:
     archive = zipped(product(OLD_L1C, cells=(2, 2)).write(tmp_path), tmp_path / "p.zip")
     whole = archive.read_bytes()

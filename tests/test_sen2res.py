@@ -28,6 +28,8 @@ from xsen2.kernels import OPERATORS, correlate, taps
 from xsen2.protocol import finest_halo
 from xsen2.training.scenes import read_scenes
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 NONE = np.empty((0, 1, 1), np.float32)
 BOTH = pytest.mark.parametrize("bands", [B, C], ids=["20m", "60m"])
 

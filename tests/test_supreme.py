@@ -16,6 +16,8 @@ from xsen2.classical.supreme import _EDGES, PENALTY, Supreme, _kernel, _percenti
 from xsen2.kernels import OPERATORS, correlate, taps
 from xsen2.training.scenes import read_scenes
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 
 def mixed(size, seed=2):
     """Twelve bands at 10 m, mixed of five spectra by fields with sharp borders: ``(12, size, size)``, DN."""

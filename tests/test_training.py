@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
+import pickle
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from click.testing import CliRunner
 from cubes import make_cube
 
 import xsen2
 from xsen2.cli import main
 from xsen2.networks import GAIN
+from xsen2.networks.load import start
 from xsen2.networks.twogrid import TwoGrid
 from xsen2.sources.sample import sample
+from xsen2.training.export import save, write
 from xsen2.training.fit import Recipe, build, fit, score
 from xsen2.training.optim import Optimiser
 from xsen2.training.patches import Blur, balance, batches, pairs, surrogates
@@ -117,6 +125,8 @@ def test_places_are_held_out_whole(scene):
     assert sum(map(len, places)) == len(scenes)
     with pytest.raises(xsen2.SourceError, match="none of them can judge"):
         hold_out([at("a/0", 0), at("a/1", 10 * side)])
+    with pytest.raises(xsen2.SourceError, match="no scene with a valid pixel"):
+        hold_out([])
 
 
 @pytest.mark.parametrize("ratio", [2, 6])
@@ -288,3 +298,142 @@ def test_the_command(tmp_path):
     result = CliRunner().invoke(main, ["train", str(tmp_path / "data"), "--out", str(out), "--network", "x"])
     assert result.exit_code == 2
     assert "use one of twogrid" in result.output
+
+
+def command(*args: object):
+    return CliRunner().invoke(main, ["train", *map(str, args), "--threads", "1", "--quiet"])
+
+
+def test_every_road_to_initial_weights_checks_them(tmp_path):
+    """A card beside weights is asked, whichever of the two is named."""
+    weights = build(RECIPE.architecture, 2, RECIPE.arguments).state_dict()
+    said = {
+        "architecture": RECIPE.architecture,
+        "arguments": RECIPE.arguments,
+        "ratio": 2,
+        "licence": "x",
+        "source": "x",
+    }
+    card = write(weights, tmp_path / "w", name="mine", network="mine", training={}, **said)
+    for path in (tmp_path / "w", card.file, card.file.with_suffix(".json")):
+        for key, value in start(path).items():
+            torch.testing.assert_close(value, weights[key].half().float())
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(card.file.read_bytes())
+    assert start(alone).keys() == weights.keys()
+    raw = card.file.read_bytes()
+    card.file.write_bytes(raw[:-2] + b"\x01\x02")
+    for path in (tmp_path / "w", card.file, card.file.with_suffix(".json")):
+        with pytest.raises(xsen2.WeightsError, match=r"its sha256 is .*copy both anew"):
+            start(path)
+    nan = {k: torch.full_like(v, torch.nan) for k, v in weights.items()}
+    with pytest.raises(xsen2.WeightsError, match="the training went astray"):
+        write(nan, tmp_path / "n", name="nan", network="nan", training={}, **said)
+    large = weights | {"tail.bias": torch.full((6,), 1e5)}
+    kept = start(write(large, tmp_path / "l", name="large", network="large", training={}, **said).file)
+    torch.testing.assert_close(kept["tail.bias"], large["tail.bias"])
+    for bad in (b"", b"x" * 100, raw[:50], raw[:-1], b"\xff" * 100):
+        alone.write_bytes(bad)
+        with pytest.raises(xsen2.WeightsError, match=r"alone\.safetensors is not a safetensors file, or is damaged"):
+            start(alone)
+    for place, message in ((tmp_path / "none.safetensors", "cannot be read"), (tmp_path / "w" / "x", "cannot be read")):
+        with pytest.raises(xsen2.WeightsError, match=message):
+            start(place)
+
+
+def test_checkpoints_that_are_none_are_named(scene, tmp_path):
+    out = tmp_path / "run"
+    run(scene, out)
+    saved = out / "checkpoint.pt"
+    good = saved.read_bytes()
+    assert start(out).keys() == build(RECIPE.architecture, 2, RECIPE.arguments).state_dict().keys()
+    with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in archive.namelist():
+            packed.writestr(name, archive.read(name))
+    state = torch.load(saved, weights_only=True)
+    evil = io.BytesIO()
+    torch.save(Evil(tmp_path / "made"), evil)
+    cases = {
+        "empty": b"",
+        "text": b"x" * 1000,
+        "cut": good[: len(good) // 2],
+        "packed": (tmp_path / "packed").read_bytes(),
+        "pickle": pickle.dumps(Evil(tmp_path / "made")),
+        "evil": evil.getvalue(),
+    }
+    for key, value in {
+        "average": {"a": 1},
+        "step": "x",
+        "seconds": float("nan"),
+        "network": [],
+        "recipe": None,
+    }.items():
+        other = io.BytesIO()
+        torch.save(state | {key: value}, other)
+        cases[f"odd {key}"] = other.getvalue()
+    for name, raw in cases.items():
+        saved.write_bytes(raw)
+        for call in (lambda: run(scene, out), lambda: start(out)):
+            with pytest.raises(xsen2.WeightsError, match="is not the checkpoint of a training, or is damaged"):
+                call()
+        assert not (tmp_path / "made").exists(), name
+    other = io.BytesIO()
+    torch.save(state | {"network": {}}, other)
+    saved.write_bytes(other.getvalue())
+    with pytest.raises(xsen2.WeightsError, match="is not of the network of its recipe: remove it to begin anew"):
+        run(scene, out)
+    saved.unlink()
+    run(scene, out)
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_log_that_was_cut_does_not_cost_the_weights(scene, tmp_path):
+    weights = run(scene, tmp_path)
+    with (tmp_path / "log.jsonl").open("ab") as log:
+        log.write(b'{"step": 9, "lo\xff')
+    data = [list(pairs(scene, 2, [Blur("mtf")]))]
+    card = save(weights, RECIPE, tmp_path, network="mine", operator="mtf", pairs=data)
+    assert card.training["last_log"]["step"] == 8
+    (tmp_path / "log.jsonl").unlink()
+    assert save(weights, RECIPE, tmp_path, network="mine", operator="mtf", pairs=data).training["last_log"] == {}
+
+
+def test_nothing_to_learn_from_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = command(tmp_path / "empty", "--out", tmp_path / "o")
+    assert (result.exit_code, "no scenes in" in result.output) == (2, True)
+    for name, seed in (("a", 1), ("b", 2)):
+        cube = make_cube(20, 20, seed=seed)
+        cube = cube.assign_coords({x: cube[x] + 60000 * seed for x in ("x", "x_20m", "x_60m")})
+        cube.to_zarr(tmp_path / "data" / f"{name}.zarr")
+
+    def tiny(ds):
+        return ds.isel(x=slice(0, 6), y=slice(0, 6), x_20m=slice(0, 3), y_20m=slice(0, 3)).drop_dims(["x_60m", "y_60m"])
+
+    for change in (lambda ds: ds.assign(B11=ds["B11"] * np.nan), lambda ds: ds * np.nan, tiny):
+        other = tmp_path / "other"
+        shutil.rmtree(other, ignore_errors=True)
+        for name in "ab":
+            change(xr.open_zarr(tmp_path / "data" / f"{name}.zarr")).to_zarr(other / f"{name}.zarr", consolidated=False)
+        result = command(other, "--out", tmp_path / "o", "--validation", tmp_path / "data")
+        assert result.exit_code == 2, result.output
+        assert "can be learnt from: no scene has valid pixels" in result.output
+        assert not (tmp_path / "o").exists()
+    result = command(tmp_path / "data", "--out", tmp_path / "o", "--init", tmp_path / "data")
+    assert result.exit_code == 2
+    assert "holds 0 .safetensors files and no checkpoint.pt" in result.output
+
+
+def test_a_date_without_valid_pixels_spoils_no_other(scene):
+    empty = dataclasses.replace(scene, name="sample/1", valid={g: np.zeros_like(v) for g, v in scene.valid.items()})
+    data = [p for s in (dataclasses.replace(scene, name="sample/0"), empty) if (p := list(pairs(s, 2, [Blur("mtf")])))]
+    assert len(data) == 1
+    assert not list(surrogates(empty, [Blur("mtf")], 1))
+    assert all(np.isfinite(pair.weight).all() for part in balance(data) for pair in part)

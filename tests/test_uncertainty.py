@@ -14,6 +14,8 @@ from xsen2.training.calibrate import errors_of, spread_of
 from xsen2.training.fit import HALF
 from xsen2.training.scenes import scenes_of
 
+pytestmark = pytest.mark.usefixtures("thin_blocks")
+
 SURE = sorted({card.network for group in cards().values() for card in group if card.spread})
 
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from cubes import make_cube
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 import xsen2
 from xsen2 import inference
@@ -25,6 +26,7 @@ from xsen2.bands import B, C
 from xsen2.cli import main
 from xsen2.networks import Card, cards, local
 from xsen2.networks.dsen2 import DSen2
+from xsen2.networks.load import start
 from xsen2.registry import resolve
 from xsen2.sinks.zarr import to_zarr
 
@@ -316,16 +318,25 @@ def test_a_worker_elsewhere_finds_them(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"architecture": "dsen2.DSen3"}, "is not what the card of mine-20m describes"),
-        ({"architecture": "nowhere.DSen2"}, "No module named 'xsen2.networks.nowhere'"),
-        ({"architecture": "dsen2.upsample", "arguments": {}}, "dsen2.upsample is not a network"),
-        ({"architecture": "DSen2"}, "describes"),
-        ({"arguments": {"ratio": 2, "blocks": 2, "features": 4}}, "Missing key"),
-        ({"arguments": {"ratio": 2, "blocks": 1, "features": 5}}, "size mismatch"),
-        ({"arguments": {"ratio": 2, "depth": 1}}, "unexpected keyword argument 'depth'"),
-        ({"arguments": {"ratio": 2, "blocks": 1, "features": -4}}, "describes"),
-        ({"halo": 1}, "sees 4 pixels of 10 m on each side, so blocks would leave seams"),
-        ({"ratio": 6, "halo": 2}, "says ratio 6 and halo 2, but the network is made for ratio 2"),
+        (
+            {"arguments": {"ratio": 2, "blocks": 2, "features": 4}, "halo": 4},
+            r"not what the card of mine-20m describes, dsen2\.DSen2 with .*: body\.1\.conv1\.weight is missing",
+        ),
+        (
+            {"arguments": {"ratio": 2, "blocks": 1, "features": 5}},
+            r"head\.weight is \(4, 10, 3, 3\), not \(5, 10, 3, 3\)",
+        ),
+        ({"arguments": {"ratio": 2, "depth": 1}}, "takes no argument 'depth': it takes ratio, blocks, features"),
+        ({"arguments": {"ratio": 2, "blocks": True, "features": 4}}, "takes blocks: int, not True"),
+        ({"arguments": {"ratio": 2, "blocks": 1, "features": "4"}}, "takes features: int, not '4'"),
+        ({"arguments": {"ratio": 2, "blocks": 1, "features": 4.0}}, "takes features: int, not 4.0"),
+        (
+            {"architecture": "twogrid.TwoGrid", "arguments": {"thin": 0, "wide": 0}, "halo": 17},
+            "twogrid.TwoGrid cannot be built with .*division by zero",
+        ),
+        ({"halo": 1}, "sees 4 pixels of 10 m on each side, which is 3: with less, blocks would leave seams"),
+        ({"halo": 150}, "says halo 150, but the network sees 4 pixels"),
+        ({"spread": [1.0] * 6}, "has a spread, but the network gives no standard errors"),
         ({"sha256": "0" * 64}, "its sha256 is .*, the card says 000000000000"),
     ],
 )
@@ -338,14 +349,202 @@ def test_a_card_that_lies_is_found_out(tmp_path, fields, message):
     sr = ds.dsen2.superresolve([band], tmp_path / "w", device="cpu")
     with pytest.raises(xsen2.WeightsError, match=message):
         sr[band].compute()
+    with pytest.raises(xsen2.WeightsError, match=message):  # by every other road
+        ds.dsen2.finetune(tmp_path / "w", quiet=True)
+    with pytest.raises(xsen2.WeightsError, match=message):
+        start(tmp_path / "w" / "mine-20m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"architecture": "dsen2.DSen3"}, "architecture 'dsen2.DSen3' is none that this version of xsen2 has"),
+        ({"architecture": "nowhere.DSen2"}, "is none that"),
+        ({"architecture": "dsen2.upsample", "arguments": {}}, "is none that"),
+        ({"architecture": "dsen2.torch.hub.load", "arguments": {}}, "is none that"),
+        ({"architecture": "convert.convert", "arguments": {"file": "/etc/passwd"}}, "is none that"),
+        ({"architecture": "DSen2"}, "is none that"),
+        ({"arguments": {"ratio": 2, "blocks": 1, "features": -4}}, "argument 'features' is -4: .*from 0 to 1024"),
+        ({"arguments": {"ratio": 2, "blocks": 1, "features": 12000}}, "'features' is 12000"),
+        ({"arguments": {"ratio": 2, "blocks": 300000}}, "'blocks' is 300000"),
+        ({"arguments": {"ratio": 2, "blocks": 10**400}}, "'blocks' is 1000"),
+        ({"arguments": {"ratio": 2, "blocks": float("nan")}}, "'blocks' is nan"),
+        ({"arguments": {"ratio": 2, "blocks": float("inf")}}, "'blocks' is inf"),
+        ({"arguments": {"ratio": 2, "blocks": [1]}}, r"'blocks' is \[1\]"),
+        ({"arguments": {"ratio": 2, "blocks": None}}, "'blocks' is None"),
+        ({"ratio": 6, "halo": 2}, "says ratio 6, but the network is made for ratio 2"),
+        *[({"halo": halo}, "not a number of pixels from 1 to 150") for halo in (0, -1, 151, 2000, 1e30, 10**30)],
+        *[({"halo": halo}, "not a number of pixels") for halo in (True, "3", None, float("nan"), 3.0, [3])],
+        ({"sha256": "x"}, "not 64 hexadecimal digits"),
+        ({"spread": [float("inf")] * 6}, "not one positive number per band"),
+        ({"spread": [float("nan")] * 6}, "not one positive number per band"),
+        ({"name": "a" * 200}, "is too long"),
+        ({"licence": "free\x1b[2J"}, "not a line of text"),
+        ({"source": "\ud800"}, "not a line of text"),
+    ],
+)
+def test_what_a_card_alone_tells_is_refused_before_anything_is_loaded(home, fields, message):
+    card = put(home)
+    edit(card, **fields)
+    ds = make_cube(2, 2)
+    with pytest.raises(xsen2.WeightsError, match=f"mine-20m.json is not a card of weights: .*{message}"):
+        ds.dsen2.superresolve(["B11"], card.file)
+    assert "mine" not in xsen2.methods().index
+    assert "mine-20m.json is not a card of weights" in command("weights", "list")
+    assert "twogrid" in command("methods")
 
 
 def test_what_a_file_holds_must_be_safetensors(tmp_path):
     card = put(tmp_path / "w")
     card.file.write_bytes(b"not safetensors")
     edit(card, sha256=hashlib.sha256(b"not safetensors").hexdigest())
-    with pytest.raises(xsen2.WeightsError, match="is not what the card of mine-20m describes"):
+    with pytest.raises(xsen2.WeightsError, match="is not a safetensors file, or is damaged"):
         b11(tmp_path / "w")
+
+
+def spoilt(folder: Path, change) -> Card:
+    """Weights that were changed, with a card that vouches for them."""
+    card = put(folder)
+    state = load_file(card.file)
+    change(state)
+    raw = save(state)
+    card.file.write_bytes(raw)
+    edit(card, sha256=hashlib.sha256(raw).hexdigest())
+    return card
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value, dtype):
+    def change(state):
+        state["tail.bias"] = state["tail.bias"].to(dtype)
+        state["tail.bias"][3] = value
+
+    card = spoilt(tmp_path / "w", change)
+    ds = make_cube(2, 2)
+    sr = ds.dsen2.superresolve(["B11"], tmp_path / "w")
+    for call in (
+        sr.compute,
+        lambda: ds.dsen2.finetune(card.file, quiet=True),
+        lambda: start(tmp_path / "w"),
+        lambda: ds.dsen2.evaluate([str(card.file)]),
+    ):
+        with pytest.raises(xsen2.WeightsError, match=r"tail\.bias has values that are not finite numbers"):
+            call()
+
+
+def test_weights_that_lead_to_no_numbers_are_refused(tmp_path):
+    def change(state):
+        state["tail.weight"][:] = 3e38
+
+    spoilt(tmp_path / "w", change)
+    with pytest.raises(xsen2.WeightsError, match="gives values that are not finite numbers in float32"):
+        b11(tmp_path / "w")
+
+    def large(state):
+        state["tail.bias"][:] = 1e5
+
+    spoilt(tmp_path / "v", large)
+    assert np.isfinite(b11(tmp_path / "v")).all()
+    sr = make_cube(2, 2).dsen2.superresolve(["B11"], tmp_path / "v", dtype="float16", device="cpu")
+    with pytest.raises(xsen2.WeightsError, match=r"tail\.bias of mine-20m is too large for float16"):
+        sr.compute()
+
+
+def test_weights_are_floating_point_numbers(tmp_path):
+    spoilt(tmp_path / "w", lambda state: state.update({"tail.bias": torch.ones(6, dtype=torch.int8)}))
+    with pytest.raises(xsen2.WeightsError, match=r"tail\.bias as torch\.int8"):
+        b11(tmp_path / "w")
+
+
+def test_no_more_is_read_than_the_network_can_have(tmp_path):
+    card = put(tmp_path / "w", seed=77)  # not in the cache of this process
+    with card.file.open("r+b") as file:
+        file.truncate(2**40)  # takes no disk
+    with pytest.raises(xsen2.WeightsError, match="it has 1099511627776 bytes"):
+        b11(tmp_path / "w")
+    card.file.unlink()
+    os.mkfifo(card.file)
+    with pytest.raises(xsen2.WeightsError, match="weights that are missing"):
+        b11(tmp_path / "w")
+
+
+def test_few_networks_stay_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "_networks", {})
+    one = 4 * sum(v.numel() for v in DSen2(2, 1, 4).state_dict().values())
+    monkeypatch.setattr(inference, "KEPT", int(3.5 * one))
+    cards = [put(tmp_path / str(i), seed=i) for i in range(6)]
+    cpu = torch.device("cpu")
+    for card in cards[:3]:
+        inference.load(card, cpu, torch.float32)
+    first = inference.load(cards[0], cpu, torch.float32)
+    for card in cards[3:]:
+        inference.load(card, cpu, torch.float32)
+    assert [key[0] for key in inference._networks] == [c.sha256 for c in cards[3:]]
+    inference.load(cards[4], cpu, torch.float32)
+    again = inference.load(cards[0], cpu, torch.float32)
+    assert again is not first
+    assert [key[0] for key in inference._networks] == [cards[i].sha256 for i in (5, 4, 0)]
+    monkeypatch.setattr(inference, "KEPT", 0)
+    assert inference.load(cards[0], cpu, torch.float32) is again, "the last one stays, whatever its size"
+    assert len(inference._networks) == 1
+
+
+def test_networks_come_and_go_under_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "_networks", {})
+    monkeypatch.setattr(inference, "KEPT", 1)
+    folders = [str(tmp_path / str(i)) for i in range(4)]
+    for i, folder in enumerate(folders):
+        put(Path(folder), seed=i)
+    want = [b11(folder) for folder in folders]
+    with ThreadPoolExecutor(8) as pool:
+        for i, got in enumerate(pool.map(b11, folders * 6)):
+            np.testing.assert_array_equal(got, want[i % 4])
+    assert len(inference._networks) == 1
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_a_nested_card_breaks_nothing(home, opening):
+    put(home, "good")
+    (home / "deep-20m.json").write_text(opening * 100_000)
+    (home / "fifty-20m.json").write_text("[" * 50 + "]" * 50)
+    card = put(home, "inner")
+    edit(card, training=json.loads('{"a":' * 40 + "1" + "}" * 40))
+    (home / "huge-20m.json").write_text('"' + "x" * 2**21 + '"')
+    os.mkfifo(home / "pipe-20m.json")
+    assert "good" in xsen2.methods().index
+    assert np.isfinite(b11("good")).all()
+    for name, message in {
+        "deep": "nested more than 32 deep|Expecting|not a card",
+        "fifty": "nested more than 32 deep",
+        "inner": "nested more than 32 deep",
+        "huge": "1048576 at most",
+        "pipe": "not a regular file",
+    }.items():
+        with pytest.raises(xsen2.WeightsError, match=message):
+            resolve(name, ["B05"])
+        run = CliRunner().invoke(main, ["weights", "show", f"{name}-20m"])
+        assert run.exit_code == 2
+    for args in (["methods"], ["weights", "list"], ["weights", "show", "good"]):
+        assert "good" in command(*args)
+
+
+def test_listings_show_odd_names_as_they_can_be_shown(home):
+    put(home, "good")
+    with open(os.fsencode(home) + b"/\xff\x1b[2J\n.json", "wb") as file:
+        file.write(b"{}")
+    run = subprocess.run(
+        [sys.executable, "-m", "xsen2.cli", "weights", "list"],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(Path(xsen2.__file__).parents[1]), "PYTHONIOENCODING": "utf-8:strict"},
+        check=True,
+    )
+    assert rb"\udcff\x1b[2J\n.json is not a card" in run.stdout
+    assert b"\x1b" not in run.stdout
+    for args in (["weights", "show", "\x1b[2J"], ["weights", "show", "/\udcff"]):
+        run = CliRunner().invoke(main, args)
+        assert run.exit_code == 2
+        assert "\x1b" not in run.output
 
 
 json_values = st.recursive(
@@ -385,7 +584,7 @@ def test_writing_refuses_what_it_would_destroy(tmp_path):
     with pytest.raises(xsen2.WeightsError, match="holds other weights"):
         put(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine-20m.json", "mine-20m.safetensors"]
-    with pytest.raises(xsen2.WeightsError, match="cannot be written to"):
+    with pytest.raises(xsen2.StoreError, match=r"cannot be written .*File exists"):
         put(card.file)
 
 

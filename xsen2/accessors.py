@@ -11,6 +11,7 @@ from xsen2 import degrade as _degrade
 from xsen2 import evaluate as _evaluate
 from xsen2 import index as _index
 from xsen2 import superresolve as _superresolve
+from xsen2.grid import mapping_names
 from xsen2.sinks import cog as _cog
 from xsen2.sinks import zarr as _zarr
 from xsen2.training import finetune as _finetune
@@ -18,6 +19,18 @@ from xsen2.training import finetune as _finetune
 __all__ = ["DSen2Accessor", "DegradeAccessor"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _settled(obj: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.DataTree:
+    """The object, with its grid mapping where it belongs.
+
+    A file opened without ``decode_coords="all"`` has it among the variables, where the first ``ds[["B02", "B03"]]``
+    leaves it behind, and with it the CRS. It becomes a coordinate of the object itself: nothing else about it changes.
+    """
+    if isinstance(obj, xr.Dataset):
+        for name in mapping_names(obj) & set(obj.data_vars):
+            obj.coords[name] = obj[name].variable
+    return obj
 
 
 def _bound(function: F) -> F:
@@ -37,7 +50,7 @@ class DSen2Accessor:
     """Super-resolution of a Sentinel-2 cube, and what follows it."""
 
     def __init__(self, obj: xr.Dataset | xr.DataTree) -> None:
-        self._obj = obj
+        self._obj = _settled(obj)
 
     superresolve = _bound(_superresolve.superresolve)
     evaluate = _bound(_evaluate.evaluate)
@@ -53,7 +66,7 @@ class DegradeAccessor:
     """The cube as a coarser sensor would have seen it: ``ds.degrade(scale=2)``."""
 
     def __init__(self, obj: xr.Dataset | xr.DataTree) -> None:
-        self._obj = obj
+        self._obj = _settled(obj)
 
     __call__ = _bound(_degrade.degrade)
     pair = _bound(_degrade.pair)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +15,19 @@ import xarray as xr
 
 from xsen2.cube import Cube
 from xsen2.errors import CRSError, SourceError
-from xsen2.geometry import crs_from, extent, projected, read
-from xsen2.grid import Bounds, nodata_of
-from xsen2.halo import split
+from xsen2.geometry import Part, crs_from, extent, extents, read
+from xsen2.grid import Bounds
+from xsen2.halo import MOST, split
+from xsen2.radiometry import nodata_of
 
 __all__ = ["Aoi", "locate"]
 
 Chunks = tuple[tuple[int, ...], tuple[int, ...]]
-Geometry = dict[str, Any]
 
 _SLACK = 1e-3  # of a pixel: GeoJSON has seven decimals, about a centimetre
 _SMALL = 2**16  # pixels of an area that is looked at before anything is computed
+_MANY = 1000  # points of a part that is cut to a block before it is drawn there
+_BEYOND = 8  # pixels round a block that are kept of it then
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,22 @@ class Aoi:
         West and north edges of the cube.
     size : float
         Of a pixel.
-    geometries : tuple of dict
-        Its parts as GeoJSON, in the CRS of the cube.
+    parts : tuple of Part
+        In the CRS of the cube.
     """
 
     rows: slice
     columns: slice
     corner: tuple[float, float]
     size: float
-    geometries: tuple[Geometry, ...]
+    parts: tuple[Part, ...]
 
-    def blocks(self, chunks: Chunks, cell: int) -> Chunks:
-        """Blocks of the whole grid, on multiples of `cell`, of which none holds more of the outside than it must."""
-        return _round(chunks[0], self.rows, cell), _round(chunks[1], self.columns, cell)
+    def blocks(self, chunks: Chunks, cell: int, least: tuple[int, int] = (1, 1)) -> Chunks:
+        """Blocks of the whole grid, on multiples of `cell`, of which none holds more of the outside than it must.
+
+        Nor is any of them thinner than `least` along rows and columns, unless the area or what is left beside it is.
+        """
+        return _round(chunks[0], self.rows, cell, least[0]), _round(chunks[1], self.columns, cell, least[1])
 
     def cut(self, ds: xr.Dataset, dims: tuple[Hashable, Hashable], clip: bool) -> xr.Dataset:
         """The part of a result that lies in the area.
@@ -84,11 +90,10 @@ class Aoi:
         if math.prod(shape) <= _SMALL and not self.inside((0, shape[0]), (0, shape[1])).any():
             raise SourceError("area= holds the centre of no pixel, so clip=True would leave nothing: use clip=False")
         new = {}
+        draw = _Drawn(self)
         for name, variable in ds.data_vars.items():
             if set(dims) <= set(variable.dims):
-                inside = da.map_blocks(
-                    _block, self, chunks=variable.data.chunks[-2:], dtype=bool, meta=np.empty((0, 0), bool)
-                )
+                inside = da.map_blocks(draw, chunks=variable.data.chunks[-2:], dtype=bool, meta=np.empty((0, 0), bool))
                 nothing = np.asarray(_nothing(variable), variable.dtype)
                 new[name] = variable.copy(data=da.where(inside, variable.data, nothing))
         return ds.assign(new)
@@ -102,8 +107,24 @@ class Aoi:
         north = self.corner[1] - (self.rows.start + rows[0]) * self.size
         shape = (rows[1] - rows[0], columns[1] - columns[0])
         at = Affine(self.size, 0, west, 0, -self.size, north)
-        found: npt.NDArray[np.bool_] = rasterize(self.geometries, shape, transform=at, dtype="uint8").astype(bool)
+        shapes = list(self._near((west, north - shape[0] * self.size, west + shape[1] * self.size, north)))
+        if not shapes:
+            return np.zeros(shape, bool)
+        found: npt.NDArray[np.bool_] = rasterize(shapes, shape, transform=at, dtype="uint8").astype(bool)
         return found
+
+    def _near(self, block: Bounds) -> Iterator[dict[str, Any]]:
+        """What may touch a block, as GeoJSON."""
+        low = np.array(block[:2]) - _BEYOND * self.size
+        high = np.array(block[2:]) + _BEYOND * self.size
+        bounds = np.array([extent([part]) for part in self.parts])
+        near = (bounds[:, :2] <= high).all(axis=1) & (bounds[:, 2:] >= low).all(axis=1)
+        for number in np.flatnonzero(near):
+            part = self.parts[number]
+            if part.kind != "LineString" and sum(map(len, part.lines)) > _MANY:
+                yield from (cut.geojson() for cut in part.within(low, high))
+            else:
+                yield part.geojson()
 
 
 def locate(cube: Cube, area: object, crs: object | None = None) -> Aoi:
@@ -126,22 +147,23 @@ def locate(cube: Cube, area: object, crs: object | None = None) -> Aoi:
     """
     if cube.crs is None:
         raise CRSError("area= needs to know where the cube is, but it has no CRS: use ds.rio.write_crs('EPSG:…')")
-    parts, own = read(area, crs)
-    found, said, there = projected(parts, own, crs_from(cube.crs.to_wkt()), cube.bounds)
-    boxes = [box for part in found if (box := _box(extent([part]), cube)) is not None]
-    if not boxes:
+    wanted = read(area, crs)
+    found = wanted.near(crs_from(cube.crs.to_wkt()), cube.bounds)
+    boxes = _boxes(extents(found.parts), cube)
+    if not len(boxes):
         raise SourceError(
-            f"area= lies outside the cube: it covers {_words(said)}, the cube {_words(there)} (west, south, east, "
-            f"north in {own.to_string()}); in {cube.crs.to_string()}, its own CRS, the cube covers "
+            f"area= lies outside the cube: it covers {_words(found.area)}, the cube {_words(found.pixels)} (west, "
+            f"south, east, north in {wanted.crs.to_string()}); in {cube.crs.to_string()}, its own CRS, the cube covers "
             f"{_words(cube.bounds)}"
         )
-    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
+    top, left = boxes[:, :2].min(axis=0).tolist()
+    bottom, right = boxes[:, 2:].max(axis=0).tolist()
     return Aoi(
-        slice(min(tops), max(bottoms)),
-        slice(min(lefts), max(rights)),
+        slice(top, bottom),
+        slice(left, right),
         (cube.bounds[0], cube.bounds[3]),
         cube.resolution,
-        tuple(part.geojson() for part in found),
+        found.parts,
     )
 
 
@@ -149,29 +171,49 @@ def _words(bounds: Bounds) -> str:
     return " ".join(f"{value:.10g}" for value in np.round(bounds, 4))
 
 
-def _round(chunks: Sequence[int], span: slice, cell: int) -> tuple[int, ...]:
+def _round(chunks: Sequence[int], span: slice, cell: int, least: int) -> tuple[int, ...]:
     """Chunks near `chunks`; those inside the span are of their own, of one size, and not larger than the largest."""
     total = sum(chunks)
     start, stop = span.start // cell * cell, min(-(-span.stop // cell) * cell, total)
     borders = np.cumsum([0, *chunks]).tolist()
     before = np.diff([*(b for b in borders if b < start), start]).tolist() if start else []
     after = np.diff([stop, *(b for b in borders if b > stop)]).tolist()
-    return (*split(before, cell), *split((stop - start,), cell, min(max(chunks), 2400)), *split(after, cell))
+    most = max(min(max(chunks), MOST), 2 * least)
+    return (
+        *split(before, cell, least=least),
+        *split((stop - start,), cell, most),
+        *split(after, cell, least=least),
+    )
 
 
-def _box(extent: Bounds, cube: Cube) -> tuple[int, int, int, int] | None:
-    """Top, left, bottom, right in pixels, snapped outward and cut to the cube; None outside it."""
+def _boxes(bounds: npt.NDArray[np.float64], cube: Cube) -> npt.NDArray[np.int64]:
+    """Top, left, bottom, right in pixels, snapped outward and cut to the cube, of those that are not outside it."""
     west, _, _, north = cube.bounds
     size, (height, width) = cube.resolution, cube.shape(10)
-    top, left = (math.floor(n / size + _SLACK) for n in (north - extent[3], extent[0] - west))
-    bottom, right = (math.ceil(n / size - _SLACK) for n in (north - extent[1], extent[2] - west))
-    bottom, right = max(bottom, top + 1), max(right, left + 1)  # a point on an edge gets a pixel
-    top, left, bottom, right = max(top, 0), max(left, 0), min(bottom, height), min(right, width)
-    return (top, left, bottom, right) if top < bottom and left < right else None
+    first = np.floor((np.stack([north - bounds[:, 3], bounds[:, 0] - west], axis=1)) / size + _SLACK)
+    last = np.ceil((np.stack([north - bounds[:, 1], bounds[:, 2] - west], axis=1)) / size - _SLACK)
+    last = np.maximum(last, first + 1)  # a point on an edge gets a pixel
+    first, last = np.maximum(first, 0), np.minimum(last, (height, width))
+    found: npt.NDArray[np.int64] = np.concatenate([first, last], axis=1)[(first < last).all(axis=1)].astype(np.int64)
+    return found
 
 
-def _block(aoi: Aoi, block_info: Any = None) -> npt.NDArray[np.bool_]:
-    return aoi.inside(*block_info[None]["array-location"])
+class _Drawn:
+    """`Aoi.inside` of a block; dask looks for its own objects in arguments that are dataclasses, part by part."""
+
+    def __init__(self, aoi: Aoi) -> None:
+        self.aoi = aoi
+
+    def __call__(self, block_info: Any = None) -> npt.NDArray[np.bool_]:
+        return self.aoi.inside(*block_info[None]["array-location"])
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        aoi = self.aoi
+        found = hashlib.sha256(repr((aoi.rows, aoi.columns, aoi.corner, aoi.size)).encode())
+        for part in aoi.parts:
+            for line in part.lines:
+                found.update(f"{part.kind} {len(line)} ".encode() + np.ascontiguousarray(line).tobytes())
+        return "xsen2-area", found.hexdigest()
 
 
 def _nothing(variable: xr.DataArray) -> Any:

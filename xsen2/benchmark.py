@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import xarray as xr
 
+from xsen2.errors import once
 from xsen2.kernels import Operator
 from xsen2.reporting.judge import Judge, Methods, Tally, labelled
 from xsen2.reporting.subjects import Scenes, subjects
@@ -13,6 +14,7 @@ from xsen2.reporting.subjects import Scenes, subjects
 __all__ = ["benchmark"]
 
 
+@once
 def benchmark(
     scenes: Scenes,
     methods: Methods = ("bicubic", "default"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from xsen2.protocol import Array, Mask, Method, Statistical, finest_halo, tile
 from xsen2.radiometry import Scale, check_dn, to_dn
 from xsen2.statistics import learnt
 
-__all__ = ["Block", "apply"]
+__all__ = ["Block", "apply", "block_of"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Block:
         """The least multiple of the method's tile that is not under `n`."""
         step = tile(self.method) or 1
         return -(-n // step) * step
+
+    @property
+    def computed(self) -> int:
+        """Context that is computed with a block on each side, in 10 m pixels."""
+        return finest_halo(self.method) + self.reach
 
     @property
     def halo(self) -> int:
@@ -97,8 +102,8 @@ class Block:
                 dn, there = dn[needed], there[needed]
             inputs[factor], seen[factor] = dn, there
             # One band alone may be as dark as that, in water; only classical methods, which are linear, read one.
-            if len(needed) > 2 and not all(scales[i].sure for i in needed):
-                check_dn(inputs[factor], seen[factor])
+            if len(needed) > 2 and scales[0].gain == 1 and not all(scales[i].sure for i in needed):
+                check_dn(list(dn), list(there))
             inner = trim(seen[factor], 2 * halo // factor).all(axis=0)
             if not inner.all():
                 valid &= inner.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -130,6 +135,18 @@ class Block:
         return np.where(core, out if gain == 1 else out / np.float32(gain), np.float32(np.nan))
 
 
+def block_of(
+    method: Method, bands: Sequence[str], scales: Mapping[str, Scale], operator: str | None, shape: tuple[int, int]
+) -> Block:
+    """What a task is for a cube that has some bands, see `apply`."""
+    measured = tuple(b for b in method.produces if b in bands and grid_of(b) != 10) if operator else ()
+    cell = max(grid_of(b) for b in (*method.needs, *method.produces)) // 10
+    projection = Projection(method.produces, measured, operator, cell, shape) if operator and measured else None
+    read = {*method.needs, *measured}
+    windows = tuple(names for grid in GRIDS.values() if (names := tuple(b for b in grid if b in read)))
+    return Block(method, windows, tuple(tuple(scales[b] for b in names) for names in windows), projection)
+
+
 def apply(
     cube: Cube,
     method: Method,
@@ -156,17 +173,13 @@ def apply(
     dask.array.Array
         ``(produces, [time,] y, x)``, float32 in the units of the cube, standard errors last.
     """
-    measured = tuple(b for b in method.produces if b in cube.bands and grid_of(b) != 10) if operator else ()
-    cell = max(grid_of(b) for b in (*method.needs, *method.produces)) // 10
     shape = cube.shape(10)
-    projection = Projection(method.produces, measured, operator, cell, shape) if operator and measured else None
-    read = {*method.needs, *measured}
-    windows = tuple(names for grid in GRIDS.values() if (names := tuple(b for b in grid if b in read)))
-    block = Block(method, windows, tuple(tuple(scales[b] for b in names) for names in windows), projection)
+    block = block_of(method, tuple(cube.bands), scales, operator, shape)
+    projection, windows = block.projection, block.windows
     layers = [Layer([arrays[b] for b in names], grid_of(names[0]) // 10) for names in windows]
     if projection is not None:
         dates = arrays[windows[0][0]].chunks[:-2]
-        layers.append(Layer([places(shape, cell, chunks, dates)], cell))
+        layers.append(Layer([places(shape, projection.cell, chunks, dates)], projection.cell))
     return map_windows(
         learnt(cube, method, chunks, scales, arrays, block.with_method) if isinstance(method, Statistical) else block,
         layers,

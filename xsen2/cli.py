@@ -10,10 +10,12 @@ import click
 
 from xsen2 import __version__
 from xsen2.cli_evaluate import evaluate
+from xsen2.cli_path import UserPath
 from xsen2.cli_run import Bbox, bar, bbox_option, method_option, quiet_option, run
 from xsen2.cli_train import train
 from xsen2.cli_weights import weights
 from xsen2.errors import Xsen2Error
+from xsen2.text import printable
 
 __all__ = ["main"]
 
@@ -28,8 +30,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (Xsen2Error, ImportError) as error:
-            raise _Failure(" ".join(str(error).split())) from error
+        except (Xsen2Error, ImportError, OSError) as error:  # of the last, what no layer below has given a name
+            raise _Failure(printable(" ".join(str(error).split()))) from error
 
 
 @click.group(cls=_Group)
@@ -40,7 +42,7 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default="demo-out", show_default=True, help="Folder."
+    "--out", type=UserPath(file_okay=False, path_type=Path), default="demo-out", show_default=True, help="Folder."
 )
 @bbox_option
 @click.option("--datetime", "when", metavar="A/B", help="Dates of a STAC search, as 2024-06-01/2024-08-31.")

@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 
+from xsen2.cli_path import UserPath
+
 __all__ = ["evaluate"]
 
 
 @click.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the report.")
+@click.argument("folder", type=UserPath(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=UserPath(file_okay=False, path_type=Path), required=True, help="Folder of the report.")
 @click.option(
     "--methods",
     metavar="NAMES",
@@ -29,7 +31,7 @@ __all__ = ["evaluate"]
 @click.option("--border", type=click.IntRange(0), default=0, show_default=True, help="Pixels left out along the edges.")
 @click.option(
     "--transfer",
-    type=click.Path(exists=True, path_type=Path),
+    type=UserPath(exists=True, path_type=Path),
     help="Weights trained at 80 to 40 m, for Table 3.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xsen2 import __version__
-from xsen2.bands import find
-from xsen2.errors import StoreError, Xsen2Error
+from xsen2.bands import canonical, find, grid_of
+from xsen2.cli_path import UserPath
+from xsen2.errors import BandError, StoreError, Xsen2Error, once
+from xsen2.paths import is_url, local
 from xsen2.sources._reading import secretless
+from xsen2.sources._safe_files import product_name
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -73,7 +77,7 @@ class _Job:
 @bbox_option
 @click.option(
     "--geometry",
-    type=click.Path(exists=True, dir_okay=False),
+    type=UserPath(exists=True, dir_okay=False),
     help="Area as a GeoJSON file, of any size, in lon/lat.",
 )
 @click.option("--clip-to-aoi", "clip", is_flag=True, help="Nodata outside the polygons of --geometry.")
@@ -95,7 +99,7 @@ class _Job:
 )
 @click.option("--chunks", type=click.IntRange(min=1), help="Side of a chunk of a .zarr on disk, in 10 m pixels.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT instead of finishing it.")
-@click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="File to add JSON lines to.")
+@click.option("--log", type=UserPath(dir_okay=False, path_type=Path), help="File to add JSON lines to.")
 @quiet_option
 def run(
     sources: tuple[str, ...],
@@ -192,6 +196,7 @@ def _summarise(failed: dict[str, str], number: int) -> None:
     sys.exit(2 if len(failed) == number else 1)
 
 
+@once
 def _one(source: str, place: str, job: _Job, journal: _Journal, began: float) -> None:
     from xsen2.context import context_of
     from xsen2.plan import plan
@@ -199,7 +204,10 @@ def _one(source: str, place: str, job: _Job, journal: _Journal, began: float) ->
     from xsen2.sources.open import Wanted, open_source
 
     context = 0 if job.box is None else context_of(job.method, job.bands)
-    cube = open_source(source, Wanted(job.box, context, job.when, ("SCL",) if job.mask else ()))
+    needs = None if job.bands is None else _needs(job.method, job.bands)
+    cube = open_source(source, Wanted(job.box, context, job.when, ("SCL",) if job.mask else (), needs))
+    if job.bands is None:
+        _makeable(source, cube, job.method)
     sr = cube.dsen2.superresolve(
         job.bands,
         job.method,
@@ -231,6 +239,33 @@ def _one(source: str, place: str, job: _Job, journal: _Journal, began: float) ->
     journal.say(*(f"{file}: {size}" for file in made[:1]), *made[1:])
 
 
+def _needs(method: str, bands: Sequence[str]) -> tuple[str, ...]:
+    """What a source must have for some bands to be made."""
+    from xsen2.registry import resolve
+
+    asked = canonical(bands)
+    low = [band for band in asked if grid_of(band) != 10]
+    return tuple(dict.fromkeys((*asked, *(need for one in resolve(method, low) for need in one.needs))))
+
+
+def _makeable(source: str, cube: xr.Dataset | xr.DataTree, method: str) -> None:
+    """Refuse a source that lacks what the method reads to make all that it has, with the words of the shell."""
+    from xsen2.cube import recognise
+    from xsen2.registry import resolve
+
+    there = list(recognise(cube).bands)
+    low = [band for band in there if grid_of(band) != 10]
+    made = resolve(method, low) if low else []
+    lacking = list(dict.fromkeys(need for one in made for need in one.needs if need not in there))
+    if lacking:
+        able = [band for one in made if set(one.needs) <= set(there) for band in one.produces if band in there]
+        hint = f"make others with --bands {','.join(able)}, or " if able else ""
+        raise BandError(
+            f"{source} has no {', '.join(lacking)}, which method {method!r} reads: {hint}take a method that reads each "
+            "band alone, --method bicubic"
+        )
+
+
 def _mask(cube: xr.Dataset | xr.DataTree) -> str:
     """SCL, or what L1C has in its stead."""
     from xsen2.cube import recognise
@@ -242,15 +277,19 @@ def _mask(cube: xr.Dataset | xr.DataTree) -> str:
 def _name(source: str) -> str:
     """What a source is called: the last part of its address without what says its format."""
     last = source.partition("?")[0].rstrip("/").rpartition("/")[2]
-    return re.sub(r"(\.zarr)?\.zip$|\.(safe|zarr|json|geojson)$", "", last, flags=re.IGNORECASE).removesuffix(".SAFE")
+    if not is_url(source):
+        with suppress(Xsen2Error):  # what cannot be the path of anything is named when it is opened
+            last = product_name(source)
+    name = re.sub(r"(\.zarr)?\.zip$|\.(safe|zarr|json|geojson)$", "", last, flags=re.IGNORECASE).removesuffix(".SAFE")
+    return re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", name).strip(". ") or "source"
 
 
 def _inside(source: str, out: str) -> bool:
     """Whether `source` is `out` or a group in it."""
-    here, there = (name.removeprefix("file://") for name in (source, out))
-    if "://" in here or "://" in there:
-        return f"{here.rstrip('/')}/".startswith(f"{there.rstrip('/')}/")
-    return Path(os.path.realpath(here)).is_relative_to(os.path.realpath(there))  # resolve() fails at links in a circle
+    if is_url(source) or is_url(out):
+        return f"{source.rstrip('/')}/".startswith(f"{out.rstrip('/')}/")
+    # resolve() fails at links in a circle
+    return Path(os.path.realpath(local(source))).is_relative_to(os.path.realpath(local(out, StoreError)))
 
 
 def _since(began: float) -> float:

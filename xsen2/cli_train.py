@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from xsen2.cli_path import UserPath
+
 __all__ = ["train"]
 
 
 @click.command()
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
+@click.argument("data", type=UserPath(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=UserPath(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
 @click.option("--network", default="twogrid", show_default=True, help="twogrid, dsen2 or vdsen2.")
 @click.option("--ratio", type=click.Choice(["2", "6"]), default="2", help="2: the 20 m bands; 6: the 60 m bands.")
 @click.option(
@@ -29,9 +31,9 @@ __all__ = ["train"]
 @click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True, help="Added to inputs, in DN.")
 @click.option("--haze", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of patches cleared.")
 @click.option("--surrogates", is_flag=True, help="For the 60 m bands: learn from bands that play them too.")
-@click.option("--init", type=click.Path(exists=True, path_type=Path), help="Run folder or .safetensors to start from.")
+@click.option("--init", type=UserPath(exists=True, path_type=Path), help="Run folder or .safetensors to start from.")
 @click.option(
-    "--validation", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of other places."
+    "--validation", type=UserPath(exists=True, file_okay=False, path_type=Path), help="Folder of other places."
 )
 @click.option("--every", type=click.IntRange(1), default=200, show_default=True, help="Steps between log lines.")
 @click.option("--seed", default=0, show_default=True)

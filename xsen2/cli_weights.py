@@ -12,9 +12,12 @@ from typing import Any
 
 import click
 
+from xsen2 import files
+from xsen2.cli_path import UserPath
 from xsen2.errors import WeightsError
 from xsen2.networks import Card, cards, local
 from xsen2.registry import installed
+from xsen2.text import printable
 
 __all__ = ["weights"]
 
@@ -29,10 +32,8 @@ def weights() -> None:
 
 
 @weights.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder; the user's own folder by default."
-)
+@click.argument("file", type=UserPath(path_type=Path))
+@click.option("--out", type=UserPath(file_okay=False, path_type=Path), help="Folder; the user's own folder by default.")
 def convert(file: Path, out: Path | None) -> None:
     """Convert Keras weights of DSen2 or VDSen2 that you have downloaded.
 
@@ -65,9 +66,11 @@ def list_() -> None:
     bad: list[tuple[Path, Exception]] = [(entry.path, entry.error) for entry in installed()[1]]
     for card in _usable():
         try:
-            raw = card.file.read_bytes()
-            if hashlib.sha256(raw).hexdigest() != card.sha256:
-                raise WeightsError(f"{card.file.name} is not what its card says: its sha256 is another")
+            with files.opened(card.file, card.file.stat().st_size) as file:
+                size = file.seek(0, 2)
+                file.seek(0)
+                if hashlib.file_digest(file, "sha256").hexdigest() != card.sha256:
+                    raise WeightsError(f"{card.file.name} is not what its card says: its sha256 is another")
         except (OSError, WeightsError) as error:
             bad.append((card.file.with_suffix(".json"), error))
             continue
@@ -76,15 +79,15 @@ def list_() -> None:
                 "name": card.name,
                 "network": card.network,
                 "bands": f"{10 * card.ratio} m",
-                "MB": f"{len(raw) / 1e6:.1f}",
+                "MB": f"{size / 1e6:.1f}",
                 "sha256": card.sha256[:12],
                 "licence": re.split("[;,]", card.licence)[0],
-                "path": card.file,
+                "path": printable(str(card.file)),
             }
         )
     click.echo(pd.DataFrame(rows).to_string(index=False))
     for path, why in bad:
-        click.echo(f"broken: {path}: {why}")
+        click.echo(printable(f"broken: {path}: {why}"))
 
 
 @weights.command()
@@ -100,7 +103,7 @@ def show(name: str) -> None:
     if not found and not broken:
         if not local.is_path(name):
             names = ", ".join(card.name for card in known)
-            raise WeightsError(f"no weights named {name!r}: use one of {names}, or a path")
+            raise WeightsError(f"no weights named {printable(name)!r}: use one of {names}, or a path")
         found = list(local.at(name))
     for card in found:
         click.echo("\n".join(_lines({**asdict(card), "path": str(card.file)})) + "\n")
@@ -116,10 +119,10 @@ def _lines(said: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """A mapping as indented lines, for people."""
     for key, value in said.items():
         if isinstance(value, Mapping):
-            yield f"{indent}{key}:"
+            yield indent + printable(f"{key}:")
             yield from _lines(value, f"{indent}  ")
         elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-            yield f"{indent}{key}:"
+            yield indent + printable(f"{key}:")
             yield from (f"{indent}  - {json.dumps(item)}" for item in value)
         else:
-            yield f"{indent}{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+            yield indent + printable(f"{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")

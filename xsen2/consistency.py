@@ -9,8 +9,11 @@ exactly, after one pass, and differs from the projection by no more than `EXCESS
 
 Next to nodata, where `xsen2.kernels.degrade_array` divides by the weight of the valid pixels, no fixed kernel is
 exact. What `degrade_array` asks for is ``A(Mx) = y · A(M)``, `M` being 1 on valid pixels and 0 elsewhere. Further
-passes with that residual, divided by the share of the kernel's energy that falls on valid pixels, each leave about a
-quarter of it; `PASSES` of them bring real scenes that are crossed by lines of nodata under 0.1 DN.
+passes with that residual, divided by a power of the share of the kernel's energy that falls on valid pixels, are
+preconditioned steps towards it. Their lengths are those of Chebyshev's semi-iteration (Golub & Varga 1961): fixed
+numbers that hang on no pixel, as those of conjugate gradients do, so that a block comes out as it would from the whole
+image, and far fewer passes than with equal steps. Where a third of all pixels is lost, speckled, they bring real scenes
+under 0.1 DN.
 """
 
 from __future__ import annotations
@@ -35,8 +38,18 @@ Mask = npt.NDArray[np.bool_]
 EXCESS = 0.015
 """How much longer than 1 the norm of ``PA`` may be, along one axis; an orthogonal projection's is 1."""
 
-PASSES = 5
-"""Where there is nodata; elsewhere the first one is exact."""
+PASSES = {2: 9, 6: 6}
+"""By scale, where there is nodata; elsewhere the first one is exact."""
+
+_CELLS = {2: 1, 6: 2}
+"""By scale, how far a pass after the first one reaches, in coarse pixels: passes and reach both cost context."""
+
+_SPECTRUM = {2: (0.7, 1.7), 6: (0.6, 1.4)}
+"""By scale, where the eigenvalues of a preconditioned step lie, as found by trial on real scenes with holes of many
+kinds. Those outside are damped less, or a little raised, over so few passes."""
+
+_ENERGY = 0.75
+"""Power of the share of energy. With 1, small holes are overdone, with 0.5 thin remains take too many passes."""
 
 
 @lru_cache(maxsize=256)
@@ -122,7 +135,8 @@ def _spread(residual: Floats, kernel: npt.NDArray[np.float64]) -> Floats:
 def _kernels(band: str, scale: int, operator: str) -> list[npt.NDArray[np.float64]]:
     """The spreader of each pass."""
     # After the first, little is left and the change small anyway: a short reach matters more than least change.
-    return [spreader(band, scale, operator), *[spreader(band, scale, operator, 1)] * (PASSES - 1)]
+    short = spreader(band, scale, operator, _CELLS.get(scale, 1))
+    return [spreader(band, scale, operator), *[short] * (PASSES.get(scale, 6) - 1)]
 
 
 def project(x: Floats, y: Floats, valid: Mask, band: str, operator: str) -> Floats:
@@ -143,7 +157,8 @@ def project(x: Floats, y: Floats, valid: Mask, band: str, operator: str) -> Floa
     -------
     numpy.ndarray
         float32 ``(H, W)``. Degraded by `xsen2.kernels.degrade_array` it equals `y` to rounding in every pixel whose
-        kernel meets valid pixels only. In the others, next to nodata, about a thousandth of the difference remains.
+        kernel meets valid pixels only. In the others, next to nodata, about a ten-thousandth of the difference remains;
+        more, up to a hundredth in single pixels, where most of what is around them is lost.
 
     Examples
     --------
@@ -162,7 +177,10 @@ def project(x: Floats, y: Floats, valid: Mask, band: str, operator: str) -> Floa
     ok &= valid.reshape(h, scale, w, scale).mean(axis=(1, 3)) >= 0.5  # the others are nodata once degraded
     lost = (~valid).astype(np.float32)
     share = 1 - correlate(lost, weights, before, scale)  # exactly 1 where nothing is lost
-    energy = 1 - correlate(lost, weights**2 / (weights**2).sum(), before, scale)
+    energy = (1 - correlate(lost, weights**2 / (weights**2).sum(), before, scale)) ** np.float32(_ENERGY)
+    low, high = _SPECTRUM.get(scale, (0.6, 1.4))
+    middle, half = (high + low) / 2, (high - low) / 2
+    step, weight = np.zeros_like(x), half / middle
     for number, kernel in enumerate(kernels):
         total = correlate(np.where(valid, x, np.float32(0)), weights, before, scale)
         residual = np.zeros(y.shape, np.float32)
@@ -170,7 +188,14 @@ def project(x: Floats, y: Floats, valid: Mask, band: str, operator: str) -> Floa
         if number:
             residual[share == 1] = 0  # rounding: must not hang on whether there is nodata elsewhere
             residual = fill(residual[None], ok[None], 1)[0]
-        x = np.where(valid, x + _spread(residual, kernel), x)
+        change = _spread(residual, kernel)
+        if number < 2:  # the first pass is as where nothing is lost, and what follows begins anew after it
+            step = change if number == 0 else change / np.float32(middle)
+        else:
+            new = 1 / (2 * middle / half - weight)
+            step = np.float32(new * weight) * step + np.float32(2 * new / half) * change
+            weight = new
+        x = np.where(valid, x + step, x)
     return x
 
 
@@ -201,21 +226,22 @@ class Projection:
     @property
     def near(self) -> int:
         """Context that a pixel depends on, on each side, in 10 m pixels, if there is no nodata within `reach`."""
-        return self._reach(1)
+        return self._reach(whole=True)
 
     @property
     def reach(self) -> int:
         """Context that a pixel depends on in any case."""
-        return self._reach(PASSES)
+        return self._reach(whole=False)
 
-    def _reach(self, passes: int) -> int:
+    def _reach(self, whole: bool) -> int:
         most = 0
         for band in self.measured:
             scale = grid_of(band) // 10
             # Residuals within a kernel's reach, after the first pass those that fill nodata one further, and the
             # pixels that they read.
-            cells = sum(len(kernel) // 2 for kernel in _kernels(band, scale, self.operator)[:passes]) + passes - 1
-            most = max(most, cells * scale + passes * support(band, scale, self.operator))
+            kernels = _kernels(band, scale, self.operator)[: 1 if whole else None]
+            cells = sum(len(kernel) // 2 for kernel in kernels) + len(kernels) - 1
+            most = max(most, cells * scale + len(kernels) * support(band, scale, self.operator))
         return -(-most // self.cell) * self.cell
 
     def __call__(self, out: Floats, measured: Mapping[str, Floats], valid: Mask, place: int, reach: int) -> Floats:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from xsen2.arguments import names_of
 from xsen2.bands import B, C, canonical, grid_of
 from xsen2.block import Block
 from xsen2.consistency import Projection
-from xsen2.errors import BandError
-from xsen2.kernels import Operator
+from xsen2.errors import BandError, MethodError
+from xsen2.kernels import OPERATORS, Operator
 from xsen2.protocol import Method
 from xsen2.registry import resolve
 
@@ -60,9 +61,14 @@ def context_of(
     >>> cube = xsen2.load(items, bbox=padded(bbox, context_of()))  # doctest: +SKIP
     >>> cube.dsen2.superresolve(area=bbox)  # doctest: +SKIP
     """
-    wanted = [band for band in ((*B, *C) if bands is None else canonical(bands)) if grid_of(band) != 10]
+    asked = (*B, *C) if bands is None else canonical(names_of(bands, "bands", BandError))
+    if not asked:
+        raise BandError("bands=[] names nothing: name 20 m or 60 m bands, or leave it out for all")
+    wanted = [band for band in asked if grid_of(band) != 10]
     if not wanted:
         raise BandError(f"bands={bands!r} are 10 m bands, which need no context: name 20 m or 60 m bands")
+    if not isinstance(operator, str) or operator not in OPERATORS:
+        raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
     most = 0
     for one in resolve(method, wanted, operator=operator):
         exact = getattr(one, "consistency", False) if consistency is None else consistency

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from xsen2.bands import BANDS, GRIDS, UNUSED, find, grid_of
-from xsen2.checks import Candidate, base_spacing, check_crs, check_times, choose, nested
+from xsen2.checks import Candidate, base_spacing, check_crs, check_projection, check_times, choose, nested
 from xsen2.errors import BandError, GridError, TimeError
-from xsen2.grid import Axes, Bounds, axes_of, crs_of, edges, snap, spacing
+from xsen2.grid import Axes, Bounds, axes_of, crs_of, edges, is_mapping, mapping_names, snap, spacing
 
 __all__ = ["CHUNK", "DIMS", "Cube", "canonicalise", "carry", "recognise", "snap", "write_crs"]
 
@@ -101,7 +101,11 @@ def write_crs(ds: xr.Dataset, crs: Any) -> xr.Dataset:
     return ds
 
 
-def _groups(tree: xr.DataTree) -> Iterator[tuple[str, xr.DataArray, Mapping[Any, Any]]]:
+Found = tuple[str, xr.DataArray, tuple[Mapping[Any, Any], ...]]
+"""Name, variable, and where else its CRS may be said, nearest first."""
+
+
+def _groups(tree: xr.DataTree) -> Iterator[Found]:
     """Candidate variables of a tree: those of sibling groups that hold bands on several grids."""
     families = []
     for node in tree.subtree:
@@ -126,8 +130,10 @@ def _groups(tree: xr.DataTree) -> Iterator[tuple[str, xr.DataArray, Mapping[Any,
         )
     node, homes = real[0]
     for home in homes:
+        mappings = mapping_names(home)
         for name, variable in home.data_vars.items():
-            yield str(name), variable, {**tree.attrs, **node.attrs, **home.attrs}
+            if name not in mappings:
+                yield str(name), variable, (home, *home.parents)
 
 
 def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
@@ -149,23 +155,30 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
     SingleGridError
         All bands on one grid.
     GridError
-        A band is not on its native grid, or grids do not nest.
+        A band is not on its native grid, or has no pixels; grids do not nest, or lie where no pixel of Sentinel-2 does.
     TimeError
-        Bands with different times.
+        Bands with different times, or no dates.
     CRSError
-        More than one CRS, or a geographic one.
+        More than one CRS, a geographic one, or one that cannot be read.
+
+    Warns
+    -----
+    ResampledWarning
+        Of a projected CRS that is not UTM; and of 10 m bands alone that lie off the lattice. Of a cube without a CRS
+        nobody knows where it lies.
     """
     if isinstance(obj, xr.DataTree):
-        source: Iterator[tuple[str, xr.DataArray, Mapping[Any, Any]]] = _groups(obj)
+        source = _groups(obj)
     elif isinstance(obj, xr.Dataset):
-        source = ((str(name), variable, obj.attrs) for name, variable in obj.data_vars.items())
+        mappings = mapping_names(obj)
+        source = ((str(name), variable, (obj,)) for name, variable in obj.data_vars.items() if name not in mappings)
     else:
         raise TypeError(f"a Dataset or DataTree is needed, not {type(obj).__name__}")
 
     candidates: dict[str, list[Candidate]] = {}
     extras: dict[Hashable, xr.DataArray] = {}
-    crs: dict[str, Any] = {}
-    for name, variable, attrs in source:
+    said: dict[str, Any] = {}
+    for name, variable, context in source:
         band = find(name)
         if band is None:
             # A tree may hold a mask at several resolutions: the finest says most.
@@ -173,9 +186,7 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
                 extras[name] = variable
             continue
         axes = axes_of(variable, name)
-        found = crs_of(variable, attrs)
-        if found is not None:
-            crs.setdefault(found.to_string(), found)
+        said.setdefault(name, crs_of(variable, *context))
         candidates.setdefault(band, []).append(Candidate(band, name, variable, axes, spacing(variable, axes, name)))
     if not candidates:
         what = ", ".join(map(str, extras)) or "nothing"
@@ -183,11 +194,12 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
             f"no Sentinel-2 bands found, only: {what}. Name them {', '.join(BANDS)}, or as Earth Search does; "
             "a DataArray with a band dim becomes a Dataset with .to_dataset(dim='band')"
         )
-    check_crs(crs)
+    crs = check_crs(said)
     base = base_spacing(candidates, done="xsen2_method" in obj.attrs)
     chosen = {band: choose(band, found, base) for band, found in candidates.items()}
     order = [b for b in BANDS if b in chosen]
-    bounds = nested(chosen, base)
+    bounds = nested(chosen, base, crs)
+    check_projection(crs)
     # The output has the names of the 10 m dims; a cube without 10 m bands is still a cube.
     first = min(chosen.values(), key=lambda c: grid_of(c.band))
     cube = Cube(
@@ -196,7 +208,7 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
         extras={},
         dims=(first.axes.y, first.axes.x),
         time=first.axes.time,
-        crs=next(iter(crs.values()), None),
+        crs=crs,
         resolution=base,
         bounds=bounds,
         attrs=dict(obj.attrs),
@@ -205,7 +217,10 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
     for band in order:
         one = chosen[band]
         cube.bands[band] = _straighten(one.array, one.axes, cube, grid_of(band))
-        cube.bands[band].attrs = {**BANDS[band].attrs, **one.array.attrs}
+        about = BANDS[band].attrs
+        if one.array.dtype.kind == "f":
+            del about["units"]  # whether floats are DN, their own metadata say or nobody
+        cube.bands[band].attrs = {**about, **one.array.attrs}
     for extra, variable in extras.items():
         cube.extras[extra] = carry(str(extra), variable, cube)
     return cube
@@ -239,6 +254,8 @@ def _straighten(array: xr.DataArray, axes: Axes, cube: Cube, gsd: int) -> xr.Dat
     y, x = cube.centres(gsd)
     coords: dict[Hashable, Any] = {ydim: (ydim, y, _AXIS["y"]), xdim: (xdim, x, _AXIS["x"])}
     for name, coord in array.coords.items():
+        if is_mapping(coord):
+            continue  # the cube has one CRS, which `write_crs` puts where all look for it
         if name == axes.time or (coord.dims in ((), (axes.time,)) and coord.dtype != object and name != "spatial_ref"):
             new = "time" if name == axes.time else name
             coords[new] = (("time",) if coord.dims else (), coord.data, coord.attrs)
@@ -265,7 +282,10 @@ def carry(name: str, variable: xr.DataArray, cube: Cube) -> tuple[int | None, xr
             break
         if same and axes.time in (None, cube.time):
             return gsd, _straighten(variable, axes, cube, gsd)
-    plain = variable.drop_vars([n for n, c in variable.coords.items() if c.dtype == object or n in variable.dims])
+    plain = variable.drop_vars(
+        [n for n, c in variable.coords.items() if c.dtype == object or n in variable.dims or is_mapping(c)]
+    )
+    plain.attrs = {k: v for k, v in plain.attrs.items() if k != "grid_mapping"}
     # Its dims may have the names that the grids get: those of the time stay, others are made its own.
     taken = {"time", *cube.dims, *(d for pair in DIMS.values() for d in pair)}
     rename: dict[Hashable, Hashable] = {d: f"{d}_{name}" for d in variable.dims if d in taken and d != cube.time}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from xsen2.arguments import whole
 from xsen2.bands import GRIDS, grid_of
 from xsen2.cube import DIMS, Cube, recognise, write_crs
 from xsen2.errors import GridError, MethodError
-from xsen2.grid import NODATA_ATTRS, nodata_of
-from xsen2.halo import Layer, map_windows, split
+from xsen2.grid import metres
+from xsen2.halo import Layer, blocks, map_windows
 from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
-from xsen2.radiometry import to_nan
-from xsen2.result import lazy
+from xsen2.radiometry import Scale, scale_of, to_nan, warn_doubtful
+from xsen2.result import carried, lazy
 
 __all__ = ["degrade", "pair"]
 
@@ -58,20 +60,27 @@ def degrade(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "
     >>> float(abs(coarse.x[1] - coarse.x[0]))
     20.0
     """
-    return _degrade(recognise(ds), scale, operator)
+    cube = recognise(ds)
+    return _degrade(cube, scale, operator, _told(cube))
 
 
-def _degrade(cube: Cube, scale: int, operator: str) -> xr.Dataset:
-    if operator not in OPERATORS:
+def _told(cube: Cube) -> dict[str, Scale]:
+    """What the values of each band are; bands may be in several units."""
+    units = {band: scale_of(array, name=cube.names[band]) for band, array in cube.bands.items()}
+    warn_doubtful(units.values())
+    return units
+
+
+def _degrade(cube: Cube, scale: int, operator: str, units: Mapping[str, Scale]) -> xr.Dataset:
+    if not isinstance(operator, str) or operator not in OPERATORS:
         raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
-    if int(scale) != scale or scale < 2:
-        raise MethodError(f"scale={scale!r}: use a whole number of 2 or more")
+    scale = whole(scale, "scale", MethodError, least=2, hint="use a whole number of 2 or more")
     cell = max(cube.grids) // 10 * scale  # pixels of the finest grid under one coarsest pixel
     height, width = (n // cell * cell for n in cube.shape(10))
     if not height or not width:
         raise GridError(
-            f"the cube is {cube.shape(10)[0]} x {cube.shape(10)[1]} pixels of {cube.resolution:g} m, less than the "
-            f"{cell} that one pixel of its {max(cube.grids)} m grid takes at scale {scale}: use a larger area"
+            f"the cube is {cube.shape(10)[0]} x {cube.shape(10)[1]} pixels of {metres(cube.resolution)} m, less than "
+            f"the {cell} that one pixel of its {max(cube.grids)} m grid takes at scale {scale}: use a larger area"
         )
     west, _, _, north = cube.bounds
     size = cube.resolution * scale
@@ -84,27 +93,28 @@ def _degrade(cube: Cube, scale: int, operator: str) -> xr.Dataset:
         crs=cube.crs,
         resolution=size,
         bounds=(west, north - height * cube.resolution, west + width * cube.resolution, north),
-        attrs={**cube.attrs, "degraded": f"scale {scale}, operator {operator}"},
+        attrs={**carried(cube.attrs), "degraded": f"scale {scale}, operator {operator}"},
     )
     for band, array in cube.bands.items():
         gsd = grid_of(band)
         factor = gsd // 10
-        small.bands[band] = _band(small, band, array[..., : height // factor, : width // factor], scale, operator)
+        part = array[..., : height // factor, : width // factor]
+        small.bands[band] = _band(small, band, part, units[band], scale, operator)
     return small.dataset()
 
 
-def _band(small: Cube, band: str, array: xr.DataArray, scale: int, operator: str) -> xr.DataArray:
+def _band(small: Cube, band: str, array: xr.DataArray, unit: Scale, scale: int, operator: str) -> xr.DataArray:
     weights, before = taps(band, scale, operator)
     halo = -(-support(band, scale, operator) // scale) * scale
     data = lazy(array.data)
     rows, columns = data.chunks[-2:]
-    block = _Degrade(tuple(weights.tolist()), before, scale, halo, nodata_of(array))
+    block = _Degrade(tuple(weights.tolist()), before, scale, halo, unit)
     out = map_windows(
         block,
         [Layer([data], 1)],
         shape=(array.shape[-2], array.shape[-1]),
         halo=halo,
-        chunks=(split(rows, scale), split(columns, scale)),
+        chunks=blocks(rows, columns, scale, halo),
         bands=1,
         per_pixel=scale,
         label=f"xsen2-degrade-{operator}",
@@ -114,10 +124,15 @@ def _band(small: Cube, band: str, array: xr.DataArray, scale: int, operator: str
     y, x = small.centres(gsd)
     coords: dict[Any, Any] = {n: c for n, c in array.coords.items() if c.dims == ("time",)}
     coords |= {ydim: (ydim, y, array[ydim].attrs), xdim: (xdim, x, array[xdim].attrs)}
-    attrs = {k: v for k, v in array.attrs.items() if k not in (*NODATA_ATTRS, "grid_mapping")}
-    result = xr.DataArray(out, coords, array.dims, attrs={**attrs, "gsd": round(small.resolution * gsd / 10)})
+    attrs = carried(array.attrs) | {"gsd": round(small.resolution * gsd / 10)} | _units(unit)
+    result = xr.DataArray(out, coords, array.dims, attrs=attrs)
     result.encoding = {k: v for k, v in array.encoding.items() if k == "scale_factor"}
     return result
+
+
+def _units(unit: Scale) -> dict[str, str]:
+    """Said in the attributes, since the encoding that told it is of other pixels."""
+    return {} if unit.gain == 1 else {"units": unit.units}
 
 
 @dataclass(frozen=True)
@@ -126,10 +141,10 @@ class _Degrade:
     before: int
     scale: int
     halo: int
-    nodata: float | None
+    unit: Scale
 
     def __call__(self, windows: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        out = degrade_array(to_nan(windows[0], self.nodata), np.asarray(self.weights), self.before, self.scale)
+        out = degrade_array(to_nan(windows[0], self.unit), np.asarray(self.weights), self.before, self.scale)
         edge = self.halo // self.scale
         return out[..., edge : out.shape[-2] - edge, edge : out.shape[-1] - edge]
 
@@ -164,9 +179,11 @@ def pair(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "mtf
     >>> list(truth.data_vars), truth.sizes["x"] == coarse.sizes["x"]
     (['B01', 'B09'], True)
     """
+    known = "the truth is known at scale 2 (20 m bands) and 6 (60 m bands)"
+    scale = whole(scale, "scale", MethodError, least=2, hint=known)
     gsd = 10 * scale
-    if gsd not in GRIDS or scale == 1:
-        raise MethodError(f"scale={scale!r}: the truth is known at scale 2 (20 m bands) and 6 (60 m bands)")
+    if gsd not in GRIDS:
+        raise MethodError(f"scale={scale!r}: {known}")
     cube = recognise(ds)
     bands = [b for b in cube.bands if grid_of(b) == gsd]
     if not bands:
@@ -175,15 +192,15 @@ def pair(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "mtf
         )
     if scale == 2 and 60 in cube.grids and min(cube.shape(60)) < 2:
         cube = replace(cube, bands={b: a for b, a in cube.bands.items() if grid_of(b) != 60})  # none is needed here
-    coarse = _degrade(cube, scale, operator)
+    units = _told(cube)
+    coarse = _degrade(cube, scale, operator, units)
     out: dict[str, xr.DataArray] = {}
     height, width = coarse.sizes["y"], coarse.sizes["x"]
     ydim, xdim = DIMS[gsd]
     for band in bands:
         array = cube.bands[band].isel({ydim: slice(height), xdim: slice(width)})
-        nodata = nodata_of(array)
-        data = da.map_blocks(to_nan, lazy(array.data), nodata, dtype=np.float32)
+        data = da.map_blocks(to_nan, lazy(array.data), units[band], dtype=np.float32)
         out[band] = array.copy(data=data).rename({ydim: "y", xdim: "x"}).assign_coords(y=coarse["y"], x=coarse["x"])
-        out[band].attrs = {k: v for k, v in array.attrs.items() if k not in NODATA_ATTRS}
+        out[band].attrs = carried(array.attrs) | {"gsd": round(cube.resolution * gsd / 10)} | _units(units[band])
     truth = xr.Dataset(out, attrs=coarse.attrs)
     return coarse, truth if cube.crs is None else write_crs(truth, cube.crs)

@@ -39,6 +39,7 @@ _SHORT = (
 )
 STREAMS = 2  # blocks at a time on a CUDA device
 
+_computed = False  # with threads of OpenMP
 _slots: dict[torch.device, queue.SimpleQueue[torch.cuda.Stream | None]] = {}
 _making = threading.Lock()
 _exact = threading.Lock()
@@ -108,6 +109,23 @@ def _pinned() -> bool:
     return torch.get_num_threads() == 1
 
 
+def _forked() -> None:
+    """In a forked process: nobody holds a turn, and OpenMP's threads are not there.
+
+    OpenMP would wait for them for ever, unless one thread is all that it may use.
+    """
+    global _making, _exact
+    _making, _exact = threading.Lock(), threading.Lock()
+    _slots.clear()
+    if _computed:
+        torch.set_num_threads(1)
+        _pinned.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forked)
+
+
 @contextmanager
 def turn(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """A turn on a device: waits for one, and sets what holds meanwhile, the stream or the threads.
@@ -122,6 +140,8 @@ def turn(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     stream = slots.get()
     try:
         if stream is None:
+            global _computed
+            _computed = True
             yield
         else:
             with torch.cuda.stream(stream), _digits(dtype):

@@ -1,7 +1,17 @@
-"""What can be wrong with the input: one base class, narrow subclasses.
+"""What can be wrong with the input: one base class, narrow subclasses; and what is only doubtful, as warnings.
 
 Each message says what was found, where, and what to do about it.
 """
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
 
 
 class Xsen2Error(ValueError):
@@ -32,6 +42,10 @@ class RadiometryError(Xsen2Error):
     """Offset, scale or nodata contradict each other or the pixels."""
 
 
+class RadiometryWarning(UserWarning):
+    """Metadata about offset, scale or nodata may be older than the pixels; what is made of it."""
+
+
 class MethodError(Xsen2Error):
     """A method is unknown, or cannot do what it was asked to do."""
 
@@ -46,3 +60,44 @@ class SourceError(Xsen2Error):
 
 class StoreError(Xsen2Error):
     """A store cannot be written, or does not belong to this run."""
+
+
+class ResampledWarning(UserWarning):
+    """The pixels of a cube have been resampled: methods make more of native ones."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_HERE = str(Path(__file__).parent)
+
+_told: ContextVar[set[str] | None] = ContextVar("told", default=None)
+"""What the call that runs now has warned of."""
+
+
+def warn_once(message: str, category: type[Warning]) -> None:
+    """Warn, as of the line outside of this package that called it; of one thing once in a call marked `once`."""
+    told = _told.get()
+    if told is not None:
+        if message in told:
+            return
+        told.add(message)
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def once(function: F) -> F:
+    """Mark a call that looks at its cube several times: what is to be warned of is said once."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _told.get() is not None:
+            return function(*args, **kwargs)
+        token = _told.set(set())
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _told.reset(token)
+
+    return call  # type: ignore[return-value]

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import xarray as xr
 
+from xsen2.arguments import whole
 from xsen2.bands import grid_of
 from xsen2.compare import compare
 from xsen2.cube import recognise
 from xsen2.degrade import pair
-from xsen2.errors import BandError, GridError, MethodError
+from xsen2.errors import BandError, GridError, MethodError, once
 from xsen2.kernels import Operator
 from xsen2.noreference import assess
 from xsen2.protocol import Method, finest_halo, tile
@@ -22,6 +23,7 @@ from xsen2.superresolve import superresolve
 __all__ = ["Trial", "evaluate", "trial"]
 
 
+@once
 def evaluate(
     ds: xr.Dataset | xr.DataTree,
     methods: Sequence[str | Method] = ("bicubic", "default"),
@@ -89,6 +91,7 @@ def evaluate(
     (('method', 'band'), ('method',))
     """
     _listed(methods)
+    scale = whole(scale, "scale", MethodError, least=1, hint="use 2 for the 20 m bands, 6 for the 60 m ones, or 1")
     if scale == 1:
         out = _full_scale(ds, methods, operator, border, consistency, device, dtype, quantification)
     else:
@@ -134,13 +137,15 @@ def trial(
     coarse, truth = pair(ds, scale, operator)
     bands = [str(band) for band in truth.data_vars]
     side = min(truth.sizes["y"], truth.sizes["x"])
+    if border is not None:
+        border = whole(border, "border", GridError, least=0, hint="use a number of pixels, or None")
     if border is None:
         made = [one for method in methods for one in resolve(method, bands, device, dtype, operator)]
         border = min(max(finest_halo(one) - tile(one) for one in made), side // 4)  # a tile is no context
     if border < 0 or 2 * border >= side:
         raise GridError(f"border={border} leaves nothing of {side} pixels: use less, or a larger area")
     cut = {dim: slice(border, truth.sizes[dim] - border) for dim in ("y", "x")}
-    gain = scale_of(recognise(coarse), bands[0], quantification).gain
+    gain = scale_of(recognise(coarse).bands[bands[0]], quantification).gain
     estimates = [
         superresolve(
             coarse,
@@ -176,7 +181,7 @@ def _full_scale(
         raise GridError(f"border={border}: at scale 1 all pixels count, leave it out")
     cube = recognise(ds)
     coarse = [band for band in cube.bands if grid_of(band) != 10]
-    gain = scale_of(cube, next(iter(cube.bands)), quantification).gain
+    gain = scale_of(next(iter(cube.bands.values())), quantification).gain
     own = {name: band for band, name in cube.names.items()}
     scores = []
     for method in methods:

@@ -1,13 +1,15 @@
-"""Geometry of one grid: which dims are rows and columns, spacing, outer edges, CRS, nodata.
+"""Where the pixels of one grid lie: which dims are rows and columns, spacing, edges, lattice, CRS.
 
 Everything here reads coordinates and attributes only, never pixels.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,37 @@ import xarray as xr
 
 from xsen2.errors import CRSError, GridError, TimeError
 
-__all__ = ["NODATA_ATTRS", "Axes", "Bounds", "axes_of", "crs_of", "edges", "nodata_of", "snap", "spacing"]
+__all__ = [
+    "Axes",
+    "Bounds",
+    "Origin",
+    "axes_of",
+    "crs_name",
+    "crs_of",
+    "edges",
+    "filled",
+    "is_mapping",
+    "lattice",
+    "located",
+    "mapping_names",
+    "metres",
+    "off",
+    "same_crs",
+    "snap",
+    "spacing",
+    "without_place",
+]
 
 Bounds = tuple[float, float, float, float]
-NODATA_ATTRS = ("_FillValue", "nodata", "missing_value", "fill_value")
-"""Attributes that name the nodata value; they go when pixels become NaN."""
+Origin = tuple[float, float]
+"""Easting and northing of an edge that 60 m pixels have, the smallest that are not negative."""
+_PLACED = frozenset(
+    (
+        *("transform", "resolution", "res", "spec", "bounds", "bbox", "shape", "GeoTransform", "geotransform"),
+        *("AREA_OR_POINT", "is_tiled", "grid_mapping", "multiscales", "gsd"),
+    )
+)
+_PLACED_PREFIXES = ("proj:", "raster:", "spatial:", "file:", "STATISTICS_", "TIFFTAG_")
 _SLACK = 0.01  # of a pixel: coordinates that went through text or float32 are not exact
 
 
@@ -33,8 +61,52 @@ class Axes:
     time: Hashable | None
 
 
+def metres(*values: float) -> str:
+    """Numbers as they can be pasted into code, to the millimetre: 4160040, never 4.16004e+06.
+
+    Examples
+    --------
+    >>> metres(4160040.0, 19.9996, -0.0)
+    '4160040, 20, 0'
+    """
+    # What rounds to nothing has no sign: -0.0 + 0.0 is 0.0.
+    return ", ".join(f"{round(float(value), 3) + 0.0:.3f}".rstrip("0").rstrip(".") for value in values)
+
+
+def filled(da: xr.DataArray, label: str) -> None:
+    """Refuse a variable that has nothing along a dim.
+
+    Raises
+    ------
+    TimeError
+        If it is the time dim.
+    GridError
+        If it is any other.
+    """
+    for dim, size in da.sizes.items():
+        if size:
+            continue
+        if dim in da.coords and np.issubdtype(da[dim].dtype, np.datetime64):
+            raise TimeError(
+                f"{label} has no pixels along {dim!r}: no date is left. Look at what chose the dates, .sel({dim}=…) or "
+                "a filter, and widen it"
+            )
+        role = _named(dim)
+        way = {
+            "y": f". Rows run from north to south in most data: .sel({dim}=slice(north, south)), the larger one first",
+            "x": f". Columns run from west to east in most data: .sel({dim}=slice(west, east)), the smaller one first",
+        }.get(role or "", f", or is outside of what there is: look at what cut {dim!r}")
+        raise GridError(f"{label} has no pixels along {dim!r}: a slice the wrong way round selects no pixel{way}")
+
+
 def _is_time(da: xr.DataArray, dim: Hashable) -> bool:
-    return dim in da.coords and (np.issubdtype(da[dim].dtype, np.datetime64) or da[dim].dtype == object)
+    if dim not in da.coords:
+        return False
+    kind = da[dim].dtype
+    if kind.kind == "O":  # cftime's dates and Python's; text along a spatial dim is no date
+        values = da[dim].values
+        return bool(len(values)) and (isinstance(values[0], datetime.date) or hasattr(values[0], "calendar"))
+    return bool(np.issubdtype(kind, np.datetime64))
 
 
 def axes_of(da: xr.DataArray, label: str) -> Axes:
@@ -48,10 +120,11 @@ def axes_of(da: xr.DataArray, label: str) -> Axes:
     Raises
     ------
     GridError
-        If there are not two spatial dims with coordinates.
+        If there are not two spatial dims with coordinates that are numbers, or a dim is empty.
     TimeError
-        If more than one other dim is left.
+        If more than one other dim is left, or there are no dates.
     """
+    filled(da, label)
     rest = [d for d in da.dims if not _is_time(da, d)]
     if len(rest) < 2:
         raise GridError(f"{label} has dims {da.dims}: two spatial dims are needed")
@@ -60,8 +133,9 @@ def axes_of(da: xr.DataArray, label: str) -> Axes:
         first, second = rest[:2]  # (y, x, time) with numbers for dates
     for dim in (first, second):
         if dim not in da.coords or not np.issubdtype(da[dim].dtype, np.number):
+            found = "" if dim not in da.coords else f": its values are {da[dim].values[0]!r} …"
             raise GridError(
-                f"{label} has no numeric coordinate along {dim!r}: assign the pixel centres, in metres, "
+                f"{label} has no numeric coordinate along {dim!r}{found}. Assign the pixel centres, in metres, "
                 f"with ds.assign_coords({dim}=…)"
             )
     others = [d for d in da.dims if d not in (first, second)]
@@ -122,18 +196,37 @@ def spacing(da: xr.DataArray, axes: Axes, label: str) -> float | None:
     found = []
     for dim in (axes.y, axes.x):
         values = np.asarray(da[dim].values, np.float64)
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if len(wrong):
+            raise GridError(
+                f"{label}: coordinate {dim!r} has {len(wrong)} of {len(values)} values that are not finite numbers, "
+                f"the first at position {wrong[0]}: assign the pixel centres, in metres, with ds.assign_coords({dim}=…)"
+            )
         if len(values) < 2:
             continue
         step = (values[-1] - values[0]) / (len(values) - 1)
-        if step == 0 or np.abs(np.diff(values) - step).max() > _SLACK * abs(step):
-            raise GridError(
-                f"{label}: coordinate {dim!r} is not evenly spaced (steps from {np.diff(values).min():g} to "
-                f"{np.diff(values).max():g}): select a contiguous window, or reindex to the full grid"
-            )
+        steps = np.diff(values)
+        if step == 0 or np.abs(steps - step).max() > _SLACK * abs(step):
+            raise GridError(f"{label}: coordinate {dim!r} is not evenly spaced, {_uneven(dim, steps)}")
         found.append(abs(step))
     if len(found) == 2 and abs(found[0] - found[1]) > _SLACK * found[0]:
-        raise GridError(f"{label}: pixels are {found[1]:g} x {found[0]:g}, not square: reload it on its native grid")
+        raise GridError(
+            f"{label}: pixels are {found[1]:.10g} x {found[0]:.10g}, not square: reload it on its native grid"
+        )
     return found[0] if found else None
+
+
+def _uneven(dim: Hashable, steps: np.ndarray[Any, np.dtype[np.float64]]) -> str:
+    """What is wrong with the steps of a coordinate, and what mends it."""
+    if (steps == 0).any():
+        return (
+            f"{int((steps == 0).sum())} of its values stand there twice: keep one of each with "
+            f"ds.drop_duplicates({dim!r})"
+        )
+    if (steps > 0).any() and (steps < 0).any():
+        return f"it rises and falls: put it in order with ds.sortby({dim!r})"
+    low, high = sorted((abs(steps[0]), *np.abs(steps[[steps.argmin(), steps.argmax()]])))[::2]
+    return f"its steps go from {low:.10g} to {high:.10g}: select a contiguous window, or reindex to the full grid"
 
 
 def edges(da: xr.DataArray, axes: Axes, size: float) -> Bounds:
@@ -143,30 +236,167 @@ def edges(da: xr.DataArray, axes: Axes, size: float) -> Bounds:
     return float(x.min() - half), float(y.min() - half), float(x.max() + half), float(y.max() + half)
 
 
-def snap(bounds: Bounds, cell: float = 60) -> Bounds:
-    """Move bounds outward to multiples of `cell`, so that grids of 10, 20 and 60 m nest.
+def without_place(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Attributes without those that are of one grid's pixels, which those of another are not.
+
+    stackstac and rioxarray leave ``transform``, ``resolution``, ``spec`` and others behind, GDAL and STAC statistics
+    and shapes. The CRS stays, where there is one: it is the same.
+
+    Examples
+    --------
+    >>> without_place({"long_name": "blue", "resolution": 20.0, "proj:shape": [5490, 5490], "epsg": 32631})
+    {'long_name': 'blue', 'epsg': 32631}
+    """
+    return {k: v for k, v in attrs.items() if k not in _PLACED and not str(k).startswith(_PLACED_PREFIXES)}
+
+
+def lattice(crs: Any) -> Origin | None:
+    """Where native pixels lie in a CRS: all edges of 60 m pixels are multiples of 60 m away from this origin.
+
+    Tiles are cut in whole 60 m pixels from the equator and from easting 0 on. South of the equator UTM counts
+    northings from 10 000 000 m, which leaves 40. Edges of 10 m and 20 m pixels are on multiples of 10 m and 20 m of
+    the same origin.
+
+    Parameters
+    ----------
+    crs : CRS, EPSG code or None
+        Of rasterio, pyproj, or what pyproj makes a CRS of. What counts are the parameters of its projection: it need
+        not have a code.
+
+    Returns
+    -------
+    tuple of float or None
+        None where no product of Sentinel-2 has its pixels, so that those that are there have been resampled: what is
+        not UTM on the ellipsoid of WGS 84, or one that differs from it by less than a millimetre.
+
+    Examples
+    --------
+    >>> lattice(32631), lattice(32722), lattice(3035)
+    ((0.0, 0.0), (0.0, 40.0), None)
+    """
+    return None if crs is None else _lattice(crs.to_wkt() if hasattr(crs, "to_wkt") else crs)
+
+
+@lru_cache(maxsize=256)
+def _lattice(crs: Any) -> Origin | None:
+    from pyproj import CRS
+
+    said = CRS.from_user_input(crs).to_cf()
+    utm = {
+        "latitude_of_projection_origin": 0,
+        "false_easting": 500_000,
+        "scale_factor_at_central_meridian": 0.9996,
+        "semi_major_axis": 6_378_137,
+        "longitude_of_prime_meridian": 0,
+    }
+    meridian, north = said.get("longitude_of_central_meridian", 0.0), said.get("false_northing", 0.0)
+    if (
+        said.get("grid_mapping_name") != "transverse_mercator"
+        or any(abs(said.get(name, math.nan) - value) > 1e-9 for name, value in utm.items())
+        or abs(said.get("inverse_flattening", 0) - 298.2572) > 1e-3
+        or (meridian - 3) % 6
+        or north not in (0, 10_000_000)
+        or any(axis.unit_conversion_factor != 1 for axis in CRS.from_user_input(crs).axis_info[:2])
+    ):
+        return None
+    return 0.0, north % 60.0
+
+
+def snap(bounds: Bounds, cell: float = 60, origin: Origin = (0, 0), *, inward: bool = False) -> Bounds:
+    """Move bounds outward to edges of pixels of `cell` metres, so that grids of 10, 20 and 60 m nest.
 
     Parameters
     ----------
     bounds : tuple of float
         West, south, east, north in metres.
     cell : float
-        60 for cubes with 60 m bands. The origins of Sentinel-2 tiles are multiples of it north of the equator; south
-        of it their northings are 40 modulo 60, so give bounds that are relative to the tile's corner.
+        60 for cubes with 60 m bands.
+    origin : tuple of float
+        An edge of such pixels: what `lattice` says of the CRS, or a corner of the tile.
+    inward : bool
+        Move them inward: what is left can be empty.
 
     Examples
     --------
     >>> snap((600035, 4999970, 603035, 5003000))
     (600000, 4999920, 603060, 5003040)
+    >>> snap((600035, 4999970, 603035, 5003000), 60, lattice(32722))
+    (600000.0, 4999960.0, 603060.0, 5003020.0)
     """
-    west, south, east, north = bounds
-    slack = 1e-6  # a bound that is a multiple but for rounding stays where it is
+    slack = -1e-6 if inward else 1e-6  # a bound that is on an edge but for rounding stays where it is
+    least, most = (math.ceil, math.floor) if inward else (math.floor, math.ceil)
+    (x, y), (west, south, east, north) = origin, bounds
     return (
-        math.floor(west / cell + slack) * cell,
-        math.floor(south / cell + slack) * cell,
-        math.ceil(east / cell - slack) * cell,
-        math.ceil(north / cell - slack) * cell,
+        least((west - x) / cell + slack) * cell + x,
+        least((south - y) / cell + slack) * cell + y,
+        most((east - x) / cell - slack) * cell + x,
+        most((north - y) / cell - slack) * cell + y,
     )
+
+
+def off(bounds: Bounds, size: float, origin: Origin) -> tuple[float, float]:
+    """How far a grid of pixels of `size` lies east and north of the nearest that has an edge at `origin`.
+
+    Examples
+    --------
+    >>> off((600000, 8299980, 600060, 8300040), 60, lattice(32722))
+    (0.0, 20.0)
+    """
+    east, north = (
+        (edge - start + size / 2) % size - size / 2 for edge, start in zip((bounds[0], bounds[3]), origin, strict=True)
+    )
+    return east, north
+
+
+def crs_name(crs: Any) -> str:
+    """What a CRS is called, in short.
+
+    Examples
+    --------
+    >>> import rasterio
+    >>> crs_name(rasterio.CRS.from_epsg(32722))
+    'EPSG:32722 (WGS 84 / UTM zone 22S)'
+    """
+    from pyproj import CRS
+
+    code, name = crs.to_epsg(), CRS.from_wkt(crs.to_wkt()).name
+    return name if code is None else f"EPSG:{code} ({name})"
+
+
+def same_crs(one: Any, other: Any) -> bool:
+    """Whether two CRS place pixels alike, however each is written down."""
+    if one == other:
+        return True
+    from pyproj import CRS
+
+    first, second = (CRS.from_wkt(crs.to_wkt()) for crs in (one, other))
+    return bool(first.equals(second, ignore_axis_order=True)) or one.to_epsg() == other.to_epsg() is not None
+
+
+_MAPPING_ATTRS = ("crs_wkt", "spatial_ref", "grid_mapping_name")
+
+
+def is_mapping(variable: Any) -> bool:
+    """Whether a variable is a grid mapping (CF conventions, section 5.6): no pixels, and a CRS in its attributes.
+
+    It has a time dim where files of several dates were opened as one.
+    """
+    return variable.ndim < 2 and any(isinstance(variable.attrs.get(name), str) for name in _MAPPING_ATTRS)
+
+
+def mapping_names(ds: Any) -> set[Hashable]:
+    """The variables of a Dataset or group that are grid mappings, or that others name as theirs."""
+    named = {name for variable in ds.variables.values() for name in _named_mappings(variable)}
+    return {n for n, v in ds.variables.items() if is_mapping(v) or (n in named and v.ndim < 2)}
+
+
+def _named_mappings(variable: Any) -> list[str]:
+    """Names of the grid mappings of a variable: ``crs``, or ``crs: x y other: lat lon``."""
+    said = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
+    if not isinstance(said, str):
+        return []
+    words = said.split()
+    return [word[:-1] for word in words if word.endswith(":")] or words
 
 
 def crs_of(da: xr.DataArray, *contexts: Mapping[Any, Any]) -> Any | None:
@@ -175,21 +405,45 @@ def crs_of(da: xr.DataArray, *contexts: Mapping[Any, Any]) -> Any | None:
     Parameters
     ----------
     contexts : mapping
-        Further attributes to look in, nearest first: those of the dataset or group.
+        Where else to look, nearest first: the Dataset or group that the variable is from, whose grid mapping is a
+        variable among others unless it was opened with ``decode_coords="all"``; or attributes alone.
 
     Returns
     -------
     rasterio.crs.CRS or None
+
+    Raises
+    ------
+    CRSError
+        If what says it cannot be read; or nothing tells which of several it is.
     """
     from rasterio.crs import CRS
 
-    found = da.rio.crs
-    if found is not None:
-        return found
+    found: list[tuple[Hashable, Any]] = []
+    for name, mapping in _mappings(da, contexts):
+        crs = _mapped(name, mapping.attrs)
+        if crs is not None and not any(same_crs(crs, other) for _, other in found):
+            found.append((name, crs))
+    if len(found) > 1:
+        several = ", ".join(f"{name} is {crs_name(crs)}" for name, crs in found)
+        raise CRSError(
+            f"{da.name} does not say which grid mapping is its own: {several}. Say it with "
+            f"ds[{da.name!r}].attrs['grid_mapping'] = {found[0][0]!r}, or drop the wrong one, with "
+            f"ds.drop_vars({found[1][0]!r})"
+        )
+    if found:
+        return found[0][1]
+    try:
+        plain = da.rio.crs
+    except Exception as error:
+        raise CRSError(f"{da.name}: its CRS cannot be read ({error}): use ds.rio.write_crs('EPSG:…')") from error
+    if plain is not None:
+        return plain
     said: list[Any] = [
         da.coords[n].item() for n in ("epsg", "proj:epsg", "proj:code") if n in da.coords and da.coords[n].ndim == 0
     ]
-    for attrs in (da.attrs, *contexts):
+    for context in (da.attrs, *contexts):
+        attrs = getattr(context, "attrs", context)
         said += [attrs[n] for n in ("proj:code", "proj:epsg", "epsg", "crs") if attrs.get(n)]
         nested = attrs.get("other_metadata")
         if isinstance(nested, Mapping) and nested.get("horizontal_CRS_code"):
@@ -202,30 +456,69 @@ def crs_of(da: xr.DataArray, *contexts: Mapping[Any, Any]) -> Any | None:
     return None
 
 
-def nodata_of(da: xr.DataArray) -> float | None:
-    """The value that means nodata besides NaN, or None.
+def _mappings(da: xr.DataArray, contexts: tuple[Mapping[Any, Any], ...]) -> Iterator[tuple[Hashable, Any]]:
+    """The grid mapping of a variable: what it names, or ``spatial_ref``; else all of the nearest place with some."""
+    places = [da.coords, *(context.variables for context in contexts if hasattr(context, "variables"))]
+    for name in (*_named_mappings(da), "spatial_ref"):  # rioxarray's name for the one that nobody names
+        for place in places:
+            if name in place and is_mapping(place[name]):
+                yield name, place[name]
+                return
+    for place in places:
+        there = [(name, variable) for name, variable in place.items() if is_mapping(variable)]
+        if there:
+            yield from there
+            return
 
-    Taken from ``_FillValue``, ``nodata`` or ``missing_value``; of integers also from ``fill_value``, which EOPF leaves
-    on decoded floats too. Integers that declare none use 0, Sentinel-2's own nodata value; so do floats that were
-    decoded from such integers: of these it is what 0, or the fill value of a Zarr array, was decoded to.
-    """
-    for name in NODATA_ATTRS[: 3 if da.dtype.kind == "f" else None]:
-        value = da.attrs.get(name)
-        if value is not None and np.ndim(value) == 0 and not isinstance(value, str):
-            return None if np.isnan(value) else float(value)
-    return 0.0 if np.issubdtype(da.dtype, np.integer) else _decoded_nodata(da)
 
+def _mapped(name: Hashable, attrs: Mapping[Any, Any]) -> Any | None:
+    """The CRS in the attributes of a grid mapping; None where they hold none."""
+    from pyproj import CRS as AnyCRS
+    from rasterio.crs import CRS
 
-def _decoded_nodata(da: xr.DataArray) -> float | None:
-    """What nodata became when a scale was applied to integers that declare none, else None.
-
-    xarray makes NaN of what the CF attributes declare. Arrays of Zarr's format 3 may have a fill value and no such
-    attribute; it is then scaled like a measurement (CF conventions 1.11, sections 2.5.1 and 8.1).
-    """
-    said = da.encoding
-    scaled = said.get("scale_factor") is not None or said.get("add_offset") is not None
-    stored = np.dtype(said["dtype"]).kind if scaled and said.get("dtype") is not None else ""
-    if da.dtype.kind != "f" or stored not in ("i", "u") or any(said.get(n) is not None for n in NODATA_ATTRS[:3]):
+    key = next((key for key in _MAPPING_ATTRS if isinstance(attrs.get(key), str) and attrs[key].strip()), None)
+    if key is None:
         return None
-    raw = np.asarray(said.get("fill_value") or 0, da.dtype)  # in the same precision and order as xarray's
-    return float(raw * said.get("scale_factor", 1) + said.get("add_offset", 0))
+    try:
+        if key == "grid_mapping_name":
+            return CRS.from_wkt(AnyCRS.from_cf(dict(attrs)).to_wkt())
+        return CRS.from_user_input(attrs[key])
+    except Exception as error:
+        raise CRSError(
+            f"the grid mapping {name!r} has no CRS that can be read: its {key} is {attrs[key][:60]!r} "
+            f"({type(error).__name__}). Write the right one over it: "
+            f"ds.rio.write_crs('EPSG:…', grid_mapping_name={name!r})"
+        ) from error
+
+
+def located(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset with its CRS where rioxarray and all sinks look for it: in a scalar coordinate ``spatial_ref``.
+
+    What was opened without ``decode_coords="all"`` has it among its variables, perhaps under another name, and with a
+    time dim if it was several files.
+
+    Raises
+    ------
+    CRSError
+        If a grid mapping cannot be read, or the variables are in several CRS.
+    """
+    planes = {str(name): v for name, v in ds.data_vars.items() if v.ndim >= 2}
+    found = {name: crs for name, v in planes.items() if (crs := crs_of(v, ds)) is not None}
+    first = next(iter(found.values()), None)
+    for name, crs in found.items():
+        if not same_crs(crs, first):
+            raise CRSError(
+                f"{next(iter(found))} is in {crs_name(first)} and {name} in {crs_name(crs)}: a file has one CRS, so "
+                f"write them apart, with ds[[{name!r}]]"
+            )
+    names = mapping_names(ds)
+    here = ds.coords.get("spatial_ref")
+    if first is None or (names == {"spatial_ref"} and here is not None and here.ndim == 0 and is_mapping(here)):
+        return ds
+    more = next((ds[n].attrs["GeoTransform"] for n in names if "GeoTransform" in ds[n].attrs), None)
+    attrs = {} if more is None else {"GeoTransform": more}
+    ds = ds.drop_vars(names).assign_coords(spatial_ref=((), 0, attrs)).rio.write_crs(first, "spatial_ref")
+    for name in planes:
+        ds[name].attrs.pop("grid_mapping", None)
+        ds[name].encoding["grid_mapping"] = "spatial_ref"
+    return ds

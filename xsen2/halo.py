@@ -9,6 +9,7 @@ three grids were chunked, and no chunk is too small for its halo.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -21,7 +22,9 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
-__all__ = ["Layer", "common_dates", "map_windows", "split", "trim"]
+import xsen2._fork  # noqa: F401  # whatever is computed in blocks can be computed in a forked process too
+
+__all__ = ["Layer", "blocks", "common_dates", "map_windows", "split", "thinnest", "trim"]
 
 Array = npt.NDArray[Any]
 Span = tuple[int, int]
@@ -43,16 +46,45 @@ class Layer:
     factor: int
 
 
-def split(chunks: Sequence[int], cell: int, most: int = 2400) -> tuple[int, ...]:
-    """Sizes near `chunks` whose borders lie on multiples of `cell`, none over about `most`.
+DEARER = 2.0
+"""How many times the work of the best blocks the chunks of a source may cost, context included."""
+
+MOST = 2400
+"""About the largest side of a block: nothing is gained by more."""
+
+
+def thinnest(halo: int, total: int) -> int:
+    """The least side of a block, so that no chunks cost more than `DEARER` times what the best do.
+
+    Parameters
+    ----------
+    halo : int
+        Pixels on each side of a block that are computed with it.
+    total : int
+        Side of the image.
+
+    Examples
+    --------
+    >>> thinnest(34, 10980), thinnest(84, 10980), thinnest(6, 10980), thinnest(0, 10980)
+    (150, 328, 29, 1)
+    """
+    along = math.sqrt(DEARER) * (1 + 2 * halo / max(min(total, MOST), 1))  # an axis has its part of the work
+    return 1 if along == math.inf else max(1, math.ceil(2 * halo / (along - 1)))
+
+
+def split(chunks: Sequence[int], cell: int, most: int = MOST, least: int = 1) -> tuple[int, ...]:
+    """Sizes near `chunks` whose borders lie on multiples of `cell`, none over about `most`, none under `least`.
 
     Chunks that end off these multiples are taken together where that is enough; else their borders are moved, so that
-    each of them is cut in two for its neighbours.
+    each of them is cut in two for its neighbours. Chunks that are thinner than `least` are taken together as well,
+    twice that at a time, for what they cost is context.
 
     Examples
     --------
     >>> split((915, 915, 152), 6), split((1024, 1024, 1024), 6), split((5000,), 6)
     ((1830, 152), (1026, 1020, 1026), (1668, 1668, 1664))
+    >>> split((1,) * 1000, 6, least=140), split((600, 600, 30), 6, least=140)
+    ((282, 282, 282, 154), (600, 630))
     """
     total = sum(chunks)
     ends = np.cumsum([0, *chunks]).tolist()
@@ -63,7 +95,46 @@ def split(chunks: Sequence[int], cell: int, most: int = 2400) -> tuple[int, ...]
         for start, stop in pairwise(inside):
             pieces = -(-(stop - start) // most)
             borders |= {round((start + (stop - start) * i / pieces) / cell) * cell for i in range(pieces)}
-    return tuple(int(n) for n in np.diff(sorted(b for b in borders if b <= total)))
+    sizes = np.diff(sorted(b for b in borders if b <= total)).tolist()
+    return tuple(sizes if least <= cell else _thickened(sizes, cell, most, least))
+
+
+def blocks(
+    rows: Sequence[int], columns: Sequence[int], cell: int, halo: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Rows and columns of blocks near chunks, none much thinner than their halo: see `split` and `thinnest`."""
+    first, second = (split(n, cell, least=thinnest(halo, sum(n))) for n in (rows, columns))
+    return first, second
+
+
+def _thickened(sizes: Sequence[int], cell: int, most: int, least: int) -> list[int]:
+    """Sizes of which none is under `least`, but for one that is all there is."""
+    out: list[int] = []
+    thin = 0
+    for size in sizes:
+        if size < least:
+            thin += size
+            if thin >= 2 * least:
+                out.append(thin)
+                thin = 0
+        elif thin >= least:
+            out += [thin, size]
+            thin = 0
+        else:
+            out += _joined(thin, size, cell, most)
+            thin = 0
+    if thin >= least or not out:
+        return [*out, thin] if thin else out
+    return [*out[:-1], *_joined(out[-1], thin, cell, most)]
+
+
+def _joined(one: int, other: int, cell: int, most: int) -> list[int]:
+    """Two neighbours as one; as two of a size, where that is too large."""
+    both = one + other
+    if both <= most or not one or not other:
+        return [both]
+    first = round(both / 2 / cell) * cell
+    return [first, both - first]
 
 
 def common_dates(arrays: Mapping[str, da.Array]) -> dict[str, da.Array]:

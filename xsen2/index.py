@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,45 +13,59 @@ import xarray as xr
 
 from xsen2.bands import BANDS, find
 from xsen2.cube import canonicalise
-from xsen2.errors import BandError, GridError, MethodError, RadiometryError
-from xsen2.grid import nodata_of
-from xsen2.radiometry import quantification_of
+from xsen2.errors import BandError, GridError, MethodError
+from xsen2.grid import filled, located
+from xsen2.radiometry import Scale, check_dn, scale_of, seen_in, warn_doubtful
 
 __all__ = ["index"]
 
 
-def index(
+@overload
+def index(  # type: ignore[overload-overlap]  # a str is a sequence of them, too
     ds: xr.Dataset | xr.DataTree, name: str, *, quantification: float | None = None, **params: float
-) -> xr.DataArray:
-    """Compute a spectral index, lazily.
+) -> xr.DataArray: ...
+
+
+@overload
+def index(
+    ds: xr.Dataset | xr.DataTree, name: Sequence[str], *, quantification: float | None = None, **params: float
+) -> xr.Dataset: ...
+
+
+def index(
+    ds: xr.Dataset | xr.DataTree, name: str | Sequence[str], *, quantification: float | None = None, **params: float
+) -> xr.DataArray | xr.Dataset:
+    """Compute a spectral index, or several, lazily.
 
     Parameters
     ----------
     ds : xarray.Dataset or xarray.DataTree
-        Bands under any known names, DN (10000 x reflectance), on the grid of their dims.
-    name : str
-        Any index of spyndex that Sentinel-2 has the bands for: "NDWI", "MNDWI", "NDMI", "NDVI", "EVI", ….
+        Bands under any known names, DN (10000 x reflectance) or reflectance, on the grid of their dims.
+    name : str or sequence of str
+        Any index of spyndex that Sentinel-2 has the bands for: "NDWI", "MNDWI", "NDMI", "NDVI", "EVI", …; or a list.
     quantification : float, optional
         Value of a reflectance of 1 in the data. By default 1 where CF decoding made reflectance or the
         attribute ``units`` is "1", else 10000.
     **params : float
         Constants of the index, where the default is not wanted: ``L=0.5`` for SAVI, ``sigma`` for the
-        kernel indices (by default half the sum of the two reflectances).
+        kernel indices (by default half the sum of the two reflectances). Of several indices, each takes those
+        that it has.
 
     Returns
     -------
-    xarray.DataArray
-        float32, dims and coordinates of the bands. NaN where a needed band has no data or the
+    xarray.DataArray or xarray.Dataset
+        float32, dims and coordinates of the bands; of a list, even of one name, a Dataset with a variable for each.
+        NaN where a needed band has no data, or holds what no reflectance can be (infinite, over 1e6 DN), or the
         formula has no finite value (0/0). Nothing is computed yet.
 
     Raises
     ------
     MethodError
-        No such index, or no such constant in it.
+        No such index, or one twice, or no such constant in it.
     BandError
         The index needs a band that `ds` or Sentinel-2 does not have.
-    GridError
-        The bands it needs are on different grids.
+    GridError, TimeError
+        The bands it needs are on different grids, or one has no pixels or no dates.
     RadiometryError
         A band is raw, its ``scale_factor`` or ``add_offset`` still to be applied. When blocks are
         computed: the values do not look like what metadata let expect, DN or reflectance.
@@ -62,15 +76,54 @@ def index(
     >>> sr = xsen2.sample().dsen2.superresolve(method="bicubic")
     >>> sr.dsen2.index("MNDWI").dims
     ('time', 'y', 'x')
+    >>> list(sr.dsen2.index(["NDWI", "MNDWI"]).data_vars)
+    ['NDWI', 'MNDWI']
     """
     spyndex = _spyndex()
     if isinstance(ds, xr.DataTree):
         ds = canonicalise(ds)
-    name = _known(name, spyndex.indices)
+    ds = located(ds)
+    if isinstance(name, str):
+        return _one(ds, _known(name, spyndex.indices), quantification, params)
+    names = [_known(n, spyndex.indices) for n in _listed(name)]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise MethodError(f"name={name!r} asks for {', '.join(twice)} more than once: name each index once")
+    own = {n: {k: v for k, v in params.items() if k in _constants(spyndex, n)} for n in names}
+    stray = [k for k in params if not any(k in some for some in own.values())]
+    if stray:
+        known = ", ".join(dict.fromkeys(c for n in names for c in _constants(spyndex, n))) or "none"
+        raise MethodError(f"none of {', '.join(names)} has a constant {', '.join(stray)}; they have: {known}")
+    found = {n: _one(ds, n, quantification, own[n]) for n in names}
+    dims = {array.dims for array in found.values()}
+    if len(dims) > 1:
+        where = ", ".join(f"{n} on ({', '.join(map(str, a.dims))})" for n, a in found.items())
+        raise GridError(
+            f"the indices are on different grids: {where}. Make all bands 10 m first: "
+            f"ds.dsen2.superresolve().dsen2.index({names!r})"
+        )
+    out = xr.Dataset(found)
+    for n, array in found.items():
+        out[n].encoding = dict(array.encoding)
+    return out
+
+
+def _listed(name: object) -> list[str]:
+    """The names in a list of them."""
+    names = list(name) if isinstance(name, Iterable) and not isinstance(name, bytes | Mapping) else []
+    if not names or not all(isinstance(n, str) for n in names):
+        raise MethodError(f"name={name!r}: give the name of an index, as 'NDWI', or a list, as ['NDWI', 'MNDWI']")
+    return [str(n) for n in names]
+
+
+def _one(ds: xr.Dataset, name: str, quantification: float | None, params: Mapping[str, float]) -> xr.DataArray:
+    spyndex = _spyndex()
     spec = spyndex.indices[name]
     letters, constants = _needs(spyndex, name, spec.bands, params)
     bands = {letter: _band(ds, name, letter, spyndex.bands) for letter in letters}
     _same_grid(name, bands)
+    scales = tuple(scale_of(band, quantification) for band in bands.values())
+    warn_doubtful(scales)
     out: xr.DataArray = xr.apply_ufunc(
         _compute,
         *bands.values(),
@@ -79,9 +132,7 @@ def index(
             "letters": tuple(bands),
             "constants": constants,
             "kernels": tuple(b for b in spec.bands if _KERNEL.fullmatch(b)),
-            "nodata": tuple(nodata_of(b) for b in bands.values()),
-            "gains": tuple(1 / quantification_of(b, b.name, quantification) for b in bands.values()),
-            "sure": quantification is not None or all(b.dtype.kind in "iu" for b in bands.values()),
+            "scales": scales,
         },
         dask="parallelized",
         output_dtypes=[np.float32],
@@ -100,8 +151,6 @@ def index(
         out.encoding["grid_mapping"] = mapping
     return out
 
-
-_REFLECTANCE, _DN = 2.0, 100.0  # what is below the one is not DN, what is above the other not reflectance
 
 _KERNEL = re.compile(r"k([A-Z])([A-Z])")
 """kNR is k(N, R), a kernel over two bands or a band and a constant."""
@@ -154,6 +203,16 @@ def _needs(
     return letters, constants
 
 
+def _constants(spyndex: Any, name: str) -> list[str]:
+    """Names of an index's constants."""
+    out: dict[str, None] = {}
+    for variable in spyndex.indices[name].bands:
+        kernel = _KERNEL.fullmatch(variable)
+        parts = (*kernel.groups(), "sigma") if kernel else (variable,)
+        out |= dict.fromkeys(part for part in parts if part in spyndex.constants or part == "sigma")
+    return list(out)
+
+
 def _default(spyndex: Any, constant: str) -> float | None:
     """A constant's usual value; wavelengths are those of Sentinel-2's bands."""
     if constant.startswith("lambda"):
@@ -181,6 +240,7 @@ def _band(ds: xr.Dataset, name: str, letter: str, standards: Mapping[str, Any]) 
             f"{name} needs {band} ({BANDS[band].long_name})"
             + (f", which is there{twice}: drop all but one" if twice else f", but the dataset has only: {have}")
         )
+    filled(ds[found[0]], str(found[0]))
     return ds[found[0]]
 
 
@@ -194,43 +254,24 @@ def _same_grid(name: str, bands: Mapping[str, xr.DataArray]) -> None:
         )
 
 
-def _check(name: str, blocks: tuple[npt.NDArray[Any], ...], gains: tuple[float, ...], seen: npt.NDArray[Any]) -> None:
-    """Refuse values that are not what their metadata say, for the index would be off without a sign of it."""
-    for gain in set(gains):
-        # Together: a single band may well be that dark.
-        pixels = [block[seen] for block, g in zip(blocks, gains, strict=True) if g == gain]
-        top = max(float(np.abs(p).max(initial=0)) for p in pixels)
-        if gain == 1:
-            wrong, taken, looks = top > _DN, "reflectance", "DN"
-        else:
-            fractions = 0 < top < _REFLECTANCE and not all((p == np.rint(p)).all() for p in pixels)
-            wrong, taken, looks = fractions, "DN", "reflectance"
-        if wrong:
-            raise RadiometryError(
-                f"{name}: a block has values up to {top:.3g}, which are taken for {taken} but look like {looks}. "
-                "Say which it is: quantification=1 for reflectance or quantification=10000 for DN"
-            )
-
-
 def _compute(
     *blocks: npt.NDArray[Any],
     name: str,
     letters: tuple[str, ...],
     constants: Mapping[str, float],
     kernels: tuple[str, ...],
-    nodata: tuple[float | None, ...],
-    gains: tuple[float, ...],
-    sure: bool,
+    scales: tuple[Scale, ...],
 ) -> npt.NDArray[np.float32]:
     """One block of an index from one block of each band."""
     spyndex = _spyndex()
     values: dict[str, Any] = dict(constants)
     empty = np.zeros(blocks[0].shape, bool)
-    for letter, block, missing, gain in zip(letters, blocks, nodata, gains, strict=True):
-        values[letter] = block.astype(np.float32) * np.float32(gain)
-        empty |= np.isnan(values[letter]) if missing is None else np.isnan(values[letter]) | (block == missing)
-    if not sure:
-        _check(name, blocks, gains, ~empty)
+    for letter, block, scale in zip(letters, blocks, scales, strict=True):
+        empty |= ~seen_in(block, scale)
+        values[letter] = block * np.float32(1 / scale.quantification)
+    dark = [block for block, scale in zip(blocks, scales, strict=True) if scale.gain == 1]
+    if dark and not all(scale.sure for scale in scales if scale.gain == 1):
+        check_dn(dark, [~empty] * len(dark), who=f"{name}: ")  # together: a single band may well be that dark
     with np.errstate(all="ignore"):
         for kernel in kernels:
             a, b = (values[part] for part in _KERNEL.fullmatch(kernel).groups())  # type: ignore[union-attr]

@@ -7,9 +7,8 @@ and where.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import math
+import os
 import threading
 from dataclasses import dataclass
 
@@ -20,6 +19,8 @@ from xsen2 import devices
 from xsen2.devices import best_device, best_dtype
 from xsen2.errors import MethodError, WeightsError
 from xsen2.networks import GAIN, Card
+from xsen2.networks.load import infinite
+from xsen2.networks.load import network as from_file
 from xsen2.protocol import Array
 
 __all__ = ["best_device", "best_dtype", "infer", "load"]
@@ -31,11 +32,25 @@ BATCH_PIXELS = {"cpu": 1, "mps": 1200 * 1200, "cuda": 4 * 1200 * 1200}
 LEAST = 48  # smallest side of a patch: what goes through the network is mostly halo by then
 # On CUDA, per 10 m pixel: what a network of 256 features holds, and half as much again; those of the package hold
 # between an eighth and a third of it. Too little costs some halo, too much one retreat.
+SANE = 1e6  # DN: what is more is no reflectance, and what comes of it no fault of the weights
 BYTES = {torch.float32: 6000, torch.bfloat16: 3000, torch.float16: 3000}
 
-_networks: dict[tuple[str, ...], torch.nn.Module] = {}
+KEPT = 512 * 2**20
+"""Bytes of weights that stay on a device, those used last: VDSen2 for both grids in float32 has 300 MB."""
+
+_networks: dict[tuple[str, ...], torch.nn.Module] = {}  # the one used last is the last
 _loading = threading.Lock()
 _rooms: dict[tuple[str, ...], Room] = {}
+
+
+def _forked() -> None:
+    """In a forked process, where nobody is loading."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def load(card: Card, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
@@ -44,54 +59,41 @@ def load(card: Card, device: torch.device, dtype: torch.dtype) -> torch.nn.Modul
     Raises
     ------
     WeightsError
-        If the file is missing, if its hash is not that of the card, or if the card describes another network.
+        As `xsen2.networks.load.network`, or if the weights have no place in `dtype`.
     """
-    # All that `_read` checks the weights against: cards outside the package are written by anyone.
-    what = (card.sha256, card.architecture, str(dict(card.arguments)), str(card.ratio), str(card.halo))
-    key = (*what, str(device), str(dtype))
+    # All that the weights are checked against: cards outside the package are written by anyone.
+    said = (card.architecture, str(dict(card.arguments)), str(card.ratio), str(card.halo), str(bool(card.spread)))
+    key = (card.sha256, *said, str(device), str(dtype))
     with _loading:
-        if key not in _networks:
-            _networks[key] = _read(card).to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = _networks.pop(key, None)
+        if network is None:
+            network = from_file(card).to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if bad := infinite(network.state_dict()):
+                raise WeightsError(f"{bad} of {card.name} is too large for {_named(dtype)}: use dtype='float32'")
             if device.type == "cuda":  # the streams that will use it do not wait for this one
                 torch.cuda.synchronize(device)
-        return _networks[key]
+        _networks[key] = network
+        _forget(str(device))
+        return network
 
 
-def _read(card: Card) -> torch.nn.Module:
-    from safetensors import SafetensorError
-    from safetensors.torch import load as parse
+def _forget(device: str) -> None:
+    """Let go of the networks used longest ago, until those on a device are not too much. Who computes holds its own."""
+    sizes = {key: _bytes(network) for key, network in _networks.items() if key[-2] == device}
+    total = sum(sizes.values())
+    for key in list(sizes)[:-1]:
+        if total <= KEPT:
+            return
+        total -= sizes[key]
+        del _networks[key]
 
-    try:
-        with open(card.file, "rb") as file:
-            raw = file.read()
-    except OSError as error:
-        raise WeightsError(f"weights {card.name} cannot be read from {card.file} on this worker: {error}") from error
-    found = hashlib.sha256(raw).hexdigest()
-    if found != card.sha256:
-        raise WeightsError(
-            f"{card.file} is not {card.name}: its sha256 is {found[:12]}…, the card says {card.sha256[:12]}…; "
-            + (
-                "copy both anew, and the same to every worker"
-                if card.path
-                else "install xsen2 again, with the same version on every worker"
-            )
-        )
-    module, _, name = card.architecture.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(f"xsen2.networks.{module}"), name)
-        if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
-            raise TypeError(f"{card.architecture} is not a network")
-        network: torch.nn.Module = kind(**card.arguments)
-        network.load_state_dict({k: v.float() for k, v in parse(raw).items()})
-    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{card.file} is not what the card of {card.name} describes: {error}") from error
-    ratio, radius = getattr(network, "ratio", card.ratio), getattr(network, "radius", 0)
-    if ratio != card.ratio or radius > card.halo * card.ratio:
-        raise WeightsError(
-            f"the card of {card.name} says ratio {card.ratio} and halo {card.halo}, but the network is made for ratio "
-            f"{ratio} and sees {radius} pixels of 10 m on each side, so blocks would leave seams"
-        )
-    return network.eval().requires_grad_(False)
+
+def _bytes(network: torch.nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in network.state_dict().values())
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def infer(
     ------
     MethodError
         If there is no such device, or it has no memory for the smallest of patches.
+    WeightsError
+        As `load`; or if what comes out is no number where what went in is.
 
     Notes
     -----
@@ -160,13 +164,18 @@ def infer(
             if less is None:
                 raise MethodError(
                     f"{where} has no memory for one patch of {size[0]} x {size[1]} pixels through {card.name} in "
-                    f"{str(kind).removeprefix('torch.')}: end other programs that use it, or use smaller chunks, fewer "
+                    f"{_named(kind)}: end other programs that use it, or use smaller chunks, fewer "
                     "workers per device, or device='cpu'"
                 ) from error
             with _loading:  # two streams may have run out together
                 kept = _rooms.get(key, less)
                 _rooms[key] = Room(min(kept.pixels, less.pixels), min(kept.side, less.side))
         devices.free(where)  # only here: the error held on to the tensors
+    if not np.isfinite(out).all() and all(np.abs(x).max() < SANE for x, _ in layers):
+        raise WeightsError(
+            f"{card.name} gives values that are not finite numbers in {_named(kind)}: "
+            + ("its weights are of no use" if kind == torch.float32 else "use dtype='float32'")
+        )
     if doubt:  # calibrated on scenes: a factor per band
         out[len(out) // 2 :] *= np.array(card.spread, np.float32)[:, None, None]
     return out

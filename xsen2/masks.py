@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -12,7 +12,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from xsen2.cube import Cube, carry
-from xsen2.errors import BandError, GridError, MethodError, TimeError
+from xsen2.errors import BandError, GridError, MethodError, RadiometryError, TimeError
+from xsen2.radiometry import nodata_of
 from xsen2.result import lazy, nearest
 
 __all__ = ["CLASSI", "SCL", "Hidden", "Mask", "hide", "read"]
@@ -58,6 +59,9 @@ def read(cube: Cube, mask: Mask) -> Hidden:
         If the cube has not the layer.
     GridError, TimeError
         If the mask is not on one of the cube's grids, or has other dates.
+    RadiometryError
+        If the layer holds what is no class, because it was interpolated or averaged: at once if it is in memory, else
+        when it is computed.
     MethodError
         If it is no mask.
     """
@@ -88,14 +92,14 @@ def hide(data: da.Array, hidden: Hidden) -> da.Array:
 
 
 def _classes(cube: Cube, classes: tuple[int, ...]) -> Hidden:
-    return Hidden(_mapped(cube, "SCL", _is_one, classes), f"SCL {', '.join(map(str, classes))}")
+    return Hidden(_mapped(cube, "SCL", _Hides(classes=classes)), f"SCL {', '.join(map(str, classes))}")
 
 
 def _flags(cube: Cube) -> Hidden:
-    return Hidden(_mapped(cube, "CLASSI", _has_one, CLASSI), "CLASSI opaque_cloud, cirrus")
+    return Hidden(_mapped(cube, "CLASSI", _Hides(bits=CLASSI)), "CLASSI opaque_cloud, cirrus")
 
 
-def _mapped(cube: Cube, layer: str, function: Callable[..., Any], of: Any) -> da.Array:
+def _mapped(cube: Cube, layer: str, hides: _Hides) -> da.Array:
     found = [name for name in cube.extras if str(name).upper() == layer]
     if not found:
         others = [n for n in ("scl", "classi") if any(str(name).lower() == n for name in cube.extras)]
@@ -105,21 +109,41 @@ def _mapped(cube: Cube, layer: str, function: Callable[..., Any], of: Any) -> da
     gsd, variable = cube.extras[found[0]]
     if gsd is None:
         raise GridError(f"{found[0]} is on none of the cube's grids, so it cannot be carried to 10 m: reload it on one")
-    return nearest(variable.copy(data=da.map_blocks(function, lazy(variable.data), of, dtype=bool)), gsd)
+    if variable.dtype.kind not in "iuf":
+        raise RadiometryError(f"{found[0]} is of dtype {variable.dtype}: whole numbers are needed, for classes")
+    hides = replace(hides, name=str(found[0]), nodata=nodata_of(variable))
+    if variable._in_memory:
+        hides(variable.values)  # what is no class is refused here and now
+    return nearest(variable.copy(data=da.map_blocks(hides, lazy(variable.data), dtype=bool)), gsd)
 
 
-def _is_one(data: npt.NDArray[Any], classes: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    return np.isin(_filled(data), classes)
+@dataclass(frozen=True)
+class _Hides:
+    """Where a layer has one of some classes, or one of some bits."""
 
+    classes: tuple[int, ...] = ()
+    bits: int = 0
+    name: str = ""
+    nodata: float | None = None
 
-def _has_one(data: npt.NDArray[Any], bits: int) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = (_filled(data).astype(np.uint8) & np.uint8(bits)) != 0
-    return found
-
-
-def _filled(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Without NaN, which decoding puts in the place of 0 where 0 is declared as nodata."""
-    return np.where(np.isfinite(data), data, 0) if data.dtype.kind == "f" else data
+    def __call__(self, data: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        # Decoding puts NaN in the place of 0, no data in both layers; another value may be declared for it.
+        empty = ~np.isfinite(data)
+        if self.nodata is not None:
+            empty |= data == self.nodata
+        filled = np.where(empty, np.zeros((), data.dtype), data)
+        most = 255 if self.bits else 11
+        odd = (filled != np.rint(filled)) | (filled < 0) | (filled > most)
+        if odd.any():
+            raise RadiometryError(
+                f"{self.name} holds {float(filled[odd][0]):g}, which is none of its classes (whole numbers from 0 to "
+                f"{most}): it has been interpolated or averaged, so clouds would pass unseen. Load it with nearest "
+                "neighbour (resampling='nearest'), and take it of one date, not as a mean or median over several; or "
+                "give mask= a boolean DataArray"
+            )
+        found: npt.NDArray[np.bool_]
+        found = (filled.astype(np.uint8) & np.uint8(self.bits)) != 0 if self.bits else np.isin(filled, self.classes)
+        return found
 
 
 def _own(cube: Cube, mask: xr.DataArray, what: str) -> Hidden:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from xsen2.errors import GridError
 from xsen2.hypercomplex import BLOCK, quality
+from xsen2.products import dot
 from xsen2.shifts import SHIFTS, best, differences
 from xsen2.windows import similar
 
@@ -205,7 +206,7 @@ def _moments(x: Floats, y: Floats) -> tuple[float, ...]:
     mean_x, mean_y = float(x.mean()), float(y.mean())
     error = y - x
     dx, dy = x - mean_x, y - mean_y
-    sums = (float(np.dot(a, b)) for a, b in ((dx, dx), (dy, dy), (dx, dy), (error, error)))
+    sums = (dot(a, b) for a, b in ((dx, dx), (dy, dy), (dx, dy), (error, error)))
     return (float(x.size), mean_x, mean_y, *sums)
 
 

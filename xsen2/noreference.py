@@ -16,10 +16,9 @@ from xsen2.bands import GRIDS, grid_of
 from xsen2.compare import Place, compare, pool
 from xsen2.cube import Cube, recognise
 from xsen2.errors import BandError, GridError, MethodError
-from xsen2.grid import nodata_of
-from xsen2.halo import Layer, common_dates, map_windows, split
+from xsen2.halo import Layer, blocks, common_dates, map_windows
 from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
-from xsen2.radiometry import to_nan
+from xsen2.radiometry import scale_of, to_nan
 from xsen2.result import lazy
 from xsen2.windows import FLAT, whole
 
@@ -101,7 +100,7 @@ def assess(
     (('band',), ('grid',))
     """
     known = recognise(cube)
-    if operator not in OPERATORS:
+    if not isinstance(operator, str) or operator not in OPERATORS:
         raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
     bands = [b for gsd in GRIDS if gsd != 10 for b in GRIDS[gsd] if b in known.bands and b in estimate]
     fine = [b for b in GRIDS[10] if b in known.bands]
@@ -148,7 +147,7 @@ def _on_grid(estimate: xr.Dataset, band: str, cube: Cube) -> da.Array:
 
 
 def _measured(array: xr.DataArray) -> da.Array:
-    out: da.Array = da.map_blocks(to_nan, lazy(array.data), nodata_of(array), dtype=np.float32)
+    out: da.Array = da.map_blocks(to_nan, lazy(array.data), scale_of(array), dtype=np.float32)
     return out
 
 
@@ -166,7 +165,7 @@ def _coarser(arrays: dict[str, da.Array], scale: int, operator: str) -> dict[str
         [Layer(layer, 1)],
         shape=layer[0].shape[-2:],
         halo=halo,
-        chunks=(split(rows, scale), split(columns, scale)),
+        chunks=blocks(rows, columns, scale, halo),
         bands=len(layer),
         per_pixel=scale,
         label=f"xsen2-assess-{operator}",

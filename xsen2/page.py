@@ -1,16 +1,22 @@
-"""Pages of text, tables and pictures: the same parts as Markdown and as one HTML file that can be sent on."""
+"""Pages of text, tables and pictures: the same parts as Markdown and as one HTML file that can be sent on.
+
+Names of scenes and methods come from anywhere. What a page is made of is text; it becomes Markdown and HTML here alone.
+"""
 
 from __future__ import annotations
 
 import base64
 import html
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["Heading", "Part", "Picture", "Table", "as_html", "as_markdown", "versions"]
+from xsen2.text import printable
+
+__all__ = ["Heading", "Part", "Picture", "Table", "as_html", "as_markdown", "literal", "versions"]
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
@@ -46,24 +52,31 @@ class Picture:
 
 
 Part = Heading | Table | Picture | str
-"""What a page is made of; text between backticks is code."""
+"""What a page is made of; text between backticks is code, and `literal` tells those of a name from them."""
+
+
+def literal(text: str) -> str:
+    """Text from outside as a part of a page: its backticks stand for themselves."""
+    return text.replace("`", "``")
 
 
 def as_markdown(title: str, parts: Sequence[Part]) -> str:
     """The page in Markdown, pictures by their paths. Tables are a level below headings, if there are any."""
     below = "###" if any(isinstance(part, Heading) for part in parts) else "##"
-    out = [f"# {title}"]
+    out = [f"# {_markdown(title)}"]
     for part in parts:
         if isinstance(part, Heading):
-            out.append(f"## {part.text}")
+            out.append(f"## {_markdown(part.text)}")
         elif isinstance(part, Table):
-            lines = [part.head, ("---",) + ("---:",) * (len(part.head) - 1), *part.rows]
-            table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-            out += [text for text in (part.title and f"{below} {part.title}", part.note, table) if text]
+            cells = [[_sign(cell).replace("|", "\\|") for cell in line] for line in (part.head, *part.rows)]
+            lines = [cells[0], ["---"] + ["---:"] * (len(part.head) - 1), *cells[1:]]
+            table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            heading = part.title and f"{below} {_markdown(part.title)}"
+            out += [text for text in (heading, _markdown(part.note), table) if text]
         elif isinstance(part, Picture):
-            out.append(f"![{part.text}]({part.file})")
+            out.append(f"![{_sign(part.text)}]({part.file})")
         else:
-            out.append(part)
+            out.append(_markdown(part))
     return "\n\n".join(out) + "\n"
 
 
@@ -72,31 +85,61 @@ def as_html(title: str, parts: Sequence[Part], folder: Path) -> str:
     below = "h3" if any(isinstance(part, Heading) for part in parts) else "h2"
     out = [
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
+        f"<title>{_entity(title)}</title><style>{STYLE}</style></head><body><h1>{_entity(title)}</h1>"
     ]
     for part in parts:
         if isinstance(part, Heading):
-            out.append(f"<h2>{html.escape(part.text)}</h2>")
+            out.append(f"<h2>{_entity(part.text)}</h2>")
         elif isinstance(part, Table):
             lines = [
-                "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
+                "".join(f"<{tag}>{_entity(cell)}</{tag}>" for cell in line)
                 for tag, line in (("th", part.head), *(("td", row) for row in part.rows))
             ]
-            out += [f"<{below}>{html.escape(part.title)}</{below}>"] if part.title else []
+            out += [f"<{below}>{_entity(part.title)}</{below}>"] if part.title else []
             out += [_paragraph(part.note)] if part.note else []
             out.append("<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>")
         elif isinstance(part, Picture):
             data = base64.b64encode((folder / part.file).read_bytes()).decode()
-            text = html.escape(part.text)
-            out.append(f'<p><img alt="{text}" src="data:image/png;base64,{data}"/></p>')
+            out.append(f'<p><img alt="{_entity(part.text)}" src="data:image/png;base64,{data}"/></p>')
         else:
             out.append(_paragraph(part))
     return "\n".join([*out, "</body></html>"]) + "\n"
 
 
+def _spans(text: str) -> Iterator[tuple[bool, str]]:
+    """Pieces of a text, and whether each is code, which stands between single backticks."""
+    pieces = [""]
+    for sign in re.findall(r"``|`|[^`]+", " ".join(text.split())):
+        if sign == "`":
+            pieces.append("")
+        else:
+            pieces[-1] += "`" if sign == "``" else sign
+    for i, piece in enumerate(pieces):
+        yield bool(i % 2), piece
+
+
+def _markdown(text: str) -> str:
+    out = []
+    for code, piece in _spans(text):
+        fence = "`" * (1 + max((len(run) for run in re.findall("`+", piece)), default=0))
+        space = " " if len(fence) > 1 else ""
+        out.append(f"{fence}{space}{printable(piece)}{space}{fence}" if code else _sign(piece))
+    return "".join(out)
+
+
+def _sign(text: str) -> str:
+    """Text whose signs are themselves in Markdown: no HTML, no links, no pictures, no formulas, no code."""
+    escaped = re.sub(r"([\\`\[\]$~]|(?<!\w)[*_]|[*_](?!\w)|&(?=[#\w]))", r"\\\1", printable(text))
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", escaped)  # an escaped one is still HTML to what knows no Markdown
+
+
+def _entity(text: str) -> str:
+    """The same in HTML."""
+    return html.escape(printable(text))
+
+
 def _paragraph(text: str) -> str:
-    parts = html.escape(text).split("`")
-    return "<p>" + "".join(f"<code>{t}</code>" if i % 2 else t for i, t in enumerate(parts)) + "</p>"
+    return "<p>" + "".join(f"<code>{_entity(t)}</code>" if code else _entity(t) for code, t in _spans(text)) + "</p>"
 
 
 def versions(packages: Sequence[str]) -> str:

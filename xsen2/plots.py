@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from xsen2.errors import BandError
+from xsen2.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,13 +34,30 @@ def require() -> None:
         raise ImportError("pictures need matplotlib: pip install 'xsen2[plot]'") from error
 
 
+P = ParamSpec("P")
+
+
+def _plain(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw names as they are: to matplotlib, what stands between dollars is a formula, and perhaps a broken one."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        require()
+        from matplotlib import rc_context
+
+        with rc_context({"text.parse_math": False, "text.usetex": False}):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
 def _figure(width: float, height: float) -> Figure:
-    require()
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
+@_plain
 def bars(scores: xr.Dataset, metric: str = "rmse") -> Figure:
     """Bars of one metric: bands side by side, one colour per method.
 
@@ -71,24 +90,31 @@ def bars(scores: xr.Dataset, metric: str = "rmse") -> Figure:
     found = scores[metric]
     if "scene" in found.dims:
         found = found.mean("scene")
-    labels = [str(band) for band in found["band"].values] if "band" in found.dims else ["all bands"]
+    labels = [printable(str(band)) for band in found["band"].values] if "band" in found.dims else ["all bands"]
     methods = [str(method) for method in found["method"].values]
     values = found.transpose("method", ...).values.reshape(len(methods), len(labels))
     figure = _figure(max(6.0, 1.5 + 0.16 * values.size + 0.5 * len(labels)), 3.8)
     ax = figure.subplots()
     width = 0.85 / len(methods)
-    for number, (method, heights) in enumerate(zip(methods, values, strict=True)):
+    shown = []
+    for number, heights in enumerate(values):
         at = np.arange(len(labels)) + (number - (len(methods) - 1) / 2) * width
         colour, hatch = _COLOURS[number % len(_COLOURS)], _HATCHES[number // len(_COLOURS) % len(_HATCHES)]
-        ax.bar(at, heights, width, label=method, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3)
+        made = ax.bar(at, heights, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3)
+        shown.append(made.patches[0])
     units = found.attrs.get("units", "")
     ax.set_ylabel(metric + (f", {units}" if units not in ("", "1") else ""))
     ax.set_xticks(range(len(labels)), labels)
     ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    # Named afterwards: matplotlib leaves out labels that begin with an underscore.
+    legend = figure.legend(shown, [str(i) for i in range(len(methods))], loc="outside right upper")
+    legend.set_frame_on(False)
+    for text, method in zip(legend.get_texts(), methods, strict=True):
+        text.set(text=_short(method, 40), fontsize=9)
     return figure
 
 
+@_plain
 def error_maps(
     truth: xr.Dataset, estimates: Mapping[str, xr.Dataset], bands: Sequence[str] | None = None, *, gain: float = 1.0
 ) -> Figure:
@@ -125,6 +151,7 @@ def error_maps(
     return maps(rows, tuple(estimates))
 
 
+@_plain
 def maps(rows: Mapping[str, tuple[Pixels, Mapping[str, Pixels]]], methods: Sequence[str]) -> Figure:
     """Maps of the absolute error: one row per band or scene, the truth first, then one column per method.
 
@@ -166,6 +193,7 @@ def maps(rows: Mapping[str, tuple[Pixels, Mapping[str, Pixels]]], methods: Seque
     return figure
 
 
+@_plain
 def strips(rows: Mapping[str, Mapping[str, Pixels]]) -> Figure:
     """Before and after, side by side: one row per scene or group of bands, one column per version.
 
@@ -250,6 +278,6 @@ def _label(ax: Axes, text: str) -> None:
     ax.set_ylabel(_short(text), fontsize=8)
 
 
-def _short(text: str) -> str:
-    """Long names in lines of what fits a panel."""
-    return "\n".join(textwrap.wrap(text, 20))
+def _short(text: str, width: int = 20) -> str:
+    """Long names in lines of what fits a panel, and not in too many of them."""
+    return "\n".join(textwrap.wrap(printable(text), width, max_lines=4))

@@ -1,74 +1,246 @@
-"""From a variable's values to DN (10000 x reflectance, offset removed), and what counts as nodata."""
+"""What the values of a variable are: their unit, what stands for nodata, and what no reflectance can be.
+
+The one place that knows. Whatever reads or writes pixels asks `scale_of` what the values of a variable mean, and
+`seen_in`, `to_nan` or `to_dn` which of them are measurements.
+
+A unit is told by, in this order:
+
+1. the caller's ``quantification``, the value of a reflectance of 1;
+2. the dtype: integers are DN;
+3. the encoding that CF decoding leaves: with a ``scale_factor`` under 0.01 floats are reflectance. Arithmetic drops it;
+4. the attribute ``units``, as a number: "1" is reflectance, "1e-4" DN, "%" per cent. Most arithmetic keeps it;
+5. nothing: DN.
+
+None of these is proof, since arithmetic makes other values under the same attributes. So pixels are looked at when
+they are computed, and values that contradict what they are taken for are refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from xsen2.cube import Cube
-from xsen2.errors import RadiometryError
-from xsen2.grid import nodata_of
+from xsen2.bands import find
+from xsen2.errors import RadiometryError, RadiometryWarning
 
-__all__ = ["Scale", "check_dn", "quantification_of", "scale_of", "scales_of", "to_dn", "to_nan"]
+if TYPE_CHECKING:
+    from xsen2.cube import Cube
+
+__all__ = [
+    "IMPOSSIBLE",
+    "NODATA_ATTRS",
+    "PACKED",
+    "UNPACKED",
+    "Scale",
+    "check_dn",
+    "check_raw",
+    "finite",
+    "nodata_of",
+    "scale_of",
+    "scales_of",
+    "seen_in",
+    "stored",
+    "to_dn",
+    "to_nan",
+    "warn_doubtful",
+]
+
+NODATA_ATTRS = ("_FillValue", "nodata", "missing_value", "fill_value")
+"""Attributes that name the nodata value; they go when pixels become NaN."""
+
+PACKED = ("dtype", "_FillValue", "missing_value", "scale_factor", "add_offset", "fill_value")
+"""Encoding that tells what the values on disk were, and so what those in memory are."""
+
+UNPACKED = (
+    *NODATA_ATTRS,
+    *("nodatavals", "scale_factor", "add_offset", "scales", "offsets", "dtype", "_eopf_attrs", "_Unsigned"),
+    *("valid_min", "valid_max", "valid_range", "actual_range"),
+)
+"""Attributes about packed values, of xarray, rioxarray and EOPF, which say nothing true of float pixels."""
+
+IMPOSSIBLE = 1e6
+"""DN, a reflectance of 100. Beyond it lie the fill values of file formats, and damage, but no measurement: nodata."""
 
 _REFLECTANCE = 2.0  # DN: a float block whose largest value is below this holds reflectance
+_ERROR = 0.1  # DN: as much for standard errors, which are small
 _DECODED = 2e-3  # DN: rounding of float32 at a reflectance of 3, and some more
+_OFFSET = 1000  # DN that products add to the pixels since processing baseline 04.00
+_WRAPPED = 65535 - _OFFSET  # beyond it lies what 16 bits without a sign make of 0…999 - 1000
 
 
 @dataclass(frozen=True)
 class Scale:
-    """DN = gain * value; `nodata` is a value, before that. `sure`: dtype or metadata say so."""
+    """What the values of one variable mean: DN = gain * value.
 
+    Attributes
+    ----------
+    name : str
+        Of the variable, for errors.
+    gain : float
+        DN per unit of the values: 1 for DN, 10000 for reflectance.
+    nodata : float or None
+        The value, before `gain`, that stands for nodata besides NaN.
+    sure : bool
+        The caller or the dtype say what the unit is: small fractions may be DN.
+    told : bool
+        Something says what the unit is; DN are taken for granted else.
+    dtype : str
+        Of the variable: blocks of several bands may be of another.
+    """
+
+    name: str
     gain: float
     nodata: float | None
     sure: bool
+    told: bool = True
+    dtype: str = "float32"
+
+    @property
+    def quantification(self) -> float:
+        """Value of a reflectance of 1."""
+        return 10000.0 / self.gain
+
+    @property
+    def units(self) -> str:
+        """For the attribute ``units``: "1" of reflectance, "1e-4" of DN."""
+        power = np.log10(self.quantification)
+        return "1" if power == 0 else f"1e-{power:.0f}" if power == round(power) > 0 else f"{1 / self.quantification:g}"
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether `nodata` is 0 by an attribute on floats: the attribute may be older than the values.
+
+        ``raw.where(raw != 0) - 1000`` keeps the attribute of `raw`, but 0 is a reflectance of 0 then.
+        """
+        return self.nodata == 0 and np.dtype(self.dtype).kind == "f"
 
 
-def quantification_of(array: xr.DataArray, name: object, given: float | None) -> float:
-    """What a reflectance of 1 is in the values: `given`, else 1 if metadata say reflectance, else 10000.
+def nodata_of(da: xr.DataArray) -> float | None:
+    """The value that means nodata besides NaN, or None.
 
-    Raises
-    ------
-    RadiometryError
-        If the values are raw, with a scale and offset still to be applied, or `given` is not positive.
+    Taken from ``_FillValue``, ``nodata`` or ``missing_value``; of integers also from ``fill_value``, which EOPF leaves
+    on decoded floats too. Integers that declare none use 0, Sentinel-2's own nodata value; so do floats that were
+    decoded from such integers: of these it is what 0, or the fill value of a Zarr array, was decoded to.
     """
+    for name in NODATA_ATTRS[: 3 if da.dtype.kind == "f" else None]:
+        value = da.attrs.get(name)
+        if value is not None and np.ndim(value) == 0 and not isinstance(value, str):
+            return None if np.isnan(value) else float(value)
+    return 0.0 if np.issubdtype(da.dtype, np.integer) else _decoded_nodata(da)
+
+
+def _decoded_nodata(da: xr.DataArray) -> float | None:
+    """What nodata became when a scale was applied to integers that declare none, else None.
+
+    xarray makes NaN of what the CF attributes declare. Arrays of Zarr's format 3 may have a fill value and no such
+    attribute; it is then scaled like a measurement (CF conventions 1.11, sections 2.5.1 and 8.1).
+    """
+    said = da.encoding
+    scaled = said.get("scale_factor") is not None or said.get("add_offset") is not None
+    stored = np.dtype(said["dtype"]).kind if scaled and said.get("dtype") is not None else ""
+    if da.dtype.kind != "f" or stored not in ("i", "u") or any(said.get(n) is not None for n in NODATA_ATTRS[:3]):
+        return None
+    raw = np.asarray(said.get("fill_value") or 0, da.dtype)  # in the same precision and order as xarray's
+    return float(raw * said.get("scale_factor", 1) + said.get("add_offset", 0))
+
+
+def check_raw(array: xr.DataArray, name: object) -> None:
+    """Refuse values with a scale and an offset still to be applied."""
     gain, offset = (array.attrs.get(k, neutral) for k, neutral in (("scale_factor", 1), ("add_offset", 0)))
     if gain != 1 or offset != 0:  # rioxarray writes the neutral ones
         raise RadiometryError(
             f"{name} still has scale_factor={gain} and add_offset={offset} in its attributes, so its values are raw: "
             "open it with mask_and_scale=True, or apply them and drop the attributes"
         )
-    if given is not None:
-        if not given > 0:
-            raise RadiometryError(f"quantification={given}: use 10000 for DN, 1 for reflectance")
-        return given
-    # CF decoding multiplies by 0.0001 and leaves reflectance; superresolve says so in `units`, since arithmetic
-    # drops the encoding and keeps the attributes.
+
+
+def _quantification(array: xr.DataArray) -> float | None:
+    """What a reflectance of 1 is in the values, by their metadata; None if they do not say."""
+    if array.dtype.kind != "f":
+        return 10000.0
+    # CF decoding multiplies by 0.0001 and leaves reflectance.
     decoded = array.encoding.get("scale_factor")
-    reflectance = (decoded is not None and abs(decoded) < 0.01) or array.attrs.get("units") == "1"
-    return 1.0 if array.dtype.kind == "f" and reflectance else 10000.0
+    if decoded is not None and abs(decoded) < 0.01:
+        return 1.0
+    units = str(array.attrs.get("units", "")).strip()
+    if units in ("%", "percent"):
+        return 100.0
+    try:
+        unit = float(units)
+    except ValueError:
+        return None
+    return 1 / unit if 0 < unit <= 1 else None
 
 
-def scale_of(cube: Cube, band: str, quantification: float | None) -> Scale:
-    """How to turn a band's values into DN, from its metadata unless `quantification` says it.
+def scale_of(array: xr.DataArray, quantification: float | None = None, name: object = None) -> Scale:
+    """What the values of a variable mean, from its metadata unless `quantification` says it.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+        A band, or the standard error of one.
+    quantification : float, optional
+        Value of a reflectance of 1.
+    name : str, optional
+        What errors call it; by default its own name.
 
     Raises
     ------
     RadiometryError
-        If the values are raw, with a scale and offset still to be applied.
+        If the values are no numbers, or raw, with a scale and offset still to be applied; or `quantification` is no
+        positive number.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> band = xsen2.sample()["B05"]
+    >>> scale_of(band).units, scale_of((band / 10000).assign_attrs(units="1")).units
+    ('1e-4', '1')
     """
-    array, name = cube.bands[band], cube.names[band]
-    nodata = nodata_of(array)
-    integer = np.issubdtype(array.dtype, np.integer)
+    name = array.name if name is None else name
     if array.dtype.kind not in "iuf":
         raise RadiometryError(f"{name} is of dtype {array.dtype}: reflectance or DN are needed")
-    found = quantification_of(array, name, quantification)
-    return Scale(10000.0 / found, nodata, bool(integer) or quantification is not None or found == 1)
+    check_raw(array, name)
+    found: float | None
+    if quantification is None:
+        found = _quantification(array)
+    elif isinstance(quantification, bool) or not isinstance(quantification, int | float | np.number):
+        raise RadiometryError(f"quantification={quantification!r}: use a number, 10000 for DN, 1 for reflectance")
+    elif not 0 < quantification < np.inf:
+        raise RadiometryError(f"quantification={quantification}: use 10000 for DN, 1 for reflectance")
+    else:
+        found = float(quantification)
+    sure = array.dtype.kind != "f" or quantification is not None
+    gain = 1.0 if found is None else 10000.0 / found
+    return Scale(str(name), gain, nodata_of(array), sure, found is not None, str(array.dtype))
+
+
+_DROP = "for v in ds.data_vars.values(): [v.attrs.pop(k, None) for k in ('nodata', '_FillValue', 'missing_value')]"
+
+
+def warn_doubtful(scales: Iterable[Scale]) -> None:
+    """Say that 0 counts as nodata, where an attribute on floats says so and may be older than the values."""
+    names = [scale.name for scale in scales if scale.doubtful]
+    if not names:
+        return
+    here, level, frame = str(Path(__file__).parent), 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        f"{', '.join(names)}: floats that declare nodata=0 in their attributes, so pixels of exactly 0 are taken for "
+        "nodata. If nodata are NaN already, as after raw.where(raw != 0) - 1000, 0 is a measurement: drop the "
+        f"attribute, {_DROP}",
+        RadiometryWarning,
+        stacklevel=level,
+    )
 
 
 def scales_of(cube: Cube, quantification: float | None) -> dict[str, Scale]:
@@ -80,11 +252,12 @@ def scales_of(cube: Cube, quantification: float | None) -> dict[str, Scale]:
         If some bands are reflectance by their metadata and others are not: a step before has
         dropped the encoding of some.
     """
-    scales = {band: scale_of(cube, band, quantification) for band in cube.bands}
+    scales = {band: scale_of(array, quantification, cube.names[band]) for band, array in cube.bands.items()}
+    warn_doubtful(scales.values())
     if len({s.gain for s in scales.values()}) > 1:
-        units: dict[str, list[str]] = {"reflectance": [], "DN": []}
-        for band, scale in scales.items():
-            units["DN" if scale.gain == 1 else "reflectance"].append(cube.names[band])
+        units: dict[str, list[str]] = {}
+        for scale in scales.values():
+            units.setdefault(_words(scale), []).append(scale.name)
         found = "; ".join(f"{unit}: {', '.join(names)}" for unit, names in units.items())
         raise RadiometryError(
             f"by their metadata the bands are in two units ({found}): say quantification=1 if all are reflectance, "
@@ -93,17 +266,133 @@ def scales_of(cube: Cube, quantification: float | None) -> dict[str, Scale]:
     return scales
 
 
-def check_dn(x: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_]) -> None:
-    """Refuse reflectance where DN are needed."""
-    some = (..., slice(None, None, 16), slice(None, None, 16))  # of nearly every block these are enough, and soon seen
-    if (seen[some] & (np.abs(x[some]) >= _REFLECTANCE)).any():
+def _words(scale: Scale) -> str:
+    if scale.gain in (1, 10000):
+        return "DN" if scale.gain == 1 else "reflectance"
+    return f"reflectance x {scale.quantification:g}"
+
+
+def _settle(names: str = "ds['B02']") -> str:
+    """How to say what a unit is, wherever there is no ``quantification=``."""
+    return f"{names}.attrs['units'] = '1' for reflectance, '1e-4' for DN"
+
+
+def seen_in(values: npt.NDArray[Any], scale: Scale) -> npt.NDArray[np.bool_]:
+    """Where values are measurements: not NaN, not infinite, not `Scale.nodata`, not beyond `IMPOSSIBLE`.
+
+    Raises
+    ------
+    RadiometryError
+        If there are values that contradict what the metadata say: integers that have wrapped round, DN in what is
+        reflectance by its metadata, or both NaN and 0 where 0 is declared for nodata.
+    """
+    kind = values.dtype.kind
+    seen: npt.NDArray[np.bool_]
+    if kind == "f":
+        seen = np.abs(values) <= IMPOSSIBLE
+    elif values.dtype.itemsize > 2:
+        seen = (values <= IMPOSSIBLE) & (values >= -IMPOSSIBLE)
+    else:
+        seen = np.ones(values.shape, bool)
+    missing = None
+    if scale.nodata is not None and not np.isnan(scale.nodata):
+        missing = values == scale.nodata
+        if scale.doubtful and kind == "f" and missing.any() and np.isnan(values).any():
+            raise RadiometryError(
+                f"{scale.name} declares nodata=0 in its attributes, but has pixels of 0 and NaN too, so 0 may as well "
+                f"be a measurement. If nodata are NaN already, drop the attribute: {_DROP}; if 0 is nodata too, "
+                "ds = ds.where(ds != 0) first, then drop it"
+            )
+        seen &= ~missing
+    _refuse_wrapped(values, seen, missing, scale)
+    if scale.gain > 1:
+        top = float(np.abs(values, where=seen, out=np.zeros_like(values)).max(initial=0))
+        if top * scale.gain > IMPOSSIBLE:
+            raise RadiometryError(
+                f"{scale.name}: a block has values up to {top:.3g}, which are taken for {_words(scale)} but look like "
+                "DN. Say which it is: quantification=10000 where a call takes it, or "
+                f"{_settle(f'ds[{scale.name!r}]')}. If it stands for nodata, say so: "
+                f"ds[{scale.name!r}].attrs['nodata'] = …"
+            )
+    return seen
+
+
+def _refuse_wrapped(
+    values: npt.NDArray[Any], seen: npt.NDArray[np.bool_], missing: npt.NDArray[np.bool_] | None, scale: Scale
+) -> None:
+    """Refuse what ``uint16 - 1000`` makes of values below 1000; 32 and 64 bits wrap round as well.
+
+    No pixel has such values: 16 bits hold raw pixels up to 65535, the sensor's own 12 bits fill less than half of
+    that, and products mark saturated pixels by a value of their own, which has to be declared or masked. Integers with
+    a sign do not wrap, for raw pixels are not negative.
+    """
+    own = np.dtype(scale.dtype)
+    if own.kind == "u" and own.itemsize == 1:
         return
-    top = float(np.abs(x, where=seen, out=np.zeros_like(x)).max(initial=0))
-    if 0 < top < _REFLECTANCE and not (x[seen] == np.round(x[seen])).all():
+    if own.kind == "u" and own.itemsize > 2:
+        there = values > np.iinfo(own).max - (_OFFSET + 24)  # blocks of several dtypes are floats, which round
+        there &= ~missing if missing is not None else True
+        if there.any():
+            raise _wrapped(values[there], scale)
+    if float(values.max(where=seen, initial=0)) * scale.gain <= _WRAPPED:
+        return
+    found = values[seen] * scale.gain
+    found = found[(found > _WRAPPED) & (found <= _WRAPPED + _OFFSET + 0.5)]
+    if found.size and (np.abs(found - np.rint(found)) <= 10 * _DECODED * (scale.gain != 1)).all():
+        raise _wrapped(found, scale)
+
+
+def _wrapped(found: npt.NDArray[Any], scale: Scale) -> RadiometryError:
+    return RadiometryError(
+        f"{scale.name} has values from {found.min():.0f} to {found.max():.0f}, which nobody measured: integers without "
+        "a sign wrap round where an offset is subtracted from smaller ones. Subtract it from floats, with NaN for "
+        "nodata: ds = raw.where(raw != 0).astype('float32') - 1000, and drop what raw says of nodata, not true of "
+        f"ds: {_DROP}. Or let xsen2.load or xsen2.open_safe remove the offset. If the values mark saturated pixels, "
+        f"mask them: raw.where((raw != 0) & (raw < {_WRAPPED})); if nodata, declare it: "
+        f"raw[{scale.name!r}].attrs['nodata'] = {found.max():.0f}"
+    )
+
+
+def check_dn(
+    blocks: Sequence[npt.NDArray[Any]],
+    seen: Sequence[npt.NDArray[np.bool_]],
+    *,
+    who: str = "",
+) -> None:
+    """Refuse reflectance where DN are needed.
+
+    Parameters
+    ----------
+    blocks : sequence of array
+        Bands that are taken for DN, looked at together: one alone may well be as dark as that.
+    seen : sequence of array
+        Where they have data.
+    who : str
+        For the error: where.
+    """
+    some = (..., slice(None, None, 16), slice(None, None, 16))  # of nearly every block these are enough, and soon seen
+    for block, there in zip(blocks, seen, strict=True):
+        if (there[some] & (np.abs(block[some]) >= _REFLECTANCE)).any():
+            return
+    if _fractions([block[there] for block, there in zip(blocks, seen, strict=True)], _REFLECTANCE, 1):
+        top = max(float(np.abs(b[s]).max(initial=0)) for b, s in zip(blocks, seen, strict=True))
         raise RadiometryError(
-            f"the largest value in a block of bands is {top:.3g}: that looks like reflectance, not DN "
-            "(10000 x reflectance). Say superresolve(quantification=1), or quantification=10000 if it is DN"
+            f"{who}a block has values up to {top:.3g}, which are taken for DN but look like reflectance "
+            "(10000 x reflectance is). Say which it is: quantification=1 for reflectance, quantification=10000 for DN"
         )
+
+
+def _fractions(pixels: Sequence[npt.NDArray[Any]], most: float, enough: int) -> bool:
+    """Whether there are only small values, and not those of dark DN."""
+    size = sum(p.size for p in pixels)
+    if size < enough or not 0 < max(float(np.abs(p).max(initial=0)) for p in pixels) < most:
+        return False
+    if all((np.abs(p - np.rint(p)) <= 1e-4).all() for p in pixels):  # whole but for the rounding of float32
+        return False
+    # Products set dark water to 1 DN, over whole scenes; what methods make of that lies close about 1. Reflectance that
+    # does is that of snow, in some bands, which the others give away.
+    flat = sum(int((np.abs(p - 1) < 0.15).sum()) for p in pixels)
+    return flat < 0.8 * size
 
 
 def to_dn(window: npt.NDArray[Any], scales: Sequence[Scale]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -111,23 +400,55 @@ def to_dn(window: npt.NDArray[Any], scales: Sequence[Scale]) -> tuple[npt.NDArra
 
     The DN may be those of `window`, not copied.
     """
-    dn = window.astype(np.float32, copy=any(scale.gain != 1 for scale in scales))
-    seen = np.isfinite(window)
-    for i, (band, scale) in enumerate(zip(window, scales, strict=True)):
-        if scale.nodata is not None and not np.isnan(scale.nodata):
-            seen[i] &= band != scale.nodata
-        if scale.gain != 1:
+    seen = np.stack([seen_in(band, scale) for band, scale in zip(window, scales, strict=True)])
+    with np.errstate(over="ignore", invalid="ignore"):  # of what is not seen
+        dn = window.astype(np.float32, copy=any(scale.gain != 1 for scale in scales))
+        for i, scale in enumerate(scales):
+            if scale.gain == 1:
+                continue
             dn[i] *= np.float32(scale.gain)
             # Whole DN that were decoded in float32 are off by some 1e-4, which networks in bfloat16 turn into whole DN.
             whole = np.rint(dn[i])
-            with np.errstate(invalid="ignore"):
-                np.copyto(dn[i], whole, where=np.abs(dn[i] - whole) < _DECODED)
+            np.copyto(dn[i], whole, where=np.abs(dn[i] - whole) < _DECODED)
     return dn, seen
 
 
-def to_nan(x: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.float32]:
-    """Values as float32, NaN where they are `nodata`."""
-    out = x.astype(np.float32)
+def to_nan(x: npt.NDArray[Any], scale: Scale) -> npt.NDArray[np.float32]:
+    """Values as float32 in their own unit, NaN where they are no measurements."""
+    seen = seen_in(x, scale)
+    with np.errstate(over="ignore"):  # of float64, which is not seen then
+        out = x.astype(np.float32)
+    out[~seen] = np.nan
+    return out
+
+
+def finite(x: npt.NDArray[Any], nodata: float | None = None) -> npt.NDArray[Any]:
+    """Floats that are not of a band, NaN where they are infinite or `nodata`."""
+    empty = ~np.isfinite(x)
     if nodata is not None:
-        out[x == nodata] = np.nan
+        empty |= x == nodata
+    return np.where(empty, np.asarray(np.nan, x.dtype), x)
+
+
+def stored(block: npt.NDArray[Any], scale: Scale) -> npt.NDArray[np.float32]:
+    """A block of a band, or of its standard error, on its way to disk: as `to_nan`, and refused if it contradicts it.
+
+    Raises
+    ------
+    RadiometryError
+        If values that are taken for DN look like reflectance: as integers they would all be 0 or 1.
+    """
+    out = to_nan(block, scale)
+    if scale.gain != 1 or block.dtype.kind != "f" or scale.sure:
+        return out
+    seen = np.isfinite(out)
+    # A few pixels, at the edge of a swath say, may all be dark.
+    enough = max(16, min(1000, block.size // 4))
+    band = find(scale.name) is not None
+    if _fractions([out[seen]], _REFLECTANCE if band else _ERROR, enough):
+        raise RadiometryError(
+            f"{scale.name}: no value in a block of {int(seen.sum())} pixels is over {np.nanmax(np.abs(out)):.3g}: that "
+            "looks like reflectance, but is taken for DN, and would be rounded to 0 or 1. Say which it is: "
+            f"{_settle(f'ds[{scale.name!r}]')}. DN as dark as that are told by whole numbers: ds.round()"
+        )
     return out

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xsen2.bands import B, C, grid_of
 from xsen2.classical import atprk, bdsd, glp_hpm, pracs, regression, resr, sen2res, supreme
+from xsen2.classical._kept import kept
 from xsen2.classical.bicubic import Bicubic
 from xsen2.errors import BandError, MethodError, WeightsError
 from xsen2.networks import DEFAULT, Card, cards, local, network_methods
@@ -32,7 +33,10 @@ class Entry:
 
 
 def _classical(source: str, make: Callable[[tuple[str, ...], str], Sequence[Any]]) -> Entry:
-    return Entry("classical", "Apache-2.0", source, lambda bands, device, dtype, operator: make(bands, operator))
+    def made(bands: tuple[str, ...], device: str, dtype: str, operator: str) -> Sequence[Method]:
+        return kept(make(bands, operator))
+
+    return Entry("classical", "Apache-2.0", source, made)
 
 
 CLASSICAL: dict[str, Entry] = {

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from xsen2 import disk, files
 from xsen2.bands import BANDS, GRIDS, grid_of
 from xsen2.compare import compare
 from xsen2.cube import canonicalise
-from xsen2.errors import GridError
+from xsen2.errors import GridError, once
 from xsen2.evaluate import evaluate
-from xsen2.page import Part, Picture, Table, as_html, as_markdown, versions
+from xsen2.page import Part, Picture, Table, as_html, as_markdown, literal, versions
 from xsen2.plots import richest, strips
 from xsen2.sinks.zarr import to_zarr
 from xsen2.superresolve import superresolve
@@ -31,6 +32,7 @@ SWIR = ("B12", "B8A", "B05")
 """Bands shown as red, green and blue; all are measured at 20 m."""
 
 
+@once
 def demonstrate(
     cube: xr.Dataset,
     out: Path,
@@ -64,19 +66,22 @@ def demonstrate(
         Show progress bars.
     """
     cube = canonicalise(cube)
-    out.mkdir(parents=True, exist_ok=True)
+    with disk.named(out, disk.ANEW):
+        out.mkdir(parents=True, exist_ok=True)
     begun = default_timer()
     store = out / "superresolved.zarr"
     say(f"super-resolving {what} with {method} into {store}")
     result = to_zarr(superresolve(cube, method=method), store, overwrite=True, progress=progress)
     seconds = default_timer() - begun
     say("drawing the picture")
-    picture(cube, {method: result}, out / "before-after.png", truth=truth)
+    with disk.named(out, disk.ANEW):
+        picture(cube, {method: result}, out / "before-after.png", truth=truth)
     say("degrading the scene, to score where the truth is known")
     sections = _scores(cube, result, method, truth)
     page = _page(cube, result, method, what, command, seconds, default_timer() - begun, sections)
-    (out / "summary.md").write_text(as_markdown(TITLE, page), encoding="utf-8")
-    (out / "summary.html").write_text(as_html(TITLE, page, out), encoding="utf-8")
+    with disk.named(out, disk.ANEW):
+        files.write(out / "summary.md", as_markdown(TITLE, page))
+        files.write(out / "summary.html", as_html(TITLE, page, out))
     say(f"done: {out / 'summary.html'}")
 
 
@@ -151,7 +156,7 @@ def _scores(cube: xr.Dataset, result: xr.Dataset, method: str, truth: xr.Dataset
         try:
             scores = evaluate(cube, methods, scale)
         except GridError as error:
-            tables.append(f"{title}: not scored, because {error}")
+            tables.append(literal(f"{title}: not scored, because {error}"))
             continue
         note = f"The whole scene was made {scale} times coarser, and the method brought it back."
         tables.append(_table(title, note, scores))
@@ -196,15 +201,15 @@ def _page(
     sizes = " x ".join(f"{n} {d}" for d, n in result.sizes.items())
     bands = [b for b in BANDS if b in result]
     return [
-        f"Scene: {what}. {sizes}, {len(bands)} bands at 10 m: {', '.join(bands)}.",
-        f"Method: {result.attrs.get('xsen2_method', method)}. Super-resolving and writing took {seconds:.1f} s, "
-        f"all of this page {total:.1f} s.",
+        f"Scene: {literal(what)}. {sizes}, {len(bands)} bands at 10 m: {', '.join(bands)}.",
+        f"Method: {literal(str(result.attrs.get('xsen2_method', method)))}. Super-resolving and writing took "
+        f"{seconds:.1f} s, all of this page {total:.1f} s.",
         "Store: superresolved.zarr. Open it with "
         '`xarray.open_zarr("superresolved.zarr", decode_coords="all")`; values are DN (10000 x reflectance).',
         Picture("before-after.png", "before and after"),
         "RMSE: less is better. SRE and UIQ: more is better.",
         *scores,
-        *([f"Command: `{command}`"] if command else []),
+        *([f"Command: `{literal(command)}`"] if command else []),
         versions(("torch", "xarray", "dask", "zarr", "rioxarray", "numpy")),
-        f"Attribution: {cube.attrs.get('attribution', 'unknown')}",
+        f"Attribution: {literal(str(cube.attrs.get('attribution', 'unknown')))}",
     ]

@@ -12,9 +12,12 @@ import xarray as xr
 
 from xsen2.bands import BANDS, grid_of
 from xsen2.cube import CHUNK, Cube, write_crs
-from xsen2.grid import NODATA_ATTRS
+from xsen2.grid import without_place
+from xsen2.radiometry import UNPACKED, Scale, finite
 
-__all__ = ["assemble", "lazy", "nearest"]
+__all__ = ["assemble", "carried", "lazy", "nearest"]
+
+_KEPT = ("dtype", "_FillValue", "scale_factor", "add_offset")  # encoding that tells writers how classes are stored
 
 
 def lazy(data: Any) -> da.Array:
@@ -39,13 +42,18 @@ def _repeat(x: npt.NDArray[Any], ratio: int) -> npt.NDArray[Any]:
     return np.repeat(np.repeat(x, ratio, axis=-2), ratio, axis=-1)
 
 
+def carried(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Attributes of what was measured, or of its dataset, that are true of float pixels on another grid."""
+    return {k: v for k, v in without_place(attrs).items() if k not in UNPACKED}
+
+
 def assemble(
     cube: Cube,
     made: Mapping[str, da.Array],
     errors: Mapping[str, da.Array],
     chunks: tuple[tuple[int, ...], tuple[int, ...]],
     attrs: Mapping[str, str],
-    gain: float,
+    scales: Mapping[str, Scale],
 ) -> xr.Dataset:
     """Put together what was made.
 
@@ -58,8 +66,8 @@ def assemble(
         Rows and columns of the blocks.
     attrs : mapping
         Attributes that are added to the cube's.
-    gain : float
-        DN per unit of the pixels.
+    scales : mapping
+        Band → what its values mean.
 
     Returns
     -------
@@ -70,20 +78,19 @@ def assemble(
     size = round(cube.resolution) if cube.resolution == round(cube.resolution) else cube.resolution
     like = next(a for b, a in cube.bands.items() if grid_of(b) == 10)
     variables: dict[Hashable, xr.DataArray] = {}
-    coords = {n: c for n, c in like.coords.items() if n != "spatial_ref"}
+    coords = {n: c for n, c in like.coords.items() if n != "spatial_ref" and n in without_place({n: c})}
     for band in (b for b in BANDS if b in made):
-        out = xr.DataArray(made[band], coords, (*lead, "y", "x"), attrs=dict(cube.bands[band].attrs))
-        for stale in (*NODATA_ATTRS, "grid_mapping", "scale_factor", "add_offset"):
-            out.attrs.pop(stale, None)
-        if gain != 1:  # reflectance: said in the way that CF decoding leaves behind, for whatever comes after
-            out.attrs["units"], out.encoding["scale_factor"] = "1", 1 / gain
-        out.attrs |= {"gsd": size, "native_gsd": round(size * grid_of(band) / 10)}
+        out = xr.DataArray(made[band], coords, (*lead, "y", "x"), attrs=carried(cube.bands[band].attrs))
+        scale = scales[band]
+        if scale.gain != 1:  # reflectance: said in the way that CF decoding leaves behind too, for whatever comes after
+            out.encoding["scale_factor"] = 1 / scale.gain
+        units = {"units": scale.units} if scale.told else {}  # else whoever reads it must look at the pixels again
+        out.attrs |= units | {"gsd": size, "native_gsd": round(size * grid_of(band) / 10)}
         own_name = cube.names[band]
         variables[own_name] = out
         if band in errors:
             out.attrs["ancillary_variables"] = f"{own_name}_se"
-            attrs_se = {"long_name": f"standard error of {own_name}", "gsd": size}
-            attrs_se |= {k: out.attrs[k] for k in ("units",) if k in out.attrs}
+            attrs_se = {"long_name": f"standard error of {own_name}", "gsd": size} | units
             variables[f"{own_name}_se"] = xr.DataArray(errors[band], coords, (*lead, "y", "x"), attrs=attrs_se)
             variables[f"{own_name}_se"].encoding = dict(out.encoding)
     dates = next(iter(made.values())).chunks[:-2]
@@ -94,12 +101,14 @@ def assemble(
         dims = (*(("time",) if "time" in extra.dims else ()), "y", "x")
         own = {n: c for n, c in coords.items() if set(c.dims) <= set(dims)}
         target = (*(dates if "time" in extra.dims else ()), *chunks)
-        variables[name] = xr.DataArray(nearest(extra, gsd).rechunk(target), own, dims, attrs=extra.attrs)
-        kept = ("dtype", "_FillValue", "scale_factor", "add_offset")
-        variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in kept}
+        data = nearest(extra, gsd).rechunk(target)
+        if data.dtype.kind == "f":
+            data = da.map_blocks(finite, data, dtype=data.dtype, meta=data._meta)
+        variables[name] = xr.DataArray(data, own, dims, attrs=without_place(extra.attrs))
+        variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in _KEPT}
     from xsen2 import __version__  # not importable yet while this module is being imported
 
-    ds = xr.Dataset(variables, attrs={**cube.attrs, **attrs, "xsen2_version": __version__})
+    ds = xr.Dataset(variables, attrs={**carried(cube.attrs), **attrs, "xsen2_version": __version__})
     if cube.crs is not None:
         ds = write_crs(ds, cube.crs)
     back = {"y": cube.dims[0], "x": cube.dims[1]} | ({"time": cube.time} if lead else {})

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from xsen2.products import dot
+
 __all__ = ["SHIFT", "SHIFTS", "best", "differences"]
 
 Floats = npt.NDArray[np.float64]
@@ -78,7 +80,7 @@ def _sums(x: Floats, y: Floats, weights: Floats | None, width: int) -> Floats:
             both = own * weights[cut]
             gap *= both
             n = float(both.sum())
-        out[:, shift] = n, flat.sum(), np.dot(flat, flat)
+        out[:, shift] = n, flat.sum(), dot(flat, flat)
     return out
 
 

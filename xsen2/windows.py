@@ -7,6 +7,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from xsen2.products import mixed
+
 __all__ = ["FLAT", "GAUSSIAN", "UIQ", "similar", "whole"]
 
 Floats = npt.NDArray[np.float64]
@@ -24,6 +26,7 @@ FLAT = 1e-12
 _SIGMA = 1.5  # of SSIM's windows, in pixels
 _K = (0.01, 0.03)
 _TILE = 16  # pixels that one product of matrices filters
+_ROWS = 256  # at a time: a BLAS leaves so small a product in this thread, see `xsen2.products`
 
 
 def whole(seen: Mask, size: int) -> Mask:
@@ -155,12 +158,17 @@ def _smooth(values: Floats) -> Floats:
     flat = values.reshape(fields * height, width)
     for start in range(0, width - more, _TILE):
         n = min(_TILE, width - more - start)
-        np.matmul(flat[:, start : start + n + more], matrix[:n, : n + more].T, out=across[:, start : start + n])
+        for row in range(0, len(flat), _ROWS):
+            some = np.s_[row : row + _ROWS]
+            np.matmul(
+                flat[some, start : start + n + more], matrix[:n, : n + more].T, out=across[some, start : start + n]
+            )
     across = across.reshape(fields, height, width - more)
     out = np.empty((fields, height - more, width - more))
     for start in range(0, height - more, _TILE):
         n = min(_TILE, height - more - start)
-        np.matmul(matrix[:n, : n + more], across[:, start : start + n + more], out=out[:, start : start + n])
+        for field, made in zip(across[:, start : start + n + more], out[:, start : start + n], strict=True):
+            mixed(matrix[:n, : n + more], field, out=made)
     return out
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from xsen2.protocol import Array
 __all__ = ["Kernel", "Solver", "sampling"]
 
 Floats = npt.NDArray[np.float64]
+T = TypeVar("T", np.float32, np.float64)
 
 _STEPS = 6
 _WEIGHT = 0.85  # between the least and the largest weight, 0.5 and 1; most pixels are near the latter
@@ -43,12 +45,26 @@ def sampling(kernel: Kernel, size: int) -> Floats:
     return out
 
 
-def _cosines(size: int) -> Floats:
-    """The orthonormal DCT-II as a matrix: tiles are small enough for it to be as fast as an FFT."""
-    k, j = np.mgrid[:size, :size]
-    out = np.cos(np.pi * k * (2 * j + 1) / (2 * size)) * np.sqrt(2 / size)
-    out[0] /= np.sqrt(2)
-    return np.asarray(out)
+def _transform(x: npt.NDArray[T]) -> npt.NDArray[T]:
+    """Cosine transform (DCT-II, orthonormal) of ``(k, H, W)``.
+
+    By FFT and in this thread alone. A product with a matrix is as fast on an idle machine; but the threads of a BLAS
+    wait for each other inside those of dask, see `xsen2.products`: on a busy machine that takes twenty times as long.
+    """
+    from scipy.fft import dctn  # here: importing it takes a while
+
+    return np.asarray(dctn(x, axes=(1, 2), norm="ortho"))
+
+
+def _inverse(hat: Array) -> Array:
+    from scipy.fft import idctn
+
+    return np.asarray(idctn(hat, axes=(1, 2), norm="ortho"))
+
+
+def _dot(one: Array, other: Array) -> float:
+    """Sum of products, without a BLAS."""
+    return float((one * other).sum(dtype=np.float64))
 
 
 def _aliases(size: int, coarsest: int) -> npt.NDArray[np.intp]:
@@ -72,10 +88,10 @@ class _Axis:
 
     Attributes
     ----------
-    dct : numpy.ndarray
-        ``(size, size)``, its frequencies in the order of `_aliases`.
+    order : numpy.ndarray
+        ``(2, size / 2)``: frequencies in the order of `_aliases`.
     small : dict
-        Ratio → the transform of the coarse pixels, in the order of the fine frequencies that carry them.
+        Ratio → the frequencies of the coarse pixels, in the order of the fine ones that carry them.
     transfers : list of numpy.ndarray
         For each kernel, what it leaves of each fine frequency, ``(2, size / 2)``.
     smooth : numpy.ndarray
@@ -84,18 +100,16 @@ class _Axis:
 
     def __init__(self, size: int, kernels: Sequence[Kernel], coarsest: int):
         order = _aliases(size, coarsest)
-        dct = _cosines(size)[order.ravel()]
-        small = {2: _cosines(size // 2)[order[0].ravel()]}
+        self.small = {2: order[0].ravel()}
         if coarsest == 6:
-            small[6] = _cosines(size // 6)
+            self.small[6] = np.arange(size // 6)
         self.transfers = []
         for kernel in kernels:
-            whole = small[kernel.ratio] @ sampling(kernel, size) @ dct.T
+            whole = _transform(sampling(kernel, size)[None])[0][np.ix_(self.small[kernel.ratio], order.ravel())]
             line = np.arange(size)
             self.transfers.append(whole[line % len(whole), line].reshape(2, -1))
         self.smooth = 2 - 2 * np.cos(np.pi * order.reshape(2, -1) / size)
-        self.dct = dct.astype(np.float32)
-        self.small = {ratio: matrix.astype(np.float32) for ratio, matrix in small.items()}
+        self.order = order.reshape(2, -1)
 
 
 class Solver:
@@ -120,7 +134,8 @@ class Solver:
         self._ratios = [kernel.ratio for kernel in kernels]
         self._u = np.array([u for _, u in coarse], np.float32)
         self._rows, self._columns = (_Axis(n, kernels, max(self._ratios)) for n in shape)
-        self._grouped = (-1, 2, shape[0] // 2, 2, shape[1] // 2)
+        self._groups = (2, 2, shape[0] // 2, shape[1] // 2)
+        self._at = (slice(None), self._rows.order[:, None, :, None], self._columns.order[None, :, None, :])
         self._spreads = [
             np.einsum("yi,xj->yxij", y, x).astype(np.float32)
             for y, x in zip(self._rows.transfers, self._columns.transfers, strict=True)
@@ -151,7 +166,7 @@ class Solver:
         that. Added as a whole, frequencies that hardly another band sees would lose all digits of float32.
         """
         bands = wide.shape[2]
-        ny, nx = (n // 3 for n in (self._grouped[2], self._grouped[4]))
+        ny, nx = (n // 3 for n in self._groups[2:])
         solved = inverse @ wide
         self._wide = solved.astype(np.float32).transpose(2, 1, 0).copy()
         within = (wide.transpose(0, 2, 1) @ solved).reshape(3, ny, 3, nx, bands, bands)
@@ -176,19 +191,19 @@ class Solver:
 
     def _forward(self, x: Array) -> Array:
         """Cosine transform of ``(k, H, W)``, grouped: ``(k, 2, 2, h, w)``."""
-        hat = self._rows.dct @ (x @ self._columns.dct.T)
-        return np.ascontiguousarray(hat.reshape(self._grouped).transpose(0, 1, 3, 2, 4))
+        return np.ascontiguousarray(_transform(x)[self._at])
 
     def _back(self, hat: Array) -> Array:
-        flat = hat.transpose(0, 1, 3, 2, 4).reshape(len(hat), len(self._rows.dct), len(self._columns.dct))
-        return np.asarray(self._rows.dct.T @ (flat @ self._columns.dct))
+        flat = np.empty((len(hat), 2 * self._groups[2], 2 * self._groups[3]), hat.dtype)
+        flat[self._at] = hat
+        return _inverse(flat)
 
     def _right(self, a: Array, coarse: dict[int, Array]) -> Array:
         """The right-hand side of the normal equations."""
-        out = np.tensordot(self._fine.T, self._forward(a), 1)
+        out = np.einsum("bp,bijyx->pijyx", self._fine, self._forward(a))
         hats: list[Array] = []
         for ratio in sorted(set(self._ratios)):
-            hat = self._rows.small[ratio] @ (coarse[ratio] @ self._columns.small[ratio].T)
+            hat = _transform(coarse[ratio])[:, self._rows.small[ratio][:, None], self._columns.small[ratio]]
             hats += list(np.tile(hat, (1, ratio // 2, ratio // 2)))
         for hat, spread, u in zip(hats, self._spreads, self._u, strict=True):
             out += u[:, None, None, None, None] * (spread * hat)
@@ -219,18 +234,18 @@ class Solver:
         direction, image, before = out, out, 1.0
         for _ in range(_STEPS):
             z = self._precondition(r)
-            size = float(np.vdot(r, z))
+            size = _dot(r, z)
             if not size > 1e-30:  # nothing left that float32 could tell from zero
                 break
             # The preconditioner inverts all but the excess, so that the normal equations need not be applied.
             turned = np.float32(size / before)
             direction, image = z + turned * direction, r + self._unequal(z, weight) + turned * image
             before = size
-            length = np.float32(size / float(np.vdot(direction, image)))
+            length = np.float32(size / _dot(direction, image))
             out += length * direction
             r = r - length * image
         return out
 
     def image(self, hat: Array, u: Array) -> Array:
         """Bands ``(k, H, W)`` from coefficients; `u` is ``(k, p)``."""
-        return self._back(np.tensordot(u, hat, 1))
+        return self._back(np.einsum("kp,pijyx->kijyx", u, hat))

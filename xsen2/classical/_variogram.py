@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from xsen2.products import dot
+
 __all__ = ["LAGS", "deconvolve", "fit", "kriging", "pairs", "regularised"]
 
 Floats = npt.NDArray[np.float64]
@@ -44,7 +46,7 @@ def pairs(x: npt.NDArray[np.float32], valid: Mask) -> Floats:
             out[-1, lag - 1] += np.count_nonzero(both)
             for i, band in enumerate(x):
                 d = (band[..., lag:] - band[..., :-lag])[both]
-                out[i, lag - 1] += np.dot(d, d)
+                out[i, lag - 1] += dot(d, d)
         x, valid = x.swapaxes(-1, -2), valid.swapaxes(-1, -2)
     return out
 

@@ -14,6 +14,7 @@ from xsen2.classical._common import UNIT, OneGrid, cells, linear, of_grid, solve
 from xsen2.classical._variogram import LAGS, deconvolve, fit, kriging, pairs
 from xsen2.halo import trim
 from xsen2.kernels import correlate, support, taps
+from xsen2.products import mixed
 from xsen2.protocol import Array, Mask, finest_halo
 
 __all__ = ["ATPRK", "make", "make_matched"]
@@ -182,7 +183,8 @@ def _kriged(x: Array, weights: Floats) -> Array:
     padded = np.pad(x, 1, mode="edge")
     around = [padded[i : i + height, j : j + width] - x for i in range(3) for j in range(3) if (i, j) != (1, 1)]
     some = np.delete(weights.reshape(-1, 9), 4, axis=1).astype(np.float32)
-    fine = some @ np.stack(around).reshape(8, -1) + x.ravel()
+    fine = mixed(some, np.stack(around).reshape(8, -1))
+    fine += x.ravel()
     return np.asarray(fine.reshape(ratio, ratio, height, width).transpose(2, 0, 3, 1).reshape(height * ratio, -1))
 
 

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from xsen2 import disk, files
 from xsen2.bands import A, B, C
 from xsen2.cube import Cube
 from xsen2.errors import MethodError, WeightsError
 from xsen2.protocol import Array
+from xsen2.text import printable
 
-__all__ = ["DEFAULT", "GAIN", "Card", "NetworkMethod", "cards", "grouped", "network_methods"]
+__all__ = ["ARCHITECTURES", "DEFAULT", "GAIN", "Card", "NetworkMethod", "cards", "grouped", "network_methods"]
+
+ARCHITECTURES = frozenset({"dsen2.DSen2", "twogrid.TwoGrid"})
+"""The classes of `xsen2.networks` that a card may name. A new one adds its line here."""
 
 DEFAULT = "twogrid"
 GAIN = 2000.0
 """Networks see DN / 2000, as the paper."""
 WEIGHTS = Path(__file__).parent / "weights"
+
+REACH = 300
+"""Pixels of 10 m that a halo may have at most: VDSen2, the deepest, sees 66."""
+
+LARGEST = 1024
+"""What a whole number among the arguments of an architecture may be at most: VDSen2 has 256 features."""
 
 
 @dataclass(frozen=True)
@@ -79,31 +90,49 @@ class Card:
         path = path.absolute()  # a worker has another working directory
         own = "" if path.parent == WEIGHTS else str(path.with_suffix(".safetensors"))
         try:
-            card = cls(**json.loads(path.read_text(encoding="utf-8")), path=own)
+            card = cls(**files.read_json(path), path=own)
         except (OSError, ValueError, TypeError) as error:
-            raise WeightsError(f"{path} is not a card of weights: {error}") from error
+            raise WeightsError(f"{path} is not a card of weights: {printable(str(error), 300)}") from error
         if wrong := card._wrong():
             raise WeightsError(f"{path} is not a card of weights: {wrong}")
         return card
 
     def _wrong(self) -> str:
+        """What is wrong with it; empty if nothing is that can be told without the weights."""
         for key in ("name", "network", "architecture", "sha256", "licence", "source"):
             value = getattr(self, key)
             if not isinstance(value, str) or not value:
-                return f"{key} is {value!r}, not text"
+                return f"{key} is {reprlib.repr(value)}, not text"
+            if not value.isprintable() or len(value) > 1000:
+                return f"{key} is {reprlib.repr(value)}, not a line of text"
         for key in ("name", "network"):
-            if not re.fullmatch(r"\w[\w.+-]*", value := getattr(self, key)):
-                return f"{key} {value!r} has other signs than letters, digits and _ . + -"
+            if not re.fullmatch(r"\w[\w.+-]{,99}", value := getattr(self, key)):
+                return f"{key} {reprlib.repr(value)} is too long, or has other signs than letters, digits and _ . + -"
+        if self.architecture not in ARCHITECTURES:
+            known = ", ".join(sorted(ARCHITECTURES))
+            return f"architecture {reprlib.repr(self.architecture)} is none that this version of xsen2 has ({known})"
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            return f"sha256 is {reprlib.repr(self.sha256)}, not 64 hexadecimal digits"
         for key in ("arguments", "training", "validation"):
             if not isinstance(value := getattr(self, key), Mapping):
-                return f"{key} is {value!r}, not a mapping"
+                return f"{key} is {reprlib.repr(value)}, not a mapping"
         if type(self.ratio) is not int or self.ratio not in (2, 6):
-            return f"ratio is {self.ratio!r}, neither 2 (20 m bands) nor 6 (60 m bands)"
-        if type(self.halo) is not int or self.halo < 1:
-            return f"halo is {self.halo!r}, not a number of pixels"
-        numbers = isinstance(self.spread, Sequence) and all(isinstance(x, float) and x > 0 for x in self.spread)
+            return f"ratio is {reprlib.repr(self.ratio)}, neither 2 (20 m bands) nor 6 (60 m bands)"
+        for key, value in self.arguments.items():
+            if not _plain(value):
+                return (
+                    f"argument {reprlib.repr(key)} is {reprlib.repr(value)}: what networks are built with are whole "
+                    f"numbers from 0 to {LARGEST}, finite numbers, true, false and short names"
+                )
+        if (ratio := self.arguments.get("ratio", self.ratio)) != self.ratio:
+            return f"it says ratio {self.ratio}, but the network is made for ratio {reprlib.repr(ratio)}"
+        if type(self.halo) is not int or not 1 <= self.halo <= REACH // self.ratio:
+            return f"halo is {reprlib.repr(self.halo)}, not a number of pixels from 1 to {REACH // self.ratio}"
+        numbers = isinstance(self.spread, Sequence) and all(
+            isinstance(x, float) and 0 < x < math.inf for x in self.spread
+        )
         if not numbers or len(self.spread) not in (0, len(B if self.ratio == 2 else C)):
-            return f"spread is {self.spread!r}, not one positive number per band"
+            return f"spread is {reprlib.repr(self.spread)}, not one positive number per band"
         return ""
 
     def write(self, folder: Path, raw: bytes) -> Card:
@@ -124,31 +153,36 @@ class Card:
         Raises
         ------
         WeightsError
-            If other weights have the name there already, or nothing can be written.
+            If other weights have the name there already, or what is to be written is not a card.
+        StoreError
+            If nothing can be written, because the disk is full or may not be written to.
         """
+        if wrong := self._wrong():
+            raise WeightsError(f"{self.name} cannot be written as a card of weights: {wrong}")
         path = folder.absolute() / f"{self.name}.json"
         weights = path.with_suffix(".safetensors")
         fields = {key: value for key, value in asdict(self).items() if key != "path"}
-        try:
+        with disk.named(folder.absolute(), disk.ANEW):
             folder.mkdir(parents=True, exist_ok=True)
-            if not self._may_replace(path, weights):
+            if not self._may_replace(path, weights, raw):
                 raise WeightsError(
                     f"{folder.absolute()} holds other weights named {self.name}: remove them, or write elsewhere"
                 )
-            _write(weights, raw)
-            _write(path, (json.dumps(fields, indent=1) + "\n").encode())
-        except OSError as error:
-            raise WeightsError(f"weights cannot be written to {folder.absolute()}: {error}") from error
+            files.write(weights, raw)
+            files.write(path, json.dumps(fields, indent=1) + "\n")
         return Card.read(path)
 
-    def _may_replace(self, path: Path, weights: Path) -> bool:
+    def _may_replace(self, path: Path, weights: Path, raw: bytes) -> bool:
         """Whether what is there are these weights, perhaps half written or damaged since."""
         if path.exists():
             try:
                 return Card.read(path).sha256 == self.sha256
             except WeightsError:
                 return False
-        return not weights.exists() or hashlib.sha256(weights.read_bytes()).hexdigest() == self.sha256
+        if not weights.exists():
+            return True
+        with files.opened(weights, weights.stat().st_size) as file:
+            return file.read(len(raw) + 1) == raw
 
     @property
     def file(self) -> Path:
@@ -156,14 +190,13 @@ class Card:
         return Path(self.path) if self.path else WEIGHTS / f"{self.name}.safetensors"
 
 
-def _write(path: Path, raw: bytes) -> None:
-    """All of a file or nothing, also when this is killed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(raw)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def _plain(value: object) -> bool:
+    """Whether a network could be built with it, and not for hours."""
+    if isinstance(value, (bool, str)):
+        return isinstance(value, bool) or len(value) <= 100
+    if isinstance(value, int):
+        return 0 <= value <= LARGEST
+    return isinstance(value, float) and math.isfinite(value)
 
 
 @cache

@@ -19,6 +19,7 @@ from xsen2.errors import WeightsError
 from xsen2.networks import GAIN, Card, local
 from xsen2.networks.dsen2 import DSen2
 from xsen2.networks.keras import FED, read_keras
+from xsen2.networks.load import halo_of
 from xsen2.protocol import Array
 from xsen2.sources.sample import sample
 
@@ -63,6 +64,8 @@ def convert(file: Path, out: Path | None = None) -> Card:
     WeightsError
         If the file is not HDF5, not of Keras, damaged, or of another network; or if the folder has other
         weights of that name.
+    StoreError
+        If nothing can be written, because the disk is full or may not be written to.
     ImportError
         If h5py is missing.
     """
@@ -91,7 +94,7 @@ def convert(file: Path, out: Path | None = None) -> Card:
         architecture="dsen2.DSen2",
         arguments={"ratio": ratio, "blocks": blocks, "features": features},
         ratio=ratio,
-        halo=-(-network.radius // ratio) + 1,  # and one pixel that bilinear upsampling reads
+        halo=halo_of(network, ratio),
         sha256=hashlib.sha256(raw).hexdigest(),
         licence=GPL if released else UNKNOWN,
         source=f"Lanaras et al. 2018 ({kind}, {blocks} x {features}), {origin}, converted from Keras",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from xsen2 import files
 from xsen2.errors import WeightsError
 from xsen2.networks import Card, grouped
 
@@ -111,7 +111,7 @@ def at(path: str | os.PathLike[str]) -> tuple[Card, ...]:
         if place.suffix not in (".json", ".safetensors"):
             raise WeightsError(f"{place} is no weights: give a folder, or a file that ends in .json or .safetensors")
         beside = place.with_suffix(".json")
-        if not beside.exists():
+        if not os.path.exists(beside):
             raise WeightsError(f"{place} has no card beside it: {beside.name}, which says what the weights are")
         return (_with_weights(Card.read(beside), beside),)
     found: list[Card] = []
@@ -119,7 +119,7 @@ def at(path: str | os.PathLike[str]) -> tuple[Card, ...]:
         try:
             card = Card.read(file)
         except WeightsError:
-            if file.with_suffix(".safetensors").exists():
+            if os.path.exists(file.with_suffix(".safetensors")):
                 raise
             continue  # a log or the like
         found.append(_with_weights(card, file))
@@ -136,7 +136,7 @@ def at(path: str | os.PathLike[str]) -> tuple[Card, ...]:
 
 
 def _with_weights(card: Card, path: Path) -> Card:
-    if not card.file.exists():
+    if not os.path.isfile(card.file):
         raise WeightsError(f"{path} is the card of weights that are missing: {card.file.name} should lie beside it")
     return card
 
@@ -156,7 +156,7 @@ def _twice(group: Sequence[Card]) -> str:
 def _network_of(path: Path) -> str:
     """The network that a card is of, as well as can be told: from what it says, else from its name."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))["network"]
+        said = files.read_json(path)["network"]
     except (OSError, ValueError, TypeError, KeyError):
         said = None
-    return said if isinstance(said, str) else re.sub(r"-\d+m(-v\d+)?$", "", path.stem)
+    return said if isinstance(said, str) and said else re.sub(r"-\d+m(-v\d+)?$", "", path.stem)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -16,12 +16,16 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
+from xsen2 import disk, files
 from xsen2.kernels import Operator
 from xsen2.protocol import Method
 from xsen2.reporting.judge import JUDGED, Cell, Judge, makes
 from xsen2.reporting.subjects import Subject
 
 __all__ = ["KeepingJudge", "identity"]
+
+CROPPED = 2**24
+"""Bytes of what is kept for pictures of one method on one scene, at most."""
 
 
 @dataclass(frozen=True)
@@ -91,26 +95,26 @@ def _code(names: frozenset[str]) -> str:
 def _read(path: Path) -> Cell | None:
     """A kept cell; None if there is none, or it is not whole."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path)
         scores = xr.Dataset(coords={"band": found["band"]})
         for name, (values, attrs) in found["scores"].items():
             scores[name] = xr.Variable(("band",) if isinstance(values, list) else (), values, attrs)
-        return Cell(scores, np.load(path.with_suffix(".npy")) if found["pixels"] else None)
-    except (OSError, ValueError, KeyError, TypeError):
+        pixels = io.BytesIO(files.read(path.with_suffix(".npy"), CROPPED)) if found["pixels"] else None
+        return Cell(scores, None if pixels is None else np.load(pixels, allow_pickle=False))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError):
         return None
 
 
 def _write(path: Path, cell: Cell, key: dict[str, Any]) -> None:
     """The pixels first, so that scores never stand without them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part")
-    if cell.crop is not None:
-        with part.open("wb") as file:
-            np.save(file, cell.crop)
-        part.replace(path.with_suffix(".npy"))
     scores = {str(name): (values.values.tolist(), values.attrs) for name, values in cell.scores.data_vars.items()}
     text = json.dumps(
         {**key, "pixels": cell.crop is not None, "band": cell.scores["band"].values.tolist(), "scores": scores}
     )
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with disk.named(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if cell.crop is not None:
+            pixels = io.BytesIO()
+            np.save(pixels, cell.crop)
+            files.write(path.with_suffix(".npy"), pixels.getvalue())
+        files.write(path, text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import GRIDS
-from xsen2.page import Heading, Part, Picture, Table, versions
+from xsen2.page import Heading, Part, Picture, Table, literal, versions
 from xsen2.plots import bars, maps, strips
 from xsen2.registry import methods as all_methods
 from xsen2.reporting import timing
@@ -20,6 +21,8 @@ from xsen2.reporting.tables import averages, by_level, no_reference, per_band, s
 from xsen2.reporting.timing import TILE, machine
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from xsen2.reporting.write import Run
 
 __all__ = ["TITLE", "figures", "page"]
@@ -66,7 +69,7 @@ def page(run: Run, pictures: Mapping[str, list[Part]]) -> list[Part]:
             parts.append(Heading(f"Full scale, without a truth (operator {operator})"))
             parts += no_reference(scores)
     parts += [Heading("Time and memory"), _times(run), Heading("How this was made")]
-    parts += [f"Command: `{run.command}`"] if run.command else []
+    parts += [f"Command: `{literal(run.command)}`"] if run.command else []
     parts += [versions(("torch", "numpy", "scipy", "xarray", "dask"))]
     return parts
 
@@ -85,7 +88,7 @@ def _scenes(run: Run) -> list[Part]:
     )
     if unknown:
         line += f"; the year is not known of {unknown} of the {len(run.years)} scenes"
-    out: list[Part] = [f"{len(run.levels)} scenes ({counted}): {', '.join(run.levels)}.", f"{line}."]
+    out: list[Part] = [f"{len(run.levels)} scenes ({counted}): {literal(', '.join(run.levels))}.", f"{line}."]
     out.append(
         f"Pixels left out along the edges: {run.border}. Networks compute in float32. What comes from one file is one "
         "scene. RMSE in DN, 10000 x reflectance. Metrics are defined in `xsen2.metrics`; all numbers stand in "
@@ -101,7 +104,7 @@ def _scenes(run: Run) -> list[Part]:
             for line in dict.fromkeys(lines):
                 who, _, why = line.partition(": ")
                 named.setdefault(why, []).append(who)
-            out += [f"{title} at scale {scale}: {'; '.join(who)}: {why}." for why, who in named.items()]
+            out += [literal(f"{title} at scale {scale}: {'; '.join(who)}: {why}.") for why, who in named.items()]
     return out
 
 
@@ -114,7 +117,7 @@ def _two(run: Run, methods: Sequence[str], key: tuple[int, str]) -> list[Part]:
     parts: list[Part] = []
     if networks:
         note = f"As Table 3 of {PAPER}: bicubic, networks trained at 40 → 20 m" + (
-            f", and trained at 80 → 40 m: {', '.join(run.transferred)}." if run.transferred else "."
+            f", and trained at 80 → 40 m: {literal(', '.join(run.transferred))}." if run.transferred else "."
         )
         parts.append(averages("Table 3: networks, 20 m bands", note, scores, ["bicubic", *networks, *run.transferred]))
     paper = key[1] == "dsen2"
@@ -186,8 +189,8 @@ def figures(run: Run, folder: Path) -> dict[str, list[Part]]:
             continue
         name, parts = f"{10 * scale}m-{operator}", out.setdefault(f"{scale} {operator}", [])
         file = f"figures/rmse-{name}.png"
-        bars(scores, "rmse").savefig(folder / file, dpi=110)
-        parts.append(Picture(file, f"RMSE per band, {10 * scale} m bands, operator {operator}, mean over scenes"))
+        text = f"RMSE per band, {10 * scale} m bands, operator {operator}, mean over scenes"
+        parts.append(_drawn(folder, file, text, partial(bars, scores, "rmse")))
         tally = run.tallies[scale, operator]
         if tally.shown:
             parts += _pictures(run, tally, folder, name)
@@ -212,11 +215,11 @@ def _pictures(run: Run, tally: Tally, folder: Path, name: str) -> list[Part]:
     where = f"a crop of {side:g} km where {first} is richest"
     drawn = {
         f"errors-bands-{name}": (
-            maps({band: row(first, band) for band in bands}, labels),
+            lambda: maps({band: row(first, band) for band in bands}, labels),
             f"Absolute errors per band, {where} (as figures 8 and 9 of {PAPER}); white is nodata",
         ),
         f"errors-scenes-{name}": (
-            maps({scene: row(scene, one) for scene in some}, labels),
+            lambda: maps({scene: row(scene, one) for scene in some}, labels),
             f"Absolute errors of {one} on {len(some)} scenes with most detail, where each is richest; white is nodata",
         ),
     }
@@ -226,10 +229,16 @@ def _pictures(run: Run, tally: Tally, folder: Path, name: str) -> list[Part]:
         panels = {"input": tally.shown[scene]["coarse"], **made[scene], "truth": tally.shown[scene]["truth"]}
         rows[scene] = {title: np.moveaxis(pixels[picked], 0, -1) for title, pixels in panels.items()}
     what = f"{', '.join(SWIR)} as red, green, blue" if tally.scale == 2 else "B01"
-    drawn[f"strips-{name}"] = (strips(rows), f"Input, every method, truth: {what}")
-    parts: list[Part] = []
-    for stem, (figure, text) in drawn.items():
-        file = f"figures/{stem}.png"
-        figure.savefig(folder / file, dpi=110)
-        parts.append(Picture(file, text))
-    return parts
+    drawn[f"strips-{name}"] = (lambda: strips(rows), f"Input, every method, truth: {what}")
+    return [_drawn(folder, f"figures/{stem}.png", text, draw) for stem, (draw, text) in drawn.items()]
+
+
+def _drawn(folder: Path, file: str, text: str, draw: Callable[[], Figure]) -> Part:
+    """A picture; or why it is missing, which is no reason to lose hours of scores."""
+    try:
+        draw().savefig(folder / file, dpi=110)
+    except OSError:  # the disk: nothing else could be written either
+        raise
+    except Exception as error:
+        return literal(f"{file} could not be drawn: {type(error).__name__}: {error}")
+    return Picture(file, text)

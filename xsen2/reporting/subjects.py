@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from xsen2.cube import canonicalise
 from xsen2.errors import SourceError
+from xsen2.paths import local
+from xsen2.text import printable
 
 __all__ = ["Scenes", "Subject", "subjects"]
 
@@ -55,18 +55,18 @@ def subjects(scenes: Scenes) -> Iterator[Subject]:
         if not scenes:
             raise SourceError("there are no scenes: give name → cube, or a folder")
         for name, ds in scenes.items():
+            name = printable(str(name))
             cube = canonicalise(ds)
             said = str(cube.attrs.get("attribution", ""))
             level = str(cube.attrs.get("level", "")) or _level(name)
             yield Subject(name, level, cube, years=tuple(int(y) for y in re.findall(r"\b20\d\d\b", said)))
         return
-    from xsen2.training.scenes import Scene, read_scenes
+    from xsen2.training.scenes import Scene, notes_of, read_scenes
 
-    folder = Path(scenes)
+    folder = local(scenes)
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder of scenes")
-    notes = folder.parent / "scenes.json"
-    about = json.loads(notes.read_text(encoding="utf-8")).get(folder.name, {}) if notes.exists() else {}
+    about = notes_of(folder)
     for name, group in groupby(read_scenes(folder), key=lambda scene: scene.name.split("/")[0]):
         parts: list[Scene] = list(group)
         digest = hashlib.sha256()

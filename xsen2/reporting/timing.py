@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from xsen2 import disk
 from xsen2.bands import GRIDS, grid_of
 from xsen2.cube import DIMS
 from xsen2.errors import BandError, Xsen2Error
@@ -82,7 +83,10 @@ def timed(
         Label → native grid (20, 60) → timing.
     """
     out: dict[str, dict[int, Timing]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        disk.named("a temporary folder", full="free space, or name another folder in TMPDIR"),
+        tempfile.TemporaryDirectory(prefix="xsen2-") as folder,
+    ):
         file = Path(folder) / "scene.npz"
         grids = [gsd for gsd in GRIDS if any(b in cube for b in GRIDS[gsd])]
         np.savez(file, **{b: cube[b].values for b in map(str, cube.data_vars)})  # type: ignore[arg-type]

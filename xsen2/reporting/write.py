@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from xsen2.errors import SourceError, StoreError
+from xsen2 import disk, files
+from xsen2.errors import SourceError, once
 from xsen2.kernels import Operator
 from xsen2.page import Part, as_html, as_markdown
 from xsen2.plots import require
@@ -27,6 +27,7 @@ from xsen2.reporting.judge import JUDGED, Tally, labelled
 from xsen2.reporting.subjects import Subject, subjects
 from xsen2.reporting.tables import Results, summary_numbers
 from xsen2.reporting.timing import Timing, enlarged, machine, timed
+from xsen2.text import printable
 
 __all__ = ["Run", "report"]
 
@@ -58,6 +59,7 @@ class Run:
     years: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+@once
 def report(
     folder: Path,
     out: Path,
@@ -110,7 +112,7 @@ def report(
         If nothing can be written to `out`.
     """
     require()  # before hours of work, not after
-    plain = {"bicubic": "bicubic"} | dict(methods)
+    plain = {"bicubic": "bicubic"} | {printable(label): method for label, method in methods.items()}
     plain = {label: plain[label] for label in ("bicubic", *(x for x in plain if x != "bicubic"))}
     extra = dict(transfer or {})
     if twice := set(plain) & set(extra):
@@ -158,10 +160,12 @@ def _judges(
 
 
 def _writable(out: Path) -> None:
-    try:
-        (out / "cells").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"nothing can be written to {out}: {error}") from error
+    cells = out / "cells"
+    with disk.named(out):
+        cells.mkdir(parents=True, exist_ok=True)
+        with files.scratch(cells / "try"):  # also where a folder is there, but nothing may be put into it
+            pass
+    files.sweep(cells, ".*.part")  # of runs that were killed
 
 
 def _area(subject: Subject) -> int:
@@ -177,29 +181,21 @@ def _timings(
     key = [subject.digest, timing.SIDE, who, device, machine()]
     path = folder / f"timings-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.json"
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = files.read_json(path)
         return {label: {int(gsd): Timing(*t) for gsd, t in row.items()} for label, row in kept.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         pass
     found = timed(enlarged(subject.cube, timing.SIDE), methods, device, say)
     if not any(t.note.startswith("failed") for row in found.values() for t in row.values()):
-        _put(path, json.dumps(found))
+        with disk.named(folder):
+            files.write(path, json.dumps(found))
     return found
-
-
-def _put(path: Path, text: str) -> None:
-    """All of a file or nothing."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _finish(run: Run, out: Path) -> None:
     """Write everything beside what is there, then put it in its place."""
-    scratch = out / f".report.{os.getpid()}.part"
-    shutil.rmtree(scratch, ignore_errors=True)
-    (scratch / "figures").mkdir(parents=True)
-    try:
+    with disk.named(out), files.scratch(out / "report", folder=True) as scratch:
+        (scratch / "figures").mkdir()
         parts: list[Part] = page(run, figures(run, scratch))
         (scratch / "report.md").write_text(as_markdown(TITLE, parts), encoding="utf-8")
         (scratch / "report.html").write_text(as_html(TITLE, parts, scratch), encoding="utf-8")
@@ -209,8 +205,6 @@ def _finish(run: Run, out: Path) -> None:
         shutil.rmtree(out / "figures", ignore_errors=True)
         for path in sorted(scratch.iterdir()):
             path.replace(out / path.name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def frame(results: Results) -> pd.DataFrame:

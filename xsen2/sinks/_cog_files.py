@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from xsen2.errors import StoreError
+from xsen2.sinks import paths
 from xsen2.sinks._cog_layers import Layer
 from xsen2.sinks.state import digest
 
@@ -37,12 +39,14 @@ class File:
         return digest([about, pixels, number, dict(tags), compression])
 
 
-def arrange(path: str, layers: Sequence[Layer], dates: Sequence[str | None], per_band: bool) -> list[list[File]]:
+def arrange(
+    given: str | os.PathLike[str], layers: Sequence[Layer], dates: Sequence[str | None], per_band: bool
+) -> list[list[File]]:
     """Files by date.
 
     Parameters
     ----------
-    path : str
+    given : path
         File, template or folder.
     layers : sequence of Layer
     dates : sequence of str or None
@@ -54,8 +58,10 @@ def arrange(path: str, layers: Sequence[Layer], dates: Sequence[str | None], per
     StoreError
         If the path is none, or two files would have the same name.
     """
-    if "://" in path or path.startswith("/vsi"):
+    path = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
+    if isinstance(path, str) and (paths.is_url(path) or path.startswith("/vsi")):
         raise StoreError(f"{path} is not on a local disk: write to one, and copy the finished files")
+    path = paths.local(given)
     fields = {field for field in ("date", "band") if f"{{{field}}}" in path}
     if re.search("[{}]", path.replace("{date}", "").replace("{band}", "")):
         raise StoreError(f"{path}: a template may hold {{date}} and {{band}}, and no other braces")
@@ -86,4 +92,4 @@ def arrange(path: str, layers: Sequence[Layer], dates: Sequence[str | None], per
 
 def _name(path: str, date: str | None, band: str) -> Path:
     plain = re.sub(r"[^\w.-]", "_", band)
-    return Path(path.replace("{date}", date or "").replace("{band}", plain)).absolute()
+    return Path(paths.local(path.replace("{date}", date or "").replace("{band}", plain)))

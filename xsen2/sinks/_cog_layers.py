@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
@@ -13,11 +13,11 @@ import xarray as xr
 
 from xsen2.bands import BANDS, find
 from xsen2.errors import CRSError, GridError, StoreError
-from xsen2.grid import NODATA_ATTRS, Axes, axes_of, crs_of, nodata_of, spacing
-from xsen2.radiometry import quantification_of, to_nan
+from xsen2.grid import Axes, axes_of, crs_of, spacing
+from xsen2.radiometry import NODATA_ATTRS, UNPACKED, nodata_of
 from xsen2.result import lazy
 from xsen2.sinks._cog_tags import text
-from xsen2.sinks.pack import PACKINGS, Packing, pack, packing_of
+from xsen2.sinks.pack import Values, pack
 
 __all__ = ["Layer", "Place", "layer_of"]
 
@@ -78,29 +78,34 @@ class Layer:
         return f"{self.dtype} ({'no nodata' if self.nodata is None else f'nodata {self.nodata:g}'}{scaled})"
 
 
-def layer_of(ds: xr.Dataset, name: str, dtype: str) -> Layer:
+def layer_of(ds: xr.Dataset, name: str, values: Values) -> Layer:
     """A variable as it goes to disk, lazily.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+    name : str
+    values : Values
+        What it holds, and how it is stored.
 
     Raises
     ------
     CRSError, GridError, TimeError
         If nobody could tell where its pixels are.
-    RadiometryError
-        If its scale and offset are still to be applied.
     StoreError
         If a GeoTIFF cannot hold it.
     """
     variable = ds[name]
     axes = axes_of(variable, name)
-    if 0 in variable.shape:
-        raise StoreError(f"{name} has no pixels: its shape is {variable.shape}")
     place, flips = _place(ds, variable, axes)
     variable = variable.transpose(*(() if axes.time is None else (axes.time,)), axes.y, axes.x)
     data = lazy(variable.data)
     data = (data if data.ndim == 3 else data[None])[:, :: flips[0], :: flips[1]]
-    stored, nodata, scale, classes = _stored(variable, data, dtype)
+    stored, nodata, scale, classes = _stored(variable, data, values)
     band, unit = find(name), str(variable.attrs.get("units", ""))
-    left_out = (*NODATA_ATTRS, "grid_mapping", "units", "scale_factor", "add_offset", "ancillary_variables")
+    if values.scale is not None and values.scale.gain != 1:
+        unit = values.scale.units
+    left_out = (*UNPACKED, "grid_mapping", "units", "ancillary_variables")
     tags = {str(k): text(v) for k, v in variable.attrs.items() if k not in left_out and v is not None}
     imagery = {}
     if band:
@@ -113,48 +118,35 @@ def layer_of(ds: xr.Dataset, name: str, dtype: str) -> Layer:
     return Layer(name, stored, axes.time, nodata, scale, classes, place, unit, tags, imagery)
 
 
-def _stored(variable: xr.DataArray, data: da.Array, dtype: str) -> tuple[da.Array, float | None, float, bool]:
+def _stored(variable: xr.DataArray, data: da.Array, values: Values) -> tuple[da.Array, float | None, float, bool]:
     """Pixels of the type on disk, nodata, scale, and whether they are classes."""
-    name, kind = str(variable.name), variable.dtype
-    band = find(name)
-    if kind.kind in "iuf" and (band or find(name.removesuffix("_se"))):
-        # A dark band is refused as reflectance, a small error is just small.
-        gain = 10000.0 / quantification_of(variable, name, None)
-        packing = PACKINGS.get(dtype)
-        if packing is not None:
-            packing = replace(packing, scale=1 / gain, dn=bool(band) and gain == 1 and kind.kind == "f")
-        return (*_written(data, nodata_of(variable), packing), False)
-    if kind.kind == "f":
-        packing = packing_of(variable, dtype)  # of classes that decoding has made floats
-        return (*_written(data, nodata_of(variable), packing), packing is not None)
+    kind, packing = variable.dtype, values.packing
+    if values.scale is not None or kind.kind == "f":
+        found = np.dtype(np.float32 if packing is None else packing.dtype)
+        out = da.map_blocks(_block, data, values, dtype=found, meta=np.empty((0, 0, 0), found))
+        if packing is None:
+            return out, float("nan"), 1.0, False
+        return out, packing.nodata, packing.scale, packing.classes
     if kind.kind == "b":
         return data.astype(np.uint8), None, 1.0, True
     if kind.name in _INTEGERS:
         declared = any(k in variable.attrs for k in NODATA_ATTRS)
         return data, nodata_of(variable) if declared else variable.encoding.get("_FillValue"), 1.0, True
     raise StoreError(
-        f"{name} is of dtype {kind}, which is not written to a GeoTIFF: use ds.astype with one of "
+        f"{variable.name} is of dtype {kind}, which is not written to a GeoTIFF: use ds.astype with one of "
         f"{', '.join(_INTEGERS)}, float32, or leave it out with bands=[…]"
     )
 
 
-def _written(data: da.Array, missing: float | None, packing: Packing | None) -> tuple[da.Array, float, float]:
-    kind = np.dtype(np.float32 if packing is None else packing.dtype)
-    out = da.map_blocks(_block, data, missing, packing, dtype=kind, meta=np.empty((0, 0, 0), kind))
-    if packing is None:
-        return out, float("nan"), 1.0
-    return out, packing.nodata, packing.scale
-
-
-def _block(block: npt.NDArray[Any], missing: float | None, packing: Packing | None) -> npt.NDArray[Any]:
-    values = to_nan(block, missing)
-    return values if packing is None else pack(values, packing)
+def _block(block: npt.NDArray[Any], values: Values) -> npt.NDArray[Any]:
+    clean = values(block).astype(np.float32, copy=False)
+    return clean if values.packing is None else pack(clean, values.packing)
 
 
 def _place(ds: xr.Dataset, variable: xr.DataArray, axes: Axes) -> tuple[Place, tuple[int, int]]:
     """Where the pixels are, and the steps that turn rows and columns north up."""
     name = str(variable.name)
-    crs = crs_of(variable, ds.attrs)
+    crs = crs_of(variable, ds)
     if crs is None:
         raise CRSError(f'{name} has no CRS, so nobody could place the file: ds.rio.write_crs("EPSG:…") first')
     size = spacing(variable, axes, name) or _declared_size(variable)

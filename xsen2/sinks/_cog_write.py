@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,15 @@ import numpy as np
 import numpy.typing as npt
 from dask.delayed import delayed
 
+from xsen2.disk import FULL, flush, named
 from xsen2.errors import StoreError
 from xsen2.sinks._cog_files import File
 from xsen2.sinks._cog_layers import Layer
-from xsen2.sinks.disk import FULL, flush, named
+from xsen2.sinks.lock import abandoned
+from xsen2.sinks.paths import refuse_link
 from xsen2.sinks.state import RUN
 
-__all__ = ["Scratch", "missing", "piece"]
+__all__ = ["Scratch", "left_by_the_dead", "lock_of", "missing", "piece"]
 
 _TYPES = {
     "uint8": "Byte",
@@ -34,6 +36,7 @@ _TYPES = {
     "float32": "Float32",
 }
 _COLOURS = {"B02": "Blue", "B03": "Green", "B04": "Red"}
+SCRATCH = ".xsen2-cog"
 TILE = 512
 CACHE = 128
 """MB that GDAL may keep of what it reads and writes; by itself it takes a twentieth of the memory."""
@@ -85,6 +88,45 @@ def _run_of(path: Path) -> str | None:
     return found
 
 
+def scratch_of(target: Path) -> Path:
+    """The hidden folder beside a file to be, in which it is made."""
+    return target.parent / f".{target.name}{SCRATCH}"
+
+
+def lock_of(target: Path) -> Path:
+    """The lock of a file to be."""
+    return target.parent / f".{target.name}.xsen2-lock"
+
+
+def left_by_the_dead(targets: Iterable[Path]) -> list[Path]:
+    """Files in the folders of these for which a run that has surely ended has left its scratch or its lock.
+
+    Where there is a scratch folder and no lock, no run is under way: the lock is taken first and given back last. The
+    locks of Zarr stores are left to those who write to them.
+    """
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+    disk, out = LocalFileSystem(), set()
+    for folder in {target.parent for target in targets}:
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            for end in (SCRATCH, ".xsen2-lock"):
+                target = folder / name[1 : -len(end)]
+                if not name.startswith(".") or not name.endswith(end) or not _can_be_a_file(target):
+                    continue
+                locked = lock_of(target)
+                if abandoned(disk, str(locked)) or (end == SCRATCH and not os.path.lexists(locked)):
+                    out.add(target)
+    return sorted(out)
+
+
+def _can_be_a_file(target: Path) -> bool:
+    return target.suffix.lower() in (".tif", ".tiff") and not target.is_dir()
+
+
 class Scratch:
     """Hidden folders, one beside each file to be; what a killed run has left in them is removed.
 
@@ -97,20 +139,23 @@ class Scratch:
     """
 
     def __init__(self, targets: Sequence[Path], run: str) -> None:
-        self._places = [path.parent / f".{path.name}.xsen2-cog" for path in targets]
+        self._places = [scratch_of(path) for path in targets]
         self.folders = [place / run for place in self._places]
 
     def make(self) -> None:
         """Make the folders, empty."""
         self.remove()
-        for folder in self.folders:
-            with _named(folder.parent):
-                folder.mkdir(parents=True)
+        for place, folder in zip(self._places, self.folders, strict=True):
+            refuse_link(str(place))
+            with _named(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.mkdir(exist_ok=True)
+                folder.mkdir()
 
     def remove(self) -> None:
         """Delete the folders."""
         for place in self._places:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)  # which follows no link
 
 
 @dataclass(frozen=True)

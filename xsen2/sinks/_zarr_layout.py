@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import dask.array as da
@@ -12,11 +14,17 @@ import xarray as xr
 
 from xsen2.bands import find
 from xsen2.errors import CRSError
-from xsen2.grid import nodata_of
+from xsen2.radiometry import UNPACKED, nodata_of
 from xsen2.sinks.regions import Grid
 from xsen2.sinks.state import RUN, digest, quiet
 
-__all__ = ["fingerprint", "georeferenced", "loaded", "skeleton"]
+__all__ = ["fingerprint", "georeferenced", "loaded", "said_times", "skeleton"]
+
+EPOCH = "1970-01-01"
+DATES = 1024
+"""Dates in a chunk of what has one value per date. Fixed, so that a date which is added changes no chunk's shape."""
+
+_COARSE = ("day", "hour", "minute", "second", "week", "month", "year")
 
 
 def loaded(ds: xr.Dataset, grids: list[Grid]) -> xr.Dataset:
@@ -76,13 +84,75 @@ def _bytes(variable: xr.Variable) -> bytes:
     return repr(values.tolist()).encode() if values.dtype == object else np.ascontiguousarray(values).tobytes()
 
 
-def skeleton(ds: xr.Dataset, grids: list[Grid], root: str, run: str) -> None:
-    """Write all but the pixels: metadata, coordinates and small variables."""
+def said_times(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """How times are to be stored, by name: as the caller has said in ``ds.time.encoding``, else in fixed units.
+
+    Left alone, xarray counts in the units that the dates at hand happen to fit ("days since 2024-05-12 10:46:31"), and
+    a date that is added later does not. What it has guessed so is still in the encoding when a store is opened again,
+    beside the chunks it was read in: nobody has said it.
+    """
+    out = {}
+    for name, variable in ds.variables.items():
+        if variable.dtype.kind not in "Mm":
+            continue
+        said = {k: v for k, v in variable.encoding.items() if k in ("units", "calendar", "dtype")}
+        units = str(said.get("units", ""))
+        guessed = bool({"chunks", "preferred_chunks", "original_shape", "source"} & set(variable.encoding))
+        if not units or (guessed and units.lower().startswith(_COARSE)) or not _exact(variable, said):
+            said.pop("dtype", None)
+            said = {k: v for k, v in said.items() if k == "calendar"} | {"units": _units(variable)}
+            if not _exact(variable, said):  # a calendar that does not know these dates
+                said.pop("calendar", None)
+        out[str(name)] = {"dtype": np.dtype("int64")} | said
+        if variable.dtype.kind == "m":
+            out[str(name)].pop("calendar", None)
+    return out
+
+
+def _units(variable: xr.Variable) -> str:
+    """Nanoseconds, which hold all that numpy's usual dates can be; microseconds where dates are too far for these."""
+    values = variable.values
+    values = values[~np.isnat(values)]
+    far = values.size and (values.astype("M8[us]" if values.dtype.kind == "M" else "m8[us]").astype("int64"))
+    step = "microseconds" if np.size(far) and np.abs(far).max() > 9.2e15 else "nanoseconds"
+    return f"{step} since {EPOCH}" if values.dtype.kind == "M" else step
+
+
+def _exact(variable: xr.Variable, said: dict[str, Any]) -> bool:
+    """Whether times are the same to the last digit after they are encoded and decoded."""
+    wanted = xr.Variable(variable.dims, variable.values, encoding={"dtype": np.dtype("int64")} | said)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            encoded = xr.conventions.encode_cf_variable(wanted, name="time")
+            found = xr.conventions.decode_cf_variable("time", encoded, decode_timedelta=True).values
+    except (ValueError, OverflowError, TypeError, ImportError, AttributeError):  # xarray's, of what it cannot read
+        return False
+    if str(encoded.attrs.get("units")).split()[:1] != str(said["units"]).split()[:1]:
+        return False  # xarray takes finer units where the given ones do not fit: others for every date
+    a, b = np.asarray(found), variable.values
+    return bool(a.dtype.kind == b.dtype.kind and ((a == b) | (np.isnat(a) & np.isnat(b))).all())
+
+
+def skeleton(
+    ds: xr.Dataset, grids: list[Grid], store: Any, run: str, said: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write all but the pixels: metadata, coordinates and small variables.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+    grids : list of Grid
+    store : path, URL or Zarr store
+    run : str
+    said : mapping, optional
+        Name → encoding of variables that are not pixels, as `said_times` gives it.
+    """
     from zarr.codecs import BloscCodec
 
     codec = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
     encoding: dict[str, dict[str, Any]] = {}
-    lazy = {}
+    lazy: dict[Hashable, Any] = {}
     for grid in grids:
         for name, array in grid.arrays.items():
             variable = ds[name].variable
@@ -92,6 +162,8 @@ def skeleton(ds: xr.Dataset, grids: list[Grid], root: str, run: str) -> None:
             nodata: Any = packing.nodata if packing else np.nan if kind.kind == "f" else _declared(ds[name])
             for key in ("_FillValue", "missing_value", "nodata"):
                 attrs.pop(key, None)
+            if name in grid.units:
+                attrs = {k: v for k, v in attrs.items() if k not in UNPACKED} | {"units": grid.units[name]}
             if packing and packing.scale != 1:
                 attrs["scale_factor"] = packing.scale
             encoding[name] = {
@@ -104,9 +176,18 @@ def skeleton(ds: xr.Dataset, grids: list[Grid], root: str, run: str) -> None:
                 # fill_value is what a chunk that is not on disk reads as; 0 would be a measurement.
                 encoding[name] |= {"_FillValue": value, "fill_value": value}
             lazy[name] = (grid.dims, da.zeros(array.shape, dtype=kind, chunks=-1), attrs)
+    dates: set[Hashable] = {dim for grid in grids for dim in grid.dims[:-2]}
+    dates |= {dim for dim in ds.dims if dim in ds.coords and ds[dim].dtype.kind == "M"}
+    for own, small in ds.variables.items():
+        if own in lazy:
+            continue
+        encoding[str(own)] = dict((said or {}).get(str(own), {}))
+        if dates & set(small.dims):
+            each = DATES if small.ndim == 1 else 1
+            encoding[str(own)]["chunks"] = tuple(each if d in dates else ds.sizes[d] for d in small.dims)
     template = ds.assign(lazy).assign_attrs({RUN: run})
     with quiet():
-        template.to_zarr(root, mode="a", encoding=encoding, compute=False, zarr_format=3, consolidated=False)
+        template.to_zarr(store, mode="a", encoding=encoding, compute=False, zarr_format=3, consolidated=False)
 
 
 def _declared(variable: xr.DataArray) -> float | None:

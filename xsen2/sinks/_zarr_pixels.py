@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from dask.base import compute
 
+from xsen2.disk import flush, named
 from xsen2.errors import StoreError
-from xsen2.sinks.disk import flush, named
 from xsen2.sinks.lock import Claim
 from xsen2.sinks.pack import pack
 from xsen2.sinks.regions import Grid, Region
-from xsen2.sinks.state import State
 
-__all__ = ["probe", "writes"]
+__all__ = ["Place", "checks", "probe", "put", "writes"]
+
+
+class Place(Protocol):
+    """Where regions are written, and which of them have been: a whole store, or dates that are added to one.
+
+    Attributes
+    ----------
+    root : str
+    local : bool
+    first : int
+        Where along its first axis a variable is written from.
+    claim : Claim
+    ready : bool
+        Whether there can be regions.
+    """
+
+    root: str
+    local: bool
+    first: int
+
+    @property
+    def claim(self) -> Claim: ...
+    @property
+    def ready(self) -> bool: ...
+    def array(self, name: str, mode: str = "r+") -> Any:
+        """An array of the store, which has room for what is written."""
+
+    def done(self, grid: int, region: int) -> bool:
+        """Whether a region is on disk."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +58,10 @@ class _Target:
     folder: str
     claim: Claim
     local: bool
+    first: int = 0
 
     def __setitem__(self, index: Region, block: npt.NDArray[Any]) -> None:
+        index = _shifted(index, self.first)
         with named(self.claim.target):
             self.claim.check()
             self.array[index] = block
@@ -46,10 +76,79 @@ class _Target:
             yield f"{self.folder}/{encode(chunk)}"
 
 
-def writes(grids: list[Grid], state: State, todo: list[tuple[int, int]]) -> Iterator[Any]:
+@dataclass(frozen=True)
+class _Check:
+    """A variable in the store, with which blocks are compared instead of being written."""
+
+    array: Any
+    name: str
+    target: str
+    where: tuple[int, ...] | None
+    dates: tuple[str, ...]
+
+    def __setitem__(self, index: Region, block: npt.NDArray[Any]) -> None:
+        if self.where is None:
+            pairs = [(block, self.array[index], "")]
+        else:
+            days = range(index[0].start, index[0].stop)
+            pairs = [
+                (block[i], self.array[(self.where[day], *index[1:])], f" on {self.dates[day]}")
+                for i, day in enumerate(days)
+            ]
+        for new, old, when in pairs:
+            if not np.array_equal(new, old, equal_nan=new.dtype.kind == "f"):
+                remedy = "with ds.drop_sel of that date" if when else f"with ds.drop_vars({self.name!r})"
+                raise StoreError(
+                    f"{self.target} holds {self.name}{when} already, with other pixels: leave it out {remedy}, or "
+                    "write all anew, here with overwrite=True or to another path"
+                )
+
+
+def checks(grids: list[Grid], place: Place, dim: str, where: Sequence[int], dates: Sequence[str]) -> Iterator[Any]:
+    """One lazy comparison per region with what the store holds.
+
+    Parameters
+    ----------
+    grids : list of Grid
+    place : Place
+    dim : str
+        Along which dates lie.
+    where : sequence of int
+        Position in the store of each date.
+    dates : sequence of str
+        Names of the dates, for messages.
+    """
+    for grid in grids:
+        dated = dim in grid.dims
+        at = (tuple(where), tuple(dates)) if dated else (None, ())
+        targets: list[Any] = [_Check(place.array(name, mode="r"), name, place.root, *at) for name in grid.arrays]
+        for region in grid.regions:
+            sources = [_stored(grid, name, region) for name in grid.arrays]
+            yield da.store(sources, targets, regions=[region] * len(sources), lock=False, compute=False)
+
+
+def put(place: Place, values: Mapping[str, npt.NDArray[Any]], first: int) -> None:
+    """Write what has one value per date, from `first` on, with all that lies in the same chunks."""
+    for name, new in values.items():
+        array = place.array(name)
+        begin = first - first % array.chunks[0]
+        old = array[begin:first]
+        target = _Target(array, f"{place.root}/{name}", place.claim, place.local)
+        both = np.concatenate([old, new]) if len(old) else new
+        target[(slice(begin, begin + len(both)), *(slice(0, n) for n in array.shape[1:]))] = both
+
+
+def _shifted(index: Region, first: int) -> Region:
+    return (slice(index[0].start + first, index[0].stop + first), *index[1:]) if first else index
+
+
+def writes(grids: list[Grid], state: Place, todo: list[tuple[int, int]]) -> Iterator[Any]:
     """One lazy write per region."""
     targets = [
-        {name: _Target(state.array(name), f"{state.root}/{name}", state.claim, state.local) for name in grid.arrays}
+        {
+            name: _Target(state.array(name), f"{state.root}/{name}", state.claim, state.local, state.first)
+            for name in grid.arrays
+        }
         for grid in grids
     ]
     for g, r in todo:
@@ -76,7 +175,7 @@ def _stored(grid: Grid, name: str, region: Region) -> da.Array:
     return out
 
 
-def probe(state: State, grids: list[Grid]) -> None:
+def probe(state: Place, grids: list[Grid]) -> None:
     """Compute one chunk of each region that was written before, and see that this run would write the same."""
     for g, grid in enumerate(grids):
         olds = {name: state.array(name, mode="r") for name in grid.arrays} if state.ready else {}
@@ -84,11 +183,12 @@ def probe(state: State, grids: list[Grid]) -> None:
             first = next(iter(olds.values()))
             windows = _windows(region, grid.chunks)
             window = next(
-                (w for w in windows if not np.all(_is_fill(first[w], first))), next(_windows(region, grid.chunks))
+                (w for w in windows if not np.all(_is_fill(first[_shifted(w, state.first)], first))),
+                next(_windows(region, grid.chunks)),
             )
             news = compute(*(_stored(grid, name, window) for name in olds))
             for (name, old), new in zip(olds.items(), news, strict=True):
-                if not np.array_equal(new, old[window], equal_nan=new.dtype.kind == "f"):
+                if not np.array_equal(new, old[_shifted(window, state.first)], equal_nan=new.dtype.kind == "f"):
                     raise StoreError(
                         f"{state.root} belongs to another run: its {name} has other pixels. Write to "
                         "another path, or replace it with overwrite=True"

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from xsen2.arguments import names_of
 from xsen2.bands import find
 from xsen2.cube import canonicalise
+from xsen2.disk import named
 from xsen2.errors import BandError, GridError, StoreError, TimeError
+from xsen2.grid import located
 from xsen2.sinks._cog_files import File, arrange
 from xsen2.sinks._cog_layers import Layer, layer_of
 from xsen2.sinks._cog_tags import dates_of, tags_of
-from xsen2.sinks._cog_write import Scratch, missing, piece
-from xsen2.sinks.disk import named
+from xsen2.sinks._cog_write import Scratch, left_by_the_dead, lock_of, missing, piece
 from xsen2.sinks.lock import locked
-from xsen2.sinks.pack import PACKINGS
+from xsen2.sinks.pack import PACKINGS, values_of
 from xsen2.sinks.run import run_pieces
 from xsen2.sinks.state import RUN
 
@@ -51,10 +53,10 @@ def to_cog(
         Bands (DN or reflectance, NaN = nodata), their standard errors, indices or masks, ``(y, x)`` or
         ``(time, y, x)``, with a CRS.
     path : path
-        A file, a template or a folder. ``out.tif`` is one file. In ``out/{date}_{band}.tif``, ``{date}`` becomes
-        20240601 (20240601T103021 where two dates share a day) and ``{band}`` the name of the variable. What does not
-        end in .tif or .tiff is a folder, and the files in it are called ``{date}_{band}.tif``, ``{date}.tif`` or
-        ``{band}.tif``: the date where the cube has one, the band with `per_band`. Folders are made.
+        A file, a template or a folder; ``~`` is your home. ``out.tif`` is one file. In ``out/{date}_{band}.tif``,
+        ``{date}`` becomes 20240601 (20240601T103021 where two dates share a day) and ``{band}`` the name of the
+        variable. What does not end in .tif or .tiff is a folder, and the files in it are called ``{date}_{band}.tif``,
+        ``{date}.tif`` or ``{band}.tif``: the date where the cube has one, the band with `per_band`. Folders are made.
     bands : sequence of str, optional
         Variables to write, in this order, under their own or any known name. By default all bands and their standard
         errors (``B05_se``), and nothing else; all variables where there are no bands. So SCL, other masks and indices
@@ -99,8 +101,8 @@ def to_cog(
     CRSError, GridError, TimeError
         There is no CRS; coordinates are missing or uneven, or bands of one file on several grids; dates differ.
     RadiometryError
-        Bands are raw, with scale and offset still to be applied; or, when computed, look like reflectance where
-        DN are expected.
+        Bands are raw, with scale and offset still to be applied; or, when computed, look like reflectance where DN are
+        expected or the other way round, or are integers that have wrapped round.
 
     Notes
     -----
@@ -112,8 +114,9 @@ def to_cog(
     One date is computed at a time, blocks are written when they are made: memory depends on the chunks, not on the
     image. Uncompressed pixels of one date lie meanwhile in a hidden folder beside the target, ``.NAME.xsen2-cog``, and
     ``.NAME.xsen2-lock`` names the process that is writing it: no other run may, until that has ended. A killed run
-    leaves these two behind, which the next run for the same file deletes: at once if it sees that the process is
-    dead, after a minute if that was on another machine. On a cluster the workers must see the folder of the target.
+    leaves these two behind. The next call that writes into the folder, or finds its files finished there, deletes
+    them if it sees that the process is dead; if that was on another machine, the next one for the same file does, after
+    a minute. On a cluster the workers must see the folder of the target.
 
     A file that has its name is whole. It tells in the tag ``xsen2_run`` what it was made of: type, compression, tags,
     date, and Dask's names for the pixels. The same call leaves out the files that it finds finished. Dask's names
@@ -139,18 +142,22 @@ def to_cog(
         ds = canonicalise(ds)
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name or "value")
-    layers = [layer_of(ds, name, dtype) for name in _chosen(ds, bands)]
+    ds = located(ds)
+    values = values_of(ds, _chosen(ds, bands), dtype, errors=dtype, repack=True)
+    layers = [layer_of(ds, name, meaning) for name, meaning in values.items()]
     dim = _time(layers)
     count = 1 if dim is None else ds.sizes[dim]
     dates = dates_of(ds, dim, count)
-    files = arrange(os.fspath(path), layers, dates, per_band)
+    files = arrange(path, layers, dates, per_band)
     for group in files:
         for file in group:
             _check_shared(file)
     paths = [file.path for group in files for file in group]
     tags = [tags_of(ds, dim, number) for number in range(count)]
     runs = {file.path: file.run(n, tags[n], compression) for n, group in enumerate(files) for file in group}
-    if not missing(runs, overwrite):
+    left = missing(runs, overwrite)
+    _sweep(paths)
+    if not left:
         return paths
 
     scratches: dict[int, Scratch] = {}
@@ -175,12 +182,19 @@ def to_cog(
     return paths
 
 
+def _sweep(paths: Sequence[Path]) -> None:
+    """Delete what killed runs have left in these folders, of any file, where it is sure that they have ended."""
+    for target in left_by_the_dead(paths):
+        with suppress(OSError, StoreError), _locked([target]) as run:  # it is only tidying up
+            Scratch([target], run).remove()
+
+
 @contextmanager
 def _locked(paths: Sequence[Path]) -> Iterator[str]:
     """Be the only run that writes these files; the name of the run."""
     from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-    locks = [str(path.parent / f".{path.name}.xsen2-lock") for path in paths]
+    locks = [str(lock_of(path)) for path in paths]
     with ExitStack() as stack:
         with named(paths[0].parent, "then write again"):
             claims = stack.enter_context(locked(LocalFileSystem(), locks, [str(path) for path in paths]))
@@ -195,10 +209,8 @@ def _chosen(ds: xr.Dataset, bands: Sequence[str] | None) -> list[str]:
         if not planes:
             raise BandError("there is nothing to write: no variable has rows and columns")
         return own if any(find(n) for n in own) else planes
-    if isinstance(bands, str):
-        raise BandError(f"bands={bands!r}: give a list, as bands=[{bands!r}]")
     out: list[str] = []
-    for band in bands:
+    for band in names_of(bands, "bands", BandError):
         known = [n for n in planes if n == band] or [n for n in planes if find(n) and find(n) == find(band)]
         if not known:
             raise BandError(f"there is no {band!r} to write, only {', '.join(planes) or 'nothing'}")

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from xsen2.errors import StoreError
+from xsen2.sinks.paths import plain_file
 
-__all__ = ["Claim", "locked"]
+__all__ = ["Claim", "abandoned", "locked"]
 
 BEAT = 10.0
 """Seconds after which a live run changes its lock."""
@@ -32,6 +33,10 @@ PATIENCE = 60.0
 
 SETTLING = 1.0
 """Seconds after which a write to a disk or object store without exclusive writes is read back."""
+
+
+MOST = 65536
+"""Bytes that are read of a lock, which has some hundreds. What is longer was not written by a run."""
 
 
 _living: set[str] = set()
@@ -74,12 +79,20 @@ class Claim:
             )
 
     def read(self) -> bytes | None:
-        """What the lock file says now."""
+        """What the lock file says now.
+
+        Raises
+        ------
+        StoreError
+            There is no lock in its place, but a link, a folder, or a file that is much too long.
+        """
+        if _is_local(self.fs):
+            return _read_local(self.path)
         try:
-            content: bytes = self.fs.cat_file(self.path)
+            content: bytes = self.fs.cat_file(self.path, end=MOST + 1)
         except FileNotFoundError:
             return None
-        return content
+        return _short(content, self.path)
 
     def swap(self, old: bytes | None, new: bytes | None) -> bool:
         """Let the file say `new` if it still says `old`; None is no file. Whether it did.
@@ -177,6 +190,17 @@ def locked(fs: Any, paths: Sequence[str], targets: Sequence[str]) -> Iterator[li
                 claim.give_back()
 
 
+def abandoned(fs: Any, path: str) -> bool:
+    """Whether there is a lock of a run that is seen, at once and for sure, to have ended on this machine."""
+    try:
+        seen = Claim(fs, path, path, "").read()
+    except (OSError, StoreError):
+        return False
+    if seen is None:
+        return False
+    return not seen or _known(_owner(seen)) is False
+
+
 def _beating(claims: Sequence[Claim], over: threading.Event) -> None:
     while not over.wait(BEAT):
         for claim in claims:
@@ -187,14 +211,9 @@ def _beating(claims: Sequence[Claim], over: threading.Event) -> None:
 
 def _lives(claim: Claim, seen: bytes) -> bool:
     """Whether the owner of a lock is alive."""
-    owner = _owner(seen)
-    machine = _machine()
-    if machine and owner.get("machine") == machine:
-        if owner.get("pid") == os.getpid():
-            return owner.get("run") in _living
-        runs = _runs(owner.get("pid"), owner.get("began"))
-        if runs is not None:
-            return runs
+    known = _known(_owner(seen))
+    if known is not None:
+        return known
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         time.sleep(min(1.0, PATIENCE / 20))
@@ -202,6 +221,16 @@ def _lives(claim: Claim, seen: bytes) -> bool:
         if now != seen:
             return now is not None
     return False
+
+
+def _known(owner: dict[str, Any]) -> bool | None:
+    """Whether the owner of a lock is alive, if this machine can tell at once."""
+    machine = _machine()
+    if not machine or owner.get("machine") != machine:
+        return None
+    if owner.get("pid") == os.getpid():
+        return owner.get("run") in _living
+    return _runs(owner.get("pid"), owner.get("began"))
 
 
 def _entry(run: str, before: bytes | None = None) -> bytes:
@@ -223,7 +252,7 @@ def _entry(run: str, before: bytes | None = None) -> bytes:
 def _owner(content: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(content or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -276,9 +305,41 @@ def _is_local(fs: Any) -> bool:
     return isinstance(fs, LocalFileSystem)
 
 
-def _swap_local(path: str, old: bytes | None, new: bytes | None) -> bool:
+# Never through a link, and never waiting for whoever is at the other end of a pipe. (Windows knows neither flag.)
+_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def _short(content: bytes, path: str) -> bytes:
+    if len(content) > MOST:
+        raise StoreError(f"{path} is longer than any lock of xsen2, so it is none: look what it is, and delete it")
+    return content
+
+
+def _read_all(file: int) -> bytes:
+    """What an open file holds, but no more of it than shows that it is too long."""
+    content = b""
+    while len(content) <= MOST and (more := os.read(file, MOST + 1 - len(content))):
+        content += more
+    return content
+
+
+def _read_local(path: str) -> bytes | None:
+    if not plain_file(path):
+        return None
     try:
-        file = os.open(path, os.O_RDWR | (0 if old else os.O_CREAT), 0o666)
+        file = os.open(path, os.O_RDONLY | _SAFELY)
+    except FileNotFoundError:
+        return None
+    try:
+        return _short(_read_all(file), path)
+    finally:
+        os.close(file)
+
+
+def _swap_local(path: str, old: bytes | None, new: bytes | None) -> bool:
+    plain_file(path)
+    try:
+        file = os.open(path, os.O_RDWR | _SAFELY | (0 if old else os.O_CREAT), 0o666)
     except FileNotFoundError:
         if old:
             return False
@@ -289,10 +350,10 @@ def _swap_local(path: str, old: bytes | None, new: bytes | None) -> bool:
 
             fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            same = os.path.samestat(os.fstat(file), os.stat(path))
+            same = os.path.samestat(os.fstat(file), os.lstat(path))
         except FileNotFoundError:
             same = False
-        found = os.read(file, 65536)
+        found = _short(_read_all(file), path)
         if not same or found != (old or b""):
             return False
         if new is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,15 +14,17 @@ import xarray as xr
 
 from xsen2.bands import find
 from xsen2.errors import RadiometryError, StoreError
+from xsen2.radiometry import NODATA_ATTRS, Scale, finite, nodata_of, scale_of, seen_in, stored, warn_doubtful
 
-__all__ = ["PACKINGS", "Packing", "clean", "pack", "packing_of"]
+__all__ = ["PACKINGS", "Packing", "Values", "clean", "pack", "values_of"]
 
 
 @dataclass(frozen=True)
 class Packing:
     """An integer type, its nodata value, the range that valid pixels are clipped to, and a scale.
 
-    A value in memory is `scale` times the integer on disk. `dn` says that DN are expected.
+    A value in memory is `scale` times the integer on disk. `classes` says that values are whole numbers by their
+    nature, of which no mean is one.
     """
 
     dtype: str
@@ -30,7 +32,8 @@ class Packing:
     low: int
     high: int
     scale: float = 1.0
-    dn: bool = True
+    classes: bool = False
+    name: str = ""
 
 
 PACKINGS: dict[str, Packing] = {
@@ -40,28 +43,91 @@ PACKINGS: dict[str, Packing] = {
 """Packings of bands by name. DN are stored as they are: no scale, no offset."""
 
 
-def packing_of(variable: xr.DataArray, dtype: str) -> Packing | None:
-    """How a variable of floats becomes integers, or None when it stays as it is.
+@dataclass(frozen=True)
+class Values:
+    """What a variable holds, and how it goes to disk: the same for every kind of file.
+
+    Attributes
+    ----------
+    scale : Scale or None
+        Of bands and their standard errors; None for all other variables.
+    nodata : float or None
+        Of other floats, besides NaN.
+    packing : Packing or None
+        How floats become integers; None: they stay floats.
+    as_is : bool
+        Whether a band that is integers stays that.
+    """
+
+    scale: Scale | None
+    nodata: float | None
+    packing: Packing | None
+    as_is: bool = False
+
+    def __call__(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A block with NaN where there are no measurements; integers, if they stay integers, are only looked at.
+
+        Raises
+        ------
+        RadiometryError
+            If the pixels contradict what the metadata say of them.
+        """
+        kind = block.dtype.kind
+        if self.scale is None:
+            return finite(block, self.nodata) if kind == "f" else block
+        if not self.as_is:
+            return stored(block, self.scale)
+        seen_in(block, self.scale)
+        return block
+
+
+def values_of(ds: xr.Dataset, names: Iterable[Hashable], dtype: str, *, errors: str, repack: bool) -> dict[str, Values]:
+    """What variables of pixels hold, and how they are stored.
 
     Parameters
     ----------
-    variable : xarray.DataArray
-        With the encoding it was read with: a class map that was decoded to floats becomes
-        integers again, and bands that were decoded to reflectance get a scale.
-    dtype : str
-        What the caller wants for bands.
+    ds : xarray.Dataset
+    names : iterable of str
+    dtype, errors : str
+        What the caller wants for bands, and for their standard errors.
+    repack : bool
+        Whether bands that are integers are stored like those that are floats.
+
+    Raises
+    ------
+    RadiometryError
+        If bands are raw, with a scale and offset still to be applied.
     """
+    out = {str(name): _values(ds, ds[name], str(name), dtype, errors, repack) for name in names}
+    warn_doubtful(values.scale for values in out.values() if values.scale is not None)
+    return out
+
+
+def _values(ds: xr.Dataset, variable: xr.DataArray, name: str, dtype: str, errors: str, repack: bool) -> Values:
+    kind, own = variable.dtype.kind, name.removesuffix("_se")
+    if kind not in "iuf" or not find(own):
+        # Not 0: of a probability that became floats it is as likely to be a value.
+        said = nodata_of(variable) if kind == "f" and any(k in variable.attrs for k in NODATA_ATTRS) else None
+        return Values(None, said or None, _classes(variable))
+    if kind != "f" and not repack:
+        return Values(Scale(name, 1.0, nodata_of(variable), sure=True, dtype=str(variable.dtype)), None, None, True)
+    scale = scale_of(variable)
+    if own != name and own in ds and "units" not in variable.attrs:
+        scale = replace(scale, gain=scale_of(ds[own]).gain)  # an error is in the unit of its band
+    packing = PACKINGS.get(dtype if find(name) else errors)
+    return Values(scale, None, packing and replace(packing, scale=1 / scale.gain))
+
+
+def _classes(variable: xr.DataArray) -> Packing | None:
+    """How a class map that was decoded to floats becomes integers again; None: it is none."""
     if variable.dtype.kind != "f":
         return None
-    scale, nodata = variable.encoding.get("scale_factor"), variable.encoding.get("_FillValue")
-    if find(variable.name):
-        packing = PACKINGS.get(dtype)
-        reflectance = scale is not None and abs(scale) < 0.01
-        return replace(packing, scale=1e-4, dn=False) if packing and reflectance else packing
+    factor, nodata = variable.encoding.get("scale_factor"), variable.encoding.get("_FillValue")
     kind = np.dtype(variable.encoding.get("dtype", "f4"))
-    if kind.kind in "iu" and nodata is not None and scale is None and not variable.encoding.get("add_offset"):
+    if kind.kind in "iu" and nodata is not None and factor is None and not variable.encoding.get("add_offset"):
         limits = np.iinfo(kind)
-        return Packing(kind.name, int(nodata), int(limits.min), int(limits.max), dn=False)
+        name = str(variable.name)
+        return Packing(kind.name, int(nodata), int(limits.min), int(limits.max), classes=True, name=name)
     return None
 
 
@@ -82,7 +148,7 @@ def pack(block: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
     Raises
     ------
     RadiometryError
-        DN are expected, but a block of many pixels holds nothing but small fractions.
+        There are fractions where classes are expected.
 
     Examples
     --------
@@ -90,23 +156,17 @@ def pack(block: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
     array([    1, 65535,     0], dtype=uint16)
     """
     empty = np.isnan(block)
-    if packing.dn:
-        _check_dn(block, empty)
     out = block if packing.scale == 1.0 else block / packing.scale
-    out = np.clip(np.rint(out), packing.low, packing.high)
+    whole = np.rint(out)
+    if packing.classes and (np.abs(out - whole)[~empty] > 1e-3).any():
+        odd = float(out[~empty & (np.abs(out - whole) > 1e-3)][0])
+        raise RadiometryError(
+            f"{packing.name} is stored as classes, which are whole numbers, but holds {odd:g}: it has been "
+            f"interpolated or averaged. Load it with nearest neighbour, or leave it out: ds.drop_vars({packing.name!r})"
+        )
+    out = np.clip(whole, packing.low, packing.high)
     out[empty] = packing.nodata
     return out.astype(packing.dtype)
-
-
-def _check_dn(block: npt.NDArray[Any], empty: npt.NDArray[np.bool_]) -> None:
-    """Refuse to round reflectance to 0 and 1. A few dark pixels may well lie below 2 DN."""
-    seen = block[~empty]
-    if seen.size >= 10_000 and 0 < np.abs(seen).max() < 2 and not (seen == np.rint(seen)).all():
-        raise RadiometryError(
-            f"no value in a block of {seen.size} pixels is over {np.abs(seen).max():.3g}: that looks like "
-            "reflectance, which would be rounded to 0 or 1. Use dtype='float32', or ds * 10000, "
-            "which is DN"
-        )
 
 
 def clean(ds: xr.Dataset) -> xr.Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
 
@@ -10,10 +10,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from xsen2.bands import find
-from xsen2.sinks.pack import Packing, packing_of
+from xsen2.sinks.pack import Packing, Values, values_of
 
-__all__ = ["Grid", "plan"]
+__all__ = ["Grid", "Stored", "plan"]
 
 CHUNK = 1200
 """Longest side of a chunk on disk, in pixels, unless the caller chooses."""
@@ -23,6 +22,14 @@ REGION = 64 * 1024 * 1024
 regions is read twice: half of a full tile is a fair price."""
 
 Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a variable lies in a store that is added to: the name of its dtype, and the shape of a chunk."""
+
+    dtype: str
+    chunks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Grid:
         Name → pixels.
     packings : dict
         Name → how its floats become integers; those that stay as they are are not in it.
+    units : dict
+        Name → the unit of bands that are floats, as an attribute.
     chunks : tuple of int
         Shape of a chunk on disk.
     regions : tuple
@@ -46,6 +55,7 @@ class Grid:
     dims: tuple[Hashable, ...]
     arrays: dict[str, da.Array]
     packings: dict[str, Packing]
+    units: dict[str, str]
     chunks: tuple[int, ...]
     regions: tuple[Region, ...]
 
@@ -54,7 +64,7 @@ class Grid:
         return int(np.prod([-(-(s.stop - s.start) // c) for s, c in zip(region, self.chunks, strict=True)]))
 
 
-def plan(ds: xr.Dataset, dtype: str, chunks: int | None) -> list[Grid]:
+def plan(ds: xr.Dataset, dtype: str, chunks: int | None, like: Mapping[str, Stored] | None = None) -> list[Grid]:
     """Gather the pixels of a dataset by grid, and choose chunks and regions.
 
     Parameters
@@ -64,25 +74,34 @@ def plan(ds: xr.Dataset, dtype: str, chunks: int | None) -> list[Grid]:
         What float bands become on disk.
     chunks : int or None
         Side of a chunk of the finest grid, or None to follow the Dask chunks.
+    like : mapping, optional
+        Name → how it lies in the store that is added to, which decides both for it.
     """
-    gathered: dict[tuple[Hashable, ...], dict[str, da.Array]] = {}
-    packings = {}
-    for name, variable in ds.data_vars.items():
-        if variable.ndim >= 2 and variable.dtype.kind in "buif" and variable.size:
-            data = (variable.chunk() if variable.chunks is None else variable).data
-            if variable.dtype.kind == "f" and find(name):
-                data = data.astype(np.float32)
-            packings[str(name)] = packing_of(variable, dtype)
-            gathered.setdefault(variable.dims, {})[str(name)] = data
+    like = like or {}
+    gathered: dict[tuple[tuple[Hashable, ...], tuple[int, ...] | None], dict[str, da.Array]] = {}
+    planes = [str(n) for n, v in ds.data_vars.items() if v.ndim >= 2 and v.dtype.kind in "buif" and v.size]
+    kinds = {name: like[name].dtype if name in like else dtype for name in planes}
+    values: dict[str, Values] = {}
+    for kind in dict.fromkeys(kinds.values()):
+        some = [name for name in planes if kinds[name] == kind]
+        values |= values_of(ds, some, kind, errors="float32", repack=False)
+    for name in planes:
+        meaning, variable = values[name], ds[name]
+        data = (variable.chunk() if variable.chunks is None else variable).data
+        if meaning.scale is not None or variable.dtype.kind == "f":
+            of = np.dtype(np.float32) if meaning.scale is not None and data.dtype.kind == "f" else data.dtype
+            data = da.map_blocks(meaning, data, dtype=of, meta=np.empty((0,) * data.ndim, of))
+        gathered.setdefault((variable.dims, like[name].chunks if name in like else None), {})[name] = data
     finest = max((next(iter(arrays.values())).shape[-1] for arrays in gathered.values()), default=1)
     grids = []
-    for dims, arrays in gathered.items():
+    for (dims, given), arrays in gathered.items():
         first = next(iter(arrays.values()))
         most = CHUNK if chunks is None else max(1, round(chunks * first.shape[-1] / finest))
         sides = [min(most, sum(b)) if chunks else _side(b) for b in first.chunks[-2:]]
-        disk = (*(1 for _ in first.shape[:-2]), *sides)
-        packed = {n: p for n in arrays if (p := packings[n]) is not None}
-        grids.append(Grid(dims, arrays, packed, disk, tuple(_regions(first.chunks, disk))))
+        disk = given or (*(1 for _ in first.shape[:-2]), *sides)
+        packed = {n: p for n in arrays if (p := values[n].packing) is not None}
+        units = {n: s.units for n in arrays if (s := values[n].scale) is not None and ds[n].dtype.kind == "f"}
+        grids.append(Grid(dims, arrays, packed, units, disk, tuple(_regions(first.chunks, disk))))
     return grids
 
 

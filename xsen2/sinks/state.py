@@ -1,8 +1,9 @@
 """What a half-written store knows about itself, so that the next call can finish it.
 
-The folder ``.xsen2`` inside the store holds ``run`` (which run this is), ``ready`` (all metadata is
-written), ``group.json`` (the group's metadata, put in place last) and ``done-G-N`` for each finished region.
-Each step can be repeated after a kill at any point, a step that was cut short included.
+The folder ``.xsen2`` inside the store holds ``names`` (of all that the store has at its top, so that nothing else is
+ever deleted), ``run`` (which run this is), ``sources`` (what the files that it reads were like when it began),
+``ready`` (all metadata is written), ``group.json`` (the group's metadata, put in place last) and ``done-G-N`` for each
+finished region. Each step can be repeated after a kill at any point, a step that was cut short included.
 
 A store that replaces another is written beside it, in the hidden folder ``.NAME.xsen2-new``; in the end the two
 change places. A run holds a lock meanwhile: ``.NAME.xsen2-lock`` beside a local store, where it stays whatever changes
@@ -11,26 +12,36 @@ places, and ``.xsen2/lock`` at a URL, where whoever may write to the store may w
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from xsen2.disk import flush, named
 from xsen2.errors import StoreError
-from xsen2.sinks.disk import flush, named
 from xsen2.sinks.lock import Claim, locked
+from xsen2.sinks.paths import is_url, local, refuse_link
 
-__all__ = ["RUN", "State", "digest"]
+__all__ = ["ADDED", "RUN", "State", "digest", "quiet", "sections"]
 
 RUN = "xsen2_run"
 """Attribute of a finished store that says which run wrote it."""
 
+ADDED = ".xsen2-append"
+"""Folder, in a finished store, of what is known about dates that are being added to it."""
+
 _GROUP = {"zarr.json", ".zgroup", ".zmetadata", ".zarray"}
 _ZARR = {*_GROUP, ".xsen2"}
+_OWN = {*_ZARR, ".zattrs", ADDED}
+_CHUNK = re.compile(r"c|\d+([./]\d+)*")
+_HALF = ".partial"
+"""How names of files end that Zarr is writing."""
 
 
 class State:
@@ -38,26 +49,30 @@ class State:
 
     Parameters
     ----------
-    store : str
+    store : path
         Local path, or a URL that fsspec knows.
     claim : Claim, optional
         The lock under which it is written; without one it is only looked at.
     """
 
-    def __init__(self, store: str, claim: Claim | None = None) -> None:
+    def __init__(self, store: str | os.PathLike[str], claim: Claim | None = None) -> None:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
         from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
+        given = os.fspath(store) if isinstance(store, os.PathLike) else store
+        store = given if isinstance(given, str) and is_url(given) else local(given)
         self._fs, self._path = url_to_fs(store)
         self._claim = claim
         self.local = isinstance(self._fs, LocalFileSystem)
+        if self.local:
+            self._path = local(self._path)
         #: Where zarr and xarray find the store, from any working directory.
         self.root: str = self._path if self.local else store.rstrip("/")
         if self.root.endswith(".zip"):
             raise StoreError(f"{store}: a zip cannot be written in pieces; write a folder and zip it afterwards")
-        if self.local and os.path.isfile(self._path):
+        if self.local and os.path.exists(self._path) and not os.path.isdir(self._path):
             raise StoreError(f"{store} is a file: give the path of a new folder")
-        self._marks = {name.rpartition("/")[2] for name in self._ls(self._at(".xsen2"))} - {"lock"}
+        self._marks = set(self.ls(".xsen2")) - {"lock"}
 
     @contextmanager
     def locked(self) -> Iterator[State]:
@@ -71,6 +86,9 @@ class State:
         path = self._sibling("lock") if self.local else self._at(".xsen2/lock")
         with ExitStack() as stack:
             with named(self.root):
+                if self.local:
+                    for own in (*map(self._sibling, ("lock", "new", "old")), self._at(".xsen2"), self._at(ADDED)):
+                        refuse_link(own)
                 (claim,) = stack.enter_context(locked(self._fs, [path], [self.root]))
             yield State(self.root, claim)
 
@@ -101,9 +119,10 @@ class State:
         if found is None:
             if names == {".xsen2"}:  # killed before its first file was complete
                 return None
+            replaceable = bool(names & _ZARR) and not self._foreign(names)
             raise StoreError(
                 f"{self.root} exists and was not written by this call: write to another path"
-                + (", or replace it with overwrite=True" if names & _ZARR else "")
+                + (", or replace it with overwrite=True" if replaceable else "")
             )
         old, new = sections(found), sections(run)
         differ = [name for name in new if name != "pixels" and old.get(name) != new[name]]
@@ -125,7 +144,7 @@ class State:
         names = self._names()
         if not names or (".xsen2" in names and not names & _GROUP):
             return self
-        self._check_zarr(names)
+        self._check_own(names)
         if not self.local:
             raise StoreError(
                 f"{self.root} exists, and stores at a URL are not replaced, since they cannot be moved in one step: "
@@ -136,6 +155,7 @@ class State:
     def replace(self, new: State) -> None:
         """Put a finished store in the place of this one."""
         self.claim.check()
+        self._check_own(self._names())  # somebody may have put a file there meanwhile
         place, old = os.path.realpath(self._path), self._sibling("old")
         self._fs.mv(place, old)
         self._fs.mv(new._path, place)
@@ -154,31 +174,39 @@ class State:
         return "consolidated_metadata" in self._group()
 
     @property
+    def unfinished(self) -> bool:
+        """Whether there is a trace of the writing."""
+        return bool(self._marks)
+
+    @property
     def ready(self) -> bool:
         """Whether all metadata is there, so that regions can be written."""
         return "ready" in self._marks
 
-    def begin(self, run: str) -> None:
-        """Clear the place and claim it for `run`.
+    def begin(self, run: str, variables: Iterable[str]) -> None:
+        """Clear the place and claim it for `run`, which will write these variables.
 
         Raises
         ------
         StoreError
-            There is something at the path that is not a Zarr store.
+            There is something at the path that is not of a Zarr store.
         """
         self.claim.check()
         names = self._names()
-        self._check_zarr(names)
+        self._check_own(names)
         if self.ready:
             self._fs.rm(self._at(".xsen2/ready"))
         self._fs.makedirs(self._at(".xsen2"), exist_ok=True)
+        # What stands here and what will: whatever else is found here after a kill is somebody's.
+        said = json.dumps(sorted((names - _OWN) | set(variables)))
+        self.replace_file(".xsen2/names", said.encode(), via=".xsen2")
         self._put(".xsen2/run", run.encode())
         # The group's metadata goes first: what is half deleted does not open.
         for name in sorted(names - {".xsen2"}, key=lambda n: n not in _ZARR):
             self._fs.rm(self._at(name), recursive=True)
-        for name in self._marks - {"run", "ready"}:
+        for name in self._marks - {"run", "ready", "names", "half"}:
             self._fs.rm(self._at(f".xsen2/{name}"))
-        self._marks = {"run"}
+        self._marks = {"run", "names"}
 
     def adopt(self, run: str) -> None:
         """Let what another call has written count as written by `run`, which would write the same."""
@@ -227,17 +255,72 @@ class State:
             flush([self._at("zarr.json")])
         if self._marks:
             # `run` goes last: without it the folder would look like a start, not an end.
-            for name in sorted(self._ls(self._at(".xsen2")), key=lambda n: n.endswith("/run")):
-                if not name.endswith("/lock"):
-                    self._fs.rm(name)
-            if self.local:
-                self._fs.rmdir(self._at(".xsen2"))
+            self.clear(".xsen2", last=("run",), keep=("lock",))
+
+    first = 0
+    """Where along its first axis a variable is written from."""
 
     def array(self, name: str, mode: str = "r+") -> Any:
         """A variable's array in the store."""
         import zarr
 
         return zarr.open_array(f"{self.root}/{name}", mode=mode)
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """Metadata of the group, with those of its arrays if they are consolidated; empty where there is none."""
+        return self._json("zarr.json")
+
+    def read(self, name: str) -> bytes | None:
+        """What a small file in the store says."""
+        try:
+            content: bytes = self._fs.cat_file(self._at(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return content
+
+    def replace_file(self, name: str, content: bytes, via: str) -> None:
+        """Let a small file say something else, in one step: who reads it sees what it said or what it says.
+
+        `via` is the folder in the store, of the run's own, where a local file is written before it takes its place.
+        """
+        if not self.local:
+            self._fs.pipe_file(self._at(name), content)  # object stores have no other way
+            return
+        half = self._at(f"{via}/half")
+        self._fs.pipe_file(half, content)
+        flush([half])
+        os.replace(half, self._at(name))
+        flush([self._at(name)])
+
+    def put(self, name: str, content: bytes = b"") -> None:
+        """Write a note."""
+        self._put(name, content)
+
+    def changed(self, note: str, now: Mapping[str, str]) -> list[str]:
+        """Sources of which a note says otherwise than what they are now; none where there is no such note."""
+        was = self._json(note)
+        return sorted(name for name in {*was, *now} if was.get(name) != now.get(name)) if was else []
+
+    def make(self, folder: str) -> None:
+        """Make a folder."""
+        self._fs.makedirs(self._at(folder), exist_ok=True)
+
+    def ls(self, folder: str) -> list[str]:
+        """Names in a folder of the store; none where it is not there."""
+        return [name.rpartition("/")[2] for name in self._ls(self._at(folder))]
+
+    def remove(self, name: str) -> None:
+        """Delete a file or a folder."""
+        self._fs.rm(self._at(name), recursive=True)
+
+    def clear(self, folder: str, last: tuple[str, ...] = (), keep: tuple[str, ...] = ()) -> None:
+        """Delete a folder of notes, one by one, those of `last` at the end, in their order."""
+        names = [name for name in self.ls(folder) if name not in keep]
+        for name in sorted(names, key=lambda n: (n in last, last.index(n) if n in last else 0)):
+            self._fs.rm(self._at(f"{folder}/{name}"))
+        if self.local and os.path.isdir(self._at(folder)):
+            self._fs.rmdir(self._at(folder))
 
     def _run(self) -> str | None:
         """The run that a finished or half-written store names."""
@@ -249,9 +332,12 @@ class State:
         return run or None
 
     def _group(self) -> dict[str, Any]:
+        return self._json("zarr.json")
+
+    def _json(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads(self._fs.cat_file(self._at("zarr.json")))
-        except (FileNotFoundError, ValueError):
+            found = json.loads(self.read(name) or b"{}")
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -260,9 +346,57 @@ class State:
         # A lock alone makes that folder too, at a URL, and says nothing about what lies beside it.
         return names if self.local or self._marks else names - {".xsen2"}
 
-    def _check_zarr(self, names: set[str]) -> None:
+    def _check_own(self, names: set[str]) -> None:
+        """Refuse to delete what is not of this store: all that nobody has said to be one of its arrays."""
         if names and not names & _ZARR:
             raise StoreError(f"{self.root} is not a Zarr store, so it is not deleted: write to another path")
+        foreign = self._foreign(names)
+        if foreign:
+            some = ", ".join(sorted(foreign)[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+            raise StoreError(
+                f"{self.root} holds what is not of one Zarr store and would be deleted ({some}): write to another "
+                "path, or move that away first"
+            )
+
+    def _foreign(self, names: set[str]) -> set[str]:
+        """What lies in the store and is not of it."""
+        own = self._owned(names)
+        foreign = {name for name in names - own if not name.endswith(_HALF)}
+        return foreign | {f"{name}/{inner}" for name in names & own - _OWN for inner in self._foreign_in(name)}
+
+    def _owned(self, names: set[str]) -> set[str]:
+        """Names at the top that are the store's own: its metadata, and arrays that these or a killed run name."""
+        own = set(_OWN)
+        group = self._group()
+        listed = group.get("consolidated_metadata")
+        members = listed.get("metadata") if isinstance(listed, dict) else None
+        if isinstance(members, dict):
+            own |= {str(name).split("/")[0] for name in members}
+        old = self._json(".zmetadata").get("metadata")
+        if isinstance(old, dict):
+            own |= {str(name).split("/")[0] for name in old}
+        if group.get("node_type") == "array" or ".zarray" in names:
+            own |= {name for name in names if _CHUNK.fullmatch(name)}
+        elif not isinstance(members, dict) and not isinstance(old, dict) and (names & _GROUP or "run" in self._marks):
+            # Nothing lists them, so each has to say itself that it is an array. A group may be another store.
+            own |= {n for n in names - own if self._is_array(n)}
+        try:
+            said = json.loads(self.read(".xsen2/names") or b"[]") if "names" in self._marks else []
+        except ValueError:
+            said = []
+        return own | ({str(name) for name in said} if isinstance(said, list) else set())
+
+    def _is_array(self, name: str) -> bool:
+        if self.local and os.path.islink(self._at(name)):
+            return False
+        return self._json(f"{name}/zarr.json").get("node_type") == "array" or "shape" in self._json(f"{name}/.zarray")
+
+    def _foreign_in(self, name: str) -> list[str]:
+        """Names in an array's folder that are not an array's."""
+        if self._json(f"{name}/zarr.json").get("node_type") == "group" or self.read(f"{name}/.zgroup") is not None:
+            return []  # one of a hierarchy, which is listed as a whole
+        known = {"zarr.json", ".zarray", ".zattrs"}
+        return [n for n in self.ls(name) if n not in known and not _CHUNK.fullmatch(n) and not n.endswith(_HALF)]
 
     def _sibling(self, what: str) -> str:
         folder, name = os.path.split(os.path.realpath(self._path))
@@ -280,6 +414,12 @@ class State:
             return [str(name).rstrip("/") for name in self._fs.ls(path, detail=False)]
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # links in a circle, in the place of a folder of notes: refused by `locked`
+                return []
+            raise StoreError(
+                f"{self.root} cannot be read ({error}): get the permission to, or write elsewhere"
+            ) from error
 
 
 def digest(said: Any) -> str:

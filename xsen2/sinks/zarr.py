@@ -7,48 +7,61 @@ all chunks of that region are there. The last step writes the group's metadata a
 
 from __future__ import annotations
 
+import json
 import os
 
 import xarray as xr
 
+from xsen2.arguments import whole
+from xsen2.bands import find
 from xsen2.cube import canonicalise
+from xsen2.disk import named
 from xsen2.errors import StoreError
-from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, skeleton
+from xsen2.grid import axes_of, filled, located, spacing
+from xsen2.sinks._sources import stamp
+from xsen2.sinks._zarr_append import add, check_dim
+from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, said_times, skeleton
 from xsen2.sinks._zarr_pixels import probe, writes
-from xsen2.sinks.disk import named
 from xsen2.sinks.pack import PACKINGS, clean
 from xsen2.sinks.regions import Grid, plan
 from xsen2.sinks.run import run_pieces
-from xsen2.sinks.state import State
+from xsen2.sinks.state import State, sections
 
 __all__ = ["to_zarr"]
+
+SOURCES = ".xsen2/sources"
+"""Note in a half-written store of the local files that its pixels are read from, as they were when it was begun."""
 
 
 def to_zarr(
     ds: xr.Dataset | xr.DataTree,
     store: str | os.PathLike[str],
     *,
-    dtype: str = "int16",
+    dtype: str | None = None,
     chunks: int | None = None,
+    append_dim: str | None = None,
+    append: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Compute a cube and write it to a Zarr store; after a kill the same call goes on where it was.
+    """Compute a cube and write it to a Zarr store, or add its dates to one; killed, the same call goes on where it was.
 
-    Bands are stored as DN, as they are in memory, without scale or offset: what is reopened can be
-    used like what was written, and other programs see the numbers they know from Sentinel-2 products.
+    Bands that are DN are stored as they are in memory, without scale or offset: what is reopened can be
+    used like what was written, and other programs see the numbers they know from Sentinel-2 products. Bands that are
+    reflectance are stored as DN with a ``scale_factor`` of 1e-4, so that they are reflectance again when they are
+    reopened; which they are, their attribute ``units`` says, "1" or "1e-4", or the encoding that CF decoding left.
 
     Parameters
     ----------
     ds : xarray.Dataset or xarray.DataTree
-        Bands (DN, NaN = nodata) on one grid or several, ``(y, x)`` or ``(time, y, x)``, with a CRS.
+        Bands (DN or reflectance, NaN = nodata) on one grid or several, ``(y, x)`` or ``(time, y, x)``, with a CRS.
         Other variables are stored in their own dtype. Coordinates, and what is not a plane of numbers
         (dates, text, means over the image), are computed at once, in memory.
     store : path or URL
-        A local folder, or a URL that fsspec can write to (``s3://…`` with s3fs installed, its
+        A local folder (``~`` is your home), or a URL that fsspec can write to (``s3://…`` with s3fs installed, its
         credentials in the environment).
-    dtype : {"int16", "uint16", "float32"}
-        How float bands are stored:
+    dtype : {"int16", "uint16", "float32"}, optional
+        How float bands are stored. By default as int16, or as the store has them that is appended to:
 
         ========= ======= ==============================================================
         dtype     nodata  values
@@ -58,10 +71,20 @@ def to_zarr(
         float32   NaN     exact
         ========= ======= ==============================================================
 
-        Bands that are integers already keep their dtype and nodata value.
+        Bands that are integers already keep their dtype and nodata value. What is not finite, or over 1e6 DN in
+        magnitude, is nodata. Standard errors are float32.
     chunks : int, optional
         Rows and columns of a chunk of the finest grid, coarser grids proportionally. By default the
-        largest divisor of the Dask chunks up to 1200, so that nothing is rechunked. One date per chunk.
+        largest divisor of the Dask chunks up to 1200, so that nothing is rechunked, or the chunks of the store that is
+        appended to. One date per chunk.
+    append_dim : str, optional
+        ``"time"`` adds the dates to the store that is there, or begins it. Each date is stored once: one that the store
+        holds already is left out if this call wrote it or has the same pixels, for which they are computed, and refused
+        if not. New dates come after the last one there. Grids, variables, data types, CRS, units, and the attributes
+        that say how pixels were made (``xsen2_…``) must be those of the store. Of other attributes texts are joined,
+        as of the sources, and what differs otherwise is left out.
+    append : bool
+        The same as ``append_dim="time"``.
     overwrite : bool
         Start again, even from unfinished work of this run, and replace the Zarr store at `store`, which
         `ds` may be read from: until the new one is finished it stands, and both need their space on
@@ -77,16 +100,32 @@ def to_zarr(
     Raises
     ------
     CRSError
-        `ds` has no CRS.
+        `ds` has no CRS, or several.
+    GridError, TimeError
+        A variable has no pixels, or no dates; coordinates of bands are missing, uneven, or none.
+    RadiometryError
+        Bands are raw, with scale and offset still to be applied; or, when computed, look like reflectance where DN are
+        expected or the other way round, or are integers that have wrapped round.
     StoreError
-        `store` holds something else, or a result that may be another run's; another run is writing to it; metadata
-        cannot be stored. While writing: the disk is full, or cannot be written to.
+        `store` is no path, holds something else, or a result that may be another run's; another run is writing to it;
+        dates cannot be appended to it; metadata cannot be stored; something that would be deleted is not of a Zarr
+        store. While writing: the disk is full, or cannot be written to.
 
     Notes
     -----
     A region is some rows of chunks of one date, or several small dates. Peak memory depends on the
     chunks and not on the number of dates. Until the last region is written the store does not open.
     A store that this same call has finished before is returned at once, without computing.
+
+    Times are stored as nanoseconds since 1970, which hold any date exactly, so that a date that is added later fits,
+    by this function or by xarray's own ``append_dim``; or as ``ds.time.encoding`` says, if that holds all dates
+    exactly.
+
+    Dates that are appended come whole and at once: until all of them are on disk, who opens the store sees the store of
+    before, and so it stays if the run is killed; the same call then goes on. (Who opens it with ``consolidated=False``
+    reads the metadata of each array by itself, which follow one by one in an instant: if the run is killed in that,
+    they disagree until the next append.) A series that is built date by date has the bytes of one that was written at
+    once, except ``xsen2_run``, which says by which call each date was written.
 
     Whatever stops a run, a kill, a full disk or a read that fails, leaves whole chunks behind, and the same call goes
     on from there once the cause is gone. One run at a time may write to a store; who reads it meanwhile does not
@@ -102,7 +141,10 @@ def to_zarr(
     could tell without computing them all. Unfinished work is taken up if the steps of the computation
     are the same, and one chunk of each region that was written is the same to the bit when it is
     computed again. So give the same call the same inputs: a change that neither shows, another
-    threshold say, would hold in the regions to come only. Networks compute in what each machine is
+    threshold say, would hold in the regions to come only. Local files and Zarr stores that are read from, and that the
+    graph names, are compared by size and time of change: if one is not what it was when the work was begun, the same
+    call refuses to go on. What is rewritten in place behind a URL, or under a store that has been finished, is not
+    seen: nothing of it is read again. Networks compute in what each machine is
     fastest in: give `superresolve` a `dtype` if one kind of machine begins a store and another ends it. On
     a GPU the last digits depend on how much memory was free, so it may refuse work whose links changed.
 
@@ -113,30 +155,63 @@ def to_zarr(
     >>> back = cube.dsen2.to_zarr(tempfile.mkdtemp() + "/cube.zarr", progress=False)
     >>> back["B02"].dtype, back["B02"].rio.crs == cube["B02"].rio.crs
     (dtype('float32'), True)
+
+    A series that grows, a date a week; the first call begins it:
+
+    >>> path = tempfile.mkdtemp() + "/series.zarr"
+    >>> for date in range(cube.sizes["time"]):
+    ...     back = cube.isel(time=[date]).dsen2.to_zarr(path, append_dim="time", progress=False)
+    >>> back.sizes["time"]
+    2
     """
     import rioxarray  # noqa: F401  registers .rio
 
-    if dtype not in (*PACKINGS, "float32"):
+    if dtype is not None and dtype not in (*PACKINGS, "float32"):
         raise StoreError(f"bands cannot be stored as {dtype!r}: use one of {', '.join([*PACKINGS, 'float32'])}")
-    if chunks is not None and chunks < 1:
-        raise StoreError(f"chunks={chunks} is no size: use a number of pixels, or None")
+    if chunks is not None:
+        chunks = whole(chunks, "chunks", StoreError, least=1, hint="is no size: use a number of pixels, or None")
+    dim = "time" if append and append_dim is None else append_dim
+    if dim is not None and overwrite:
+        raise StoreError("append_dim adds to what overwrite=True would replace: leave out one of the two")
     if isinstance(ds, xr.DataTree):
         ds = canonicalise(ds)
-    state = State(os.fspath(store))
-    if overwrite or not state.settled:
+    if dim is not None:
+        check_dim(ds, dim)
+    state = State(store)
+    if overwrite or dim is not None or not state.settled:
         with state.locked() as place:
-            _write(ds, place, dtype, chunks, overwrite, progress)
+            if dim is not None and _is_finished(place):
+                add(ds, place, dim, dtype, chunks, progress)
+            else:
+                _write(ds, place, dtype or "int16", chunks, overwrite, progress)
     else:
-        *_, run = _planned(ds, dtype, chunks)
+        *_, run = _planned(ds, dtype or "int16", chunks)
         _check_same(state, run)
     back: xr.Dataset = xr.open_zarr(state.root, decode_coords="all", chunks={})
     return back
+
+
+def _is_finished(place: State) -> bool:
+    """Whether there is a store that dates can be added to, once what a killed run has left of its end is done."""
+    with named(place.root):
+        place.mend()
+        if not place.complete:
+            if place.group and not place.unfinished:
+                raise StoreError(
+                    f"{place.root} is a Zarr store without consolidated metadata, so dates could not be added to it in "
+                    f"one step: zarr.consolidate_metadata({place.root!r}) first"
+                )
+            return False
+        if place.unfinished:
+            place.finish()
+    return True
 
 
 def _write(ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwrite: bool, progress: bool) -> None:
     """Begin or go on, until the store is finished."""
     with named(place.root):
         place.mend()
+    said = said_times(ds)
     ds, grids, run = _planned(ds, dtype, chunks)
     state = place.beside() if overwrite else place
     if not overwrite and _check_same(state, run) not in (None, run):
@@ -145,11 +220,18 @@ def _write(ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwri
             with named(place.root):
                 state.adopt(run)
     if overwrite or not state.complete:
+        sources = stamp(array for grid in grids for array in grid.arrays.values())
         if overwrite or not state.ready:
             with named(place.root):
-                state.begin(run)
-                skeleton(ds, grids, state.root, run)
+                state.begin(run, map(str, ds.variables))
+                state.put(SOURCES, json.dumps(sources).encode())
+                skeleton(ds, grids, state.root, run, said)
                 state.set_ready()
+        elif changed := state.changed(SOURCES, sources):
+            raise StoreError(
+                f"{place.root} is half written, and {', '.join(changed[:3])} changed since: old and new pixels would "
+                "be mixed. Begin again with overwrite=True"
+            )
         todo = [(g, r) for g, grid in enumerate(grids) for r in range(len(grid.regions)) if not state.done(g, r)]
         run_pieces(
             writes(grids, state, todo),
@@ -165,7 +247,12 @@ def _write(ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwri
 
 def _planned(ds: xr.Dataset, dtype: str, chunks: int | None) -> tuple[xr.Dataset, list[Grid], str]:
     """What there is to write, with all but the pixels in memory, and the run's fingerprint."""
-    ds = georeferenced(clean(ds))
+    for name, variable in ds.data_vars.items():
+        if variable.ndim >= 2:
+            filled(variable, str(name))
+            if find(name):  # other variables may be no maps
+                spacing(variable, axes_of(variable, str(name)), str(name))
+    ds = georeferenced(clean(located(ds)))
     grids = plan(ds, dtype, chunks)
     ds = loaded(ds, grids)
     return ds, grids, fingerprint(ds, grids)
@@ -174,6 +261,11 @@ def _planned(ds: xr.Dataset, dtype: str, chunks: int | None) -> tuple[xr.Dataset
 def _check_same(state: State, run: str) -> str | None:
     """Which run the store belongs to; a finished one must be this."""
     found = state.check(run)
+    if found not in (None, run) and state.complete and (dim := sections(found or "").get("along")):
+        raise StoreError(
+            f"{state.root} has grown by dates that were appended to it: give append_dim={dim!r} to add these if they "
+            "are missing, open it as it is, write to another path, or replace it with overwrite=True"
+        )
     if found not in (None, run) and state.complete:
         raise StoreError(
             f"{state.root} is finished, and may belong to another run: its pixels have other sources or other "

@@ -17,8 +17,8 @@ import dask.array as da
 import numpy as np
 
 from xsen2.errors import SourceError
+from xsen2.layers import LAYERS
 from xsen2.sources._area import Box, lonlat
-from xsen2.sources._assets import EXTRAS
 from xsen2.sources._items import Item
 from xsen2.sources._place import Place
 from xsen2.sources._reading import Reading, tagged
@@ -89,11 +89,11 @@ def read_all(
 
 def dtype_of(name: str) -> np.dtype[Any]:
     """Of the raw pixels."""
-    return np.dtype("uint8" if name in EXTRAS else "uint16")
+    return np.dtype(LAYERS[name].dtype if name in LAYERS else "uint16")
 
 
-def small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, Any]) -> dict[str, Any]:
-    """The item with nothing left to interpret."""
+def small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, Any], number: int) -> dict[str, Any]:
+    """The item with nothing left to interpret; `number` sets copies of one name apart."""
     left, bottom, right, top = item.extent
     west, south, east, north = lonlat(item.extent, grid.epsg)
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
@@ -109,7 +109,7 @@ def small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, An
         "type": "Feature",
         "stac_version": "1.0.0",
         "stac_extensions": ["https://stac-extensions.github.io/projection/v2.0.0/schema.json"],
-        "id": item.id,
+        "id": f"{number:06}",
         "collection": COLLECTION,
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "bbox": [west, south, east, north],

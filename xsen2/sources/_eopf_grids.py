@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from xsen2.errors import CRSError, GridError
+from xsen2.grid import metres
 from xsen2.sources._area import Box
 from xsen2.sources._eopf_metadata import is_number, mapping, short
 from xsen2.sources._eopf_store import Layer, Product
@@ -29,8 +31,12 @@ def epsg_of(product: Product, layers: Sequence[Layer]) -> int:
     item, other = (mapping(product.attrs.get(key)) for key in ("stac_discovery", "other_metadata"))
     said = mapping(item.get("properties"))
     told: dict[str, object] = {"horizontal_CRS_code": other.get("horizontal_CRS_code")}
-    for place, attrs in (("stac_discovery", said), *((layer.where, layer.attrs) for layer in layers)):
+    homes = {home for layer in layers for home in _parents(layer.path)}
+    places = [("stac_discovery", said), *((f"the group {home!r}", product.group(home)) for home in sorted(homes))]
+    for place, attrs in (*places, *((layer.where, layer.attrs) for layer in layers)):
         told |= {f"{key} of {place}": attrs.get(key) for key in ("proj:epsg", "proj:code")}
+    if not any(value not in (None, "") for value in told.values()):
+        told |= {place: _by_wkt(attrs) for place, attrs in _mappings(product, layers)}
     found: dict[str, str] = {}
     for place, value in told.items():
         if value in (None, ""):
@@ -40,7 +46,10 @@ def epsg_of(product: Product, layers: Sequence[Layer]) -> int:
             raise CRSError(f"{product.where}: {place} is {short(value)}, but every Sentinel-2 tile is in a UTM zone")
         found[place] = code
     if not found:
-        raise CRSError(f"{product.where} has no CRS: neither horizontal_CRS_code nor proj:epsg; download it again")
+        raise CRSError(
+            f"{product.where} has no CRS: neither horizontal_CRS_code nor proj:epsg or proj:code, nor a grid mapping; "
+            "download it again"
+        )
     first = next(iter(found))
     for place, code in found.items():
         if code != found[first]:
@@ -48,14 +57,54 @@ def epsg_of(product: Product, layers: Sequence[Layer]) -> int:
     return int(found[first])
 
 
+def _parents(path: str) -> list[str]:
+    """The groups that an array is in, the root last."""
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[:n]) for n in range(len(parts), -1, -1)]
+
+
+def _mappings(product: Product, layers: Sequence[Layer]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where a CRS may be written out: grid mappings of the bands, and ``proj:wkt2``."""
+    for layer in layers:
+        home = layer.path.rpartition("/")[0]
+        yield f"proj:wkt2 of {layer.where}", layer.attrs
+        yield f"proj:wkt2 of the group {home!r}", product.group(home)
+        name = layer.attrs.get("grid_mapping", "spatial_ref")
+        if isinstance(name, str) and name.isidentifier() and (found := product.layer(f"{home}/{name}")) is not None:
+            yield f"the grid mapping {found.path}", found.attrs
+
+
+def _by_wkt(attrs: Mapping[str, Any]) -> object:
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError as Unknown
+
+    text = next((attrs[key] for key in ("proj:wkt2", "crs_wkt", "spatial_ref") if isinstance(attrs.get(key), str)), "")
+    if not text:
+        return None
+    try:
+        return CRS.from_wkt(text).to_epsg() or text[:60]
+    except (Unknown, ValueError):
+        return text[:60]
+
+
 def box_of(product: Product, home: str, gsd: int, shape: tuple[int, ...]) -> Box:
-    """Outer edges of a grid, from the coordinates of its group, which are pixel centres.
+    """Outer edges of a grid, from the coordinates of its group, which are pixel centres, or else its transform.
 
     Raises
     ------
     GridError
         If they are missing, of another size than the bands, or not spaced by `gsd`.
     """
+    about = product.group(home)
+    steps = _numbers(f"the group {home!r}", about, "spatial:transform", 6)
+    if steps and product.layer(f"{home}/y") is None and product.layer(f"{home}/x") is None:
+        left, top = round(steps[2]), round(steps[5])
+        if not _near(steps, (gsd, 0, left, 0, -gsd, top)) or about.get("spatial:registration", "pixel") != "pixel":
+            raise GridError(
+                f"{product.where}: spatial:transform of the group {home!r} is {short(steps)}, which is none of an "
+                f"upright grid of pixels of {gsd} m"
+            )
+        return left, top - gsd * shape[0], left + gsd * shape[1], top
     ends: dict[str, tuple[int, int]] = {}
     for dim, size, sign in zip(("y", "x"), shape, (-1, 1), strict=True):
         layer = product.layer(f"{home}/{dim}")
@@ -69,15 +118,15 @@ def box_of(product: Product, home: str, gsd: int, shape: tuple[int, ...]) -> Box
         want = first + sign * gsd * (np.arange(size) + 0.5)
         if not np.abs(values - want).max() < 0.01 or abs(first) > 1e8 or abs(first - round(first)) > 0.01:
             raise GridError(
-                f"{layer.where} goes from {values[0]:g} to {values[-1]:g} in {size} values: these are not the centres "
-                f"of pixels of {gsd} m; download the product again"
+                f"{layer.where} goes from {metres(values[0])} to {metres(values[-1])} in {size} values: these are not "
+                f"the centres of pixels of {gsd} m; download the product again"
             )
         ends[dim] = (round(first), round(first) + sign * gsd * size)
     (top, bottom), (left, right) = ends["y"], ends["x"]
     return left, bottom, right, top
 
 
-def agree(layer: Layer, gsd: int, box: Box) -> None:
+def agree(layer: Layer, gsd: int, box: Box, group: Mapping[str, Any]) -> None:
     """Refuse an array whose shape, dims or ``proj:`` attributes contradict the coordinates of its grid.
 
     A part of a product that was stored anew still has the ``proj:`` attributes of the whole one.
@@ -97,16 +146,21 @@ def agree(layer: Layer, gsd: int, box: Box) -> None:
     dims = layer.attrs.get("_ARRAY_DIMENSIONS") or getattr(layer.array.metadata, "dimension_names", None) or ("y", "x")
     if dims not in (["y", "x"], ("y", "x")):
         raise GridError(f"{layer.where} has the dims {short(dims)}, not y and x: download the product again")
-    steps = _numbers(layer, "proj:transform", 6)
-    if steps and not (
-        _near(steps, (gsd, 0, steps[2], 0, -gsd, steps[5]))
-        and _near(((steps[2] - left) / gsd % 1, (steps[5] - top) / gsd % 1), (0, 0), turn=1)
+    for where, attrs, key in (
+        (layer.where, layer.attrs, "proj:transform"),
+        (layer.where, layer.attrs, "spatial:transform"),
+        (f"the group of {layer.where}", group, "spatial:transform"),
     ):
-        raise GridError(
-            f"{layer.where}: proj:transform is {short(steps)}, but by the coordinates of its grid it is "
-            f"{[gsd, 0, left, 0, -gsd, top]}: download the product again"
-        )
-    whole = _numbers(layer, "proj:bbox", 4)
+        steps = _numbers(where, attrs, key, 6)
+        if steps and not (
+            _near(steps, (gsd, 0, steps[2], 0, -gsd, steps[5]))
+            and _near(((steps[2] - left) / gsd % 1, (steps[5] - top) / gsd % 1), (0, 0), turn=1)
+        ):
+            raise GridError(
+                f"{where}: {key} is {short(steps)}, but by the coordinates of its grid it is "
+                f"{[gsd, 0, left, 0, -gsd, top]}: download the product again"
+            )
+    whole = _numbers(layer.where, layer.attrs, "proj:bbox", 4)
     if whole and not (
         whole[0] - 0.01 <= left and whole[1] - 0.01 <= bottom and right <= whole[2] + 0.01 and top <= whole[3] + 0.01
     ):
@@ -116,13 +170,13 @@ def agree(layer: Layer, gsd: int, box: Box) -> None:
         )
 
 
-def _numbers(layer: Layer, key: str, size: int) -> list[float]:
+def _numbers(where: str, attrs: Mapping[str, Any], key: str, size: int) -> list[float]:
     """The first `size` numbers of a list in the attributes; none where it is not there."""
-    value = layer.attrs.get(key)
+    value = attrs.get(key)
     if value is None:
         return []
     if not isinstance(value, (list, tuple)) or len(value) < size or not all(is_number(v) for v in value[:size]):
-        raise GridError(f"{layer.where}: {key} is {short(value)}, not {size} numbers; download the product again")
+        raise GridError(f"{where}: {key} is {short(value)}, not {size} numbers; download the product again")
     return [float(v) for v in value[:size]]
 
 

@@ -33,8 +33,8 @@ class About:
     product, tile, level, platform : str
     baselines : dict
         Where the processing baseline is told → what is told there, such as ``"05.11"``.
-    time : datetime.datetime
-        Sensing time of the tile, UTC, without time zone.
+    time : datetime.datetime or None
+        Sensing time of the tile, UTC, without time zone. A GeoZarr store may tell none.
     """
 
     product: str
@@ -42,7 +42,7 @@ class About:
     level: str
     platform: str
     baselines: dict[str, str]
-    time: datetime
+    time: datetime | None
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,20 @@ class Meaning:
     Attributes
     ----------
     offset, quantification : float
-    nodata : int
-        Raw value.
-    valid : tuple of int
+    nodata : float
+        Raw value; of floats NaN, unless they have one besides.
+    valid : tuple of float
         Smallest and largest raw value that counts.
     """
 
     offset: float
     quantification: float
-    nodata: int
-    valid: tuple[int, int]
+    nodata: float
+    valid: tuple[float, float]
 
 
 def about(product: Product) -> About:
-    """What the root says of the product.
+    """What the root says of the product; of a GeoZarr store without a STAC item in it, what its name says.
 
     Raises
     ------
@@ -73,6 +73,8 @@ def about(product: Product) -> About:
         If the level or the time are missing or cannot be.
     """
     item, other = (mapping(product.attrs.get(key)) for key in ("stac_discovery", "other_metadata"))
+    if not item and not other:
+        return _by_name(product.where)
     said = mapping(item.get("properties"))
     name = _text(item.get("id")).removesuffix(".SAFE").removesuffix(".zarr")
     levels = (_text(said.get("processing:level")), _text(said.get("product:type")), name)
@@ -93,6 +95,15 @@ def about(product: Product) -> About:
     baselines = {place: text for place, text in told.items() if re.fullmatch(r"\d\d\.\d\d", text)}
     platform = _text(said.get("platform")).title() or "unknown"
     return About(name or "unknown", tile, level, platform, baselines, _time(product, said, other))
+
+
+def _by_name(where: str) -> About:
+    """What ESA's name of a product, as the store's own, tells: its time is that of the whole pass, not of the tile."""
+    found = re.search(r"(S2([A-Z])_MSI(L1C|L2A)_(\d{8}T\d{6})_N(\d\d)(\d\d)_R\d{3}_T(\w{5})_\w+?)(\.|/|$)", where)
+    if found is None:
+        return About("unknown", "unknown", "unknown", "unknown", {}, None)
+    name, letter, level, time, major, minor, tile, _ = found.groups()
+    return About(name, tile, level, f"Sentinel-2{letter}", {"the store's name": f"{major}.{minor}"}, sensing_time(time))
 
 
 def _time(product: Product, said: Mapping[str, Any], other: Mapping[str, Any]) -> datetime:
@@ -124,6 +135,8 @@ def meaning(layer: Layer, whole: About, given: float | None) -> Meaning:
     """
     offsets_of((), given)  # refuses what cannot be an offset
     where = layer.where
+    if layer.array.dtype.kind == "f":
+        return _of_floats(layer, given)
     scale = _agreed(layer, "scale_factor", 1e-6, 1)
     if scale is None:
         raise RadiometryError(f"{where} has no scale_factor, so it is not known what its pixels are")
@@ -146,6 +159,17 @@ def meaning(layer: Layer, whole: About, given: float | None) -> Meaning:
             "reflectance of 1: they are not of raw pixels, or scale_factor is wrong"
         )
     return Meaning(offset, quantification, nodata, (low, high))
+
+
+def _of_floats(layer: Layer, given: float | None) -> Meaning:
+    """Of GeoZarr stores that hold reflectance: what CF attributes make of the numbers, the offset taken off before."""
+    attrs, what = layer.attrs, f"{layer.where}: "
+    scale = _number(attrs.get("scale_factor", 1), what + "scale_factor", 1e-6, 1, RadiometryError)
+    added = _number(attrs.get("add_offset", 0), what + "add_offset", -1, 0, RadiometryError)
+    missing = float(attrs["_FillValue"]) if is_number(attrs.get("_FillValue")) else math.nan
+    quantification = round(1 / scale, 6)
+    offset = round(added / scale, 6) if given is None else given * quantification / 10000
+    return Meaning(offset, quantification, missing, (-math.inf, math.inf))
 
 
 def _settled(where: str, told: Mapping[str, str], offset: float, given: bool) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -16,8 +14,8 @@ import numpy.typing as npt
 from dask.base import tokenize
 
 from xsen2.errors import SourceError
-from xsen2.sources._blosc import cut_off
 from xsen2.sources._safe_pixels import _chunks
+from xsen2.sources._zarr_store import opened, said
 
 if TYPE_CHECKING:
     import zarr
@@ -29,7 +27,8 @@ Array = npt.NDArray[Any]
 BANDS_AT = "measurements/reflectance"
 """Group with a group per native grid: r10m, r20m, r60m."""
 
-_ROOTS = ("zarr.json", ".zmetadata", ".zgroup")
+_SIDE = 10980
+"""Pixels along the side of a tile at 10 m."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,14 @@ class Layer:
     attrs : dict
     where : str
         The array, for messages.
+    path : str
+        Of the array in the product.
     """
 
     array: zarr.Array[Any]
     attrs: dict[str, Any]
     where: str
+    path: str
 
     def require(self, kinds: Iterable[str], ndim: int) -> None:
         """Refuse what cannot be an array of the product, before anything of it is decoded.
@@ -60,7 +62,7 @@ class Layer:
         if (
             str(self.array.dtype) not in kinds
             or not len(shape) == len(chunks) == ndim
-            or not all(1 <= n <= 1_000_000 for n in (*shape, *chunks))
+            or not all(1 <= n <= _SIDE for n in shape)
         ):
             raise SourceError(
                 f"{self.where} is of dtype {self.array.dtype}, shape {shape} and chunks {chunks}, not "
@@ -78,7 +80,7 @@ class Layer:
         try:
             told = str(self.array.metadata)
         except Exception as error:  # codecs do not check their parameters before they write or use them
-            raise SourceError(f"{self.where} has metadata that no codec knows: {_said(error)}") from error
+            raise SourceError(f"{self.where} has metadata that no codec knows: {said(error)}") from error
         chunks = tuple(_chunks(n, block, side) for n, block in zip(self.array.shape, self.array.chunks, strict=True))
         token = tokenize(self.where, stamp, told, chunks, decode)
         lazy: da.Array = da.map_blocks(
@@ -123,22 +125,17 @@ class Product:
         """
         import zarr
 
-        where, stamp = _named(store), _stamp(store)
+        found = opened(store)
+        where = found.where
         try:
-            opened, prefix = _store(store)
-            root = zarr.open_group(opened, path=prefix, mode="r")
-            product = cls(root, dict(root.attrs), where, stamp)
-        except (SourceError, ImportError) as error:
-            if isinstance(error, ImportError):
-                hint = "pip install 'xsen2[remote]'" if where.startswith("http") else "install that package"
-                raise ImportError(f"{where} cannot be opened: {error}: {hint}") from error
-            raise
+            root = zarr.open_group(found.store, path=found.prefix, mode="r")
+            product = cls(root, dict(root.attrs), where, found.stamp)
         except Exception as error:  # zarr, fsspec and their backends raise a dozen kinds
-            raise SourceError(f"{where} cannot be read as a Zarr store: {_said(error)}") from error
+            raise SourceError(f"{where} cannot be read as a Zarr store: {said(error)}") from error
         if not product.has_group(BANDS_AT):
             raise SourceError(
                 f"{where} has no group {BANDS_AT}: it is not a Sentinel-2 L1C or L2A product of EOPF. Other Zarr "
-                "stores are opened with xarray, and superresolve checks what they hold"
+                "stores are opened with xarray.open_datatree or open_zarr, and superresolve checks what they hold"
             )
         return product
 
@@ -157,9 +154,16 @@ class Product:
             return None
         if not isinstance(node, zarr.Array):
             raise SourceError(f"{where} is a group where an array is needed; download the product again")
-        return Layer(node, self._attrs(node, where), where)
+        return Layer(node, self._attrs(node, where), where, path)
 
-    def _attrs(self, node: zarr.Array[Any], where: str) -> dict[str, Any]:
+    def group(self, path: str) -> dict[str, Any]:
+        """Attributes of the group at `path`; none where there is none."""
+        import zarr
+
+        node = self._node(path) if path else self.root
+        return self._attrs(node, f"{self.where}: {path}") if isinstance(node, zarr.Group) else {}
+
+    def _attrs(self, node: zarr.Array[Any] | zarr.Group, where: str) -> dict[str, Any]:
         try:
             return dict(node.attrs)
         except (TypeError, ValueError) as error:
@@ -171,7 +175,7 @@ class Product:
         except KeyError:
             return None
         except Exception as error:  # as above
-            raise SourceError(f"{self.where}: {path} cannot be read as Zarr: {_said(error)}") from error
+            raise SourceError(f"{self.where}: {path} cannot be read as Zarr: {said(error)}") from error
 
 
 def is_eopf(store: str) -> bool:
@@ -189,73 +193,12 @@ def is_eopf(store: str) -> bool:
     return True
 
 
-def _named(store: object) -> str:
-    return os.fspath(store) if isinstance(store, (str, os.PathLike)) else str(store)
-
-
-def _local(store: object) -> Path | None:
-    """The path on disk, None for an address or a store object."""
-    if not isinstance(store, (str, os.PathLike)) or "://" in os.fspath(store):
-        return None
-    return Path(store).absolute()
-
-
-def _stamp(store: object) -> tuple[int, ...]:
-    path = _local(store)
-    for file in () if path is None else (path, *(path / root for root in _ROOTS)):
-        if file.is_file():
-            about = file.stat()
-            return about.st_size, about.st_mtime_ns
-    return ()
-
-
-def _store(store: str | os.PathLike[str] | ZarrStore) -> tuple[str | ZarrStore, str]:
-    """What zarr opens, and the path of the product's root in it."""
-    from zarr.storage import FsspecStore, ZipStore
-
-    if not isinstance(store, (str, os.PathLike)):
-        return store, ""
-    path, name = _local(store), os.fspath(store).rstrip("/")
-    if path is None:
-        if not name.lower().endswith(".zip"):
-            return FsspecStore.from_url(name, read_only=True), ""
-        import fsspec  # type: ignore[import-untyped]
-        from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper  # type: ignore[import-untyped]
-
-        archive = fsspec.filesystem("zip", fo=name)
-        inside = _root(archive.find(""), name)
-        return FsspecStore(AsyncFileSystemWrapper(archive, asynchronous=True), read_only=True, path=inside), ""
-    if not path.exists():
-        raise SourceError(f"{path} does not exist: give a .zarr folder, a .zarr.zip or an address")
-    if path.is_dir():
-        return str(path), ""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            inside = _root(archive.namelist(), str(path))
-    except zipfile.BadZipFile as error:
-        raise SourceError(f"{path} is not a zip that can be read ({error}): download it again") from error
-    return ZipStore(path, mode="r", read_only=True), inside
-
-
-def _root(names: Iterable[str], where: str) -> str:
-    """The highest folder in a zip that is a Zarr group."""
-    homes = {folder for folder, _, name in (n.strip("/").rpartition("/") for n in names) if name in _ROOTS}
-    depth = min((home.count("/") + bool(home) for home in homes), default=0)
-    highest = sorted(home for home in homes if home.count("/") + bool(home) == depth)
-    if len(highest) != 1:
-        found = f"{len(highest)} Zarr stores ({', '.join(highest)})" if highest else "no Zarr store"
-        raise SourceError(f"{where} holds {found}: give a zip with one EOPF product")
-    return highest[0]
-
-
 def _part(array: zarr.Array[Any], window: tuple[slice, ...], where: str, part: str) -> Any:
     try:
-        if key := cut_off(array, window):
-            raise SourceError(f"the chunk {key} is cut off")
         return array[window]
     except Exception as error:  # codecs and backends raise whatever they like
         raise SourceError(
-            f"{where}: {part} cannot be read ({_said(error)}): the store is damaged, or its server failed; try "
+            f"{where}: {part} cannot be read ({said(error)}): the store is damaged, or its server failed; try "
             "again, or download the product again"
         ) from error
 
@@ -271,7 +214,3 @@ def _read(
     _, (y0, y1), (x0, x1) = block_info[None]["array-location"]
     part = f"rows {y0} to {y1}, columns {x0} to {x1}"
     return decode(np.asarray(_part(array, (slice(y0, y1), slice(x0, x1)), where, part)))[None]
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:300]}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,33 +21,22 @@ from xsen2.sources._reading import Reading
 __all__ = ["read"]
 
 
-_ours = threading.local()
-
-# odc logs every failure as an error, with the URL and its signature: attempts that succeed later are none, and
-# the last one is raised or warned of without the signature.
-logging.getLogger("odc.loader._rio").addFilter(lambda record: not getattr(_ours, "reading", False))
-
-
 class _Reader(RioReader):
-    """odc's own reader, with a fresh signature after each failure."""
+    """What odc asks for the pixels of one asset."""
 
     def __init__(self, src: RasterSource, ctx: Any, reading: Reading) -> None:
         super().__init__(src, ctx)
         self._reading = reading
 
-    def read(self, cfg: RasterLoadParams, dst_geobox: GeoBox, **kwargs: Any) -> Any:
-        def once(url: str) -> Any:
-            _ours.reading = True
-            try:
-                return RioReader(self._src.patch(uri=url), self._ctx).read(cfg, dst_geobox, **kwargs)
-            finally:
-                _ours.reading = False
-
+    def read(self, cfg: RasterLoadParams, dst_geobox: GeoBox, **_: Any) -> Any:
         left, bottom, right, top = (round(edge) for edge in dst_geobox.boundingbox.bbox)
         where = f"the block from {left}, {bottom} to {right}, {top}"
-        found = self._reading.attempts(self._src.uri, where, once)
+        shape = int(dst_geobox.shape[0]), int(dst_geobox.shape[1])
+        found = self._reading.part(self._src.uri, where, (left, top), shape, np.dtype(cfg.dtype))
         empty = slice(0, 0)
-        return ((empty, empty), np.zeros((0, 0), cfg.dtype)) if found is None else found
+        if found is None:
+            return (empty, empty), np.zeros((0, 0), cfg.dtype)
+        return (slice(0, shape[0]), slice(0, shape[1])), found
 
 
 class _Driver(RioDriver):
@@ -72,11 +59,11 @@ def read(items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Readi
     code = {"proj:code": f"EPSG:{grid.epsg}"}
     kinds = {name: {"data_type": str(dtype_of(name)), "nodata": 0} for name in names}
     found = odc.stac.load(
-        [pystac.Item.from_dict(small(item, names, grid, code)) for item in items],
+        [pystac.Item.from_dict(small(item, names, grid, code, number)) for number, item in enumerate(items)],
         bands=list(names),
         geobox=geobox,
         chunks={"time": 1, "y": grid.chunk, "x": grid.chunk},
-        groupby="id",  # every item is one tile and date already; "solar_day" may keep the older of two
+        groupby="id",  # "solar_day" would merge copies before each has its offset
         resampling="nearest",
         stac_cfg={COLLECTION: {"assets": kinds}},
         driver=_Driver(reading),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from xsen2.errors import RadiometryError
 from xsen2.sources._assets import EXTRAS
-from xsen2.sources._items import Item, baseline
+from xsen2.sources._fields import as_list, as_mapping, as_number
+from xsen2.sources._items import Item
 
 __all__ = ["SETTLE", "SHIFTED_SINCE", "doubtful", "offset_of", "offsets_of"]
 
@@ -34,8 +35,9 @@ def offset_of(item: Item) -> int:
     RadiometryError
         If the metadata contradict each other, or say nothing.
     """
-    flag = item.properties.get("earthsearch:boa_offset_applied")
-    version = baseline(item.properties)
+    flag = _flag(item)
+    version = item.baseline
+    _scale(item)
     declared = _declared(item)
     shifted = None if version is None else version >= SHIFTED_SINCE
     said = f"processing baseline {version:05.2f}" if version is not None else "no processing baseline"
@@ -65,12 +67,7 @@ def _declared(item: Item) -> int | None:
     found: dict[int, str] = {}
     for name, asset in item.assets.items():
         if name not in EXTRAS:
-            try:
-                value = _raster_offset(asset)
-            except (AttributeError, OverflowError, TypeError, ValueError) as error:
-                raise RadiometryError(
-                    f"item {item.id!r}: the offset in raster:bands of {name} is no number ({error}): {_SETTLE}"
-                ) from error
+            value = _raster_offset(item, name, asset)
             if value is not None:
                 found.setdefault(value, name)
     if len(found) > 1:
@@ -82,17 +79,61 @@ def _declared(item: Item) -> int | None:
     return next(iter(found), None)
 
 
-def _raster_offset(asset: Mapping[str, Any]) -> int | None:
-    # STAC 1.1 keeps in `bands`, or in the asset itself, what STAC 1.0 has in `raster:bands`.
-    for key, holders in (
-        ("", asset.get("raster:bands")),
-        ("raster:", asset.get("bands")),
+def _flag(item: Item) -> bool | None:
+    """Whether Earth Search says that it has taken the offset off; None where it says nothing. v0 had another key."""
+    for key in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
+        said = item.properties.get(key)
+        if said is not None:
+            if not isinstance(said, bool):
+                raise RadiometryError(f"item {item.id!r}: {key} is {said!r:.80}, neither true nor false: {_SETTLE}")
+            return said
+    return None
+
+
+def _raster_offset(item: Item, name: str, asset: Mapping[str, Any]) -> int | None:
+    for prefix, holder in _rasters(asset):
+        said = holder.get(f"{prefix}offset")
+        if said is not None:
+            offset, scale = as_number(said), as_number(holder.get(f"{prefix}scale"))
+            if offset is None or abs(offset) > 1e6:
+                raise RadiometryError(
+                    f"item {item.id!r}: the offset in raster:bands of {name} is no number ({said!r:.80}): {_SETTLE}"
+                )
+            return round(offset / (scale or 1))
+    return None
+
+
+def _rasters(asset: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What says how pixels become reflectance, and the prefix of its keys.
+
+    STAC 1.1 keeps in `bands`, or in the asset itself, what STAC 1.0 has in `raster:bands`.
+    """
+    for prefix, holders in (
+        ("", as_list(asset.get("raster:bands"))),
+        ("raster:", as_list(asset.get("bands"))),
         ("raster:", [asset]),
     ):
-        for holder in holders or ():
-            if holder.get(f"{key}offset") is not None:
-                return round(float(holder[f"{key}offset"]) / float(holder.get(f"{key}scale") or 1))
-    return None
+        for holder in holders:
+            yield prefix, as_mapping(holder)
+
+
+def _scale(item: Item) -> None:
+    """Refuse bands that are not 10000 x reflectance: nothing here would make them so.
+
+    Raises
+    ------
+    RadiometryError
+        If one says so, or says what is no number.
+    """
+    for name, asset in item.assets.items():
+        said = [holder.get(f"{prefix}scale") for prefix, holder in _rasters(asset) if name not in EXTRAS]
+        for value in said:
+            number = as_number(value)
+            if value is not None and (number is None or abs(number - 1e-4) > 1e-9):
+                raise RadiometryError(
+                    f"item {item.id!r}: raster:bands gives {name} a scale of {value!r:.80}, but its pixels are taken "
+                    f"for 10000 x reflectance, a scale of 0.0001; if that is right, {_SETTLE}"
+                )
 
 
 def doubtful(items: Sequence[Item], given: float | Mapping[str, float] | None, offsets: Sequence[float]) -> list[bool]:
@@ -103,7 +144,7 @@ def doubtful(items: Sequence[Item], given: float | Mapping[str, float] | None, o
     """
     return [
         given is None or (isinstance(given, Mapping) and item.id not in given)
-        if offset and item.level != "L1C" and any(key.startswith("earthsearch:") for key in item.properties)
+        if offset and item.level != "L1C" and any(str(key).startswith("earthsearch:") for key in item.properties)
         else False
         for item, offset in zip(items, offsets, strict=True)
     ]
@@ -120,7 +161,7 @@ def offsets_of(items: Sequence[Item], given: float | Mapping[str, float] | None)
     values = given if isinstance(given, Mapping) else {}
     default = None if isinstance(given, Mapping) else given
     for value in (*values.values(), *(() if default is None else (default,))):
-        if isinstance(value, bool) or not -10000 <= value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -10000 <= value <= 0:
             raise RadiometryError(
                 f"offset={value}: it is added to the pixels: give -1000 where they carry +1000, 0 where not"
             )

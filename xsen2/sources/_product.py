@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 import dask.array as da
@@ -11,12 +14,13 @@ import numpy as np
 import xarray as xr
 
 from xsen2.bands import BANDS, canonical
-from xsen2.errors import BandError
+from xsen2.errors import BandError, Xsen2Error
 from xsen2.sources import _assets
 from xsen2.sources._assemble import assemble
+from xsen2.sources._reading import ReadWarning
 from xsen2.sources._safe_metadata import GSD, Radiometry
 
-__all__ = ["EXTRA_ATTRS", "asked", "product_cube"]
+__all__ = ["EXTRA_ATTRS", "Need", "asked", "product_cube", "settle"]
 
 EXTRA_ATTRS: dict[str, dict[str, Any]] = {
     **_assets.EXTRA_ATTRS,
@@ -30,14 +34,29 @@ EXTRA_ATTRS: dict[str, dict[str, Any]] = {
 }
 
 
-def asked(bands: Sequence[str] | None, listed: Mapping[str, Any], where: str, extra: str) -> list[str]:
-    """Canonical names to read, each of which the product lists; by default the bands and `extra`."""
+class Need(Enum):
+    """How much a band or layer is wanted."""
+
+    MUST = "must be there"
+    LIKE = "is read where it is there; a warning says so where not"
+    MAY = "is read where it is there"
+
+
+def asked(
+    bands: Sequence[str] | None, listed: Mapping[str, Any], where: str, extra: str, optional: Sequence[str] = ()
+) -> dict[str, Need]:
+    """Canonical names to read, in order: by default the bands and `extra` as far as they are there.
+
+    Raises
+    ------
+    BandError
+        If one is unknown, or the product does not list one that is named in `bands`.
+    """
     if bands is None:
-        names = [name for name in (*BANDS, extra) if name in listed]
-    else:
-        given = [bands] if isinstance(bands, str) else list(bands)
-        layers = {name: str(name).upper() for name in given if str(name).upper() in EXTRA_ATTRS}
-        names = list(dict.fromkeys(layers.get(name) or canonical([name])[0] for name in given))
+        return {name: Need.LIKE for name in (*BANDS, extra) if name in listed}
+    given = [bands] if isinstance(bands, str) else list(bands)
+    layers = {name: str(name).upper() for name in given if str(name).upper() in EXTRA_ATTRS}
+    names = dict.fromkeys((layers.get(name) or canonical([name])[0] for name in given), Need.MUST)
     if not names:
         raise BandError(f"{where} lists no band on its native grid, or bands= is empty: name those to read")
     missing = [name for name in names if name not in listed]
@@ -46,14 +65,55 @@ def asked(bands: Sequence[str] | None, listed: Mapping[str, Any], where: str, ex
             f"{where} lists no image of {', '.join(missing)} on the native grid; it has {', '.join(sorted(listed))}: "
             "name some of those in bands="
         )
-    return names
+    if not optional:
+        return names
+    names |= {name: Need.MAY for name in (*optional, extra) if name in listed and name not in names}
+    return {name: names[name] for name in (*BANDS, *EXTRA_ATTRS) if name in names}
+
+
+def settle(
+    found: Mapping[str, object],
+    names: Mapping[str, Need],
+    what: str,
+    paths: Mapping[str, str],
+    remedy: str | None,
+    error: type[Xsen2Error],
+) -> None:
+    """Raise or warn, once, of what is not there (None in `found`).
+
+    What was named must be there. Of all that a product should have, it is enough that there is a band: what a method
+    cannot do without, it says itself, and a person learns all of it from one message.
+    """
+    there = [name for name, one in found.items() if one is not None]
+    missing = [name for name, one in found.items() if one is None]
+    must = [name for name in missing if names[name] is Need.MUST]
+    like = [name for name in missing if names[name] is Need.LIKE]
+    if must or not any(name in BANDS or names[name] is Need.MUST for name in there):
+        lost = ", ".join(f"{name} ({paths[name]})" for name in must or like)
+        hint = remedy or (f"or read what is there with bands={there}" if there else "")
+        raise error(f"{what}, these images are missing: {lost}. Download it again{hint and f', {hint}'}")
+    if like:
+        lost = ", ".join(f"{name} ({paths[name]})" for name in like)
+        warnings.warn(
+            f"{what}, these images are missing and are left out: {lost}; the cube has {', '.join(there)}",
+            ReadWarning,
+            stacklevel=_outside(),
+        )
+
+
+def _outside() -> int:
+    """How far above the caller the first frame is that is not of this package: what a warning is about."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "xsen2":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def product_cube(
     arrays: Mapping[str, da.Array],
     box: tuple[int, int, int, int],
     epsg: int,
-    time: datetime,
+    time: datetime | None,
     meaning: Radiometry,
     *,
     product: str,
@@ -61,7 +121,7 @@ def product_cube(
     level: str,
     platform: str,
 ) -> xr.Dataset:
-    """The cube of one product and date, with what is known of it in its attributes."""
+    """The cube of one product and date, with what is known of it in its attributes; without the date if it is None."""
     attrs = {
         "product": product,
         "source": product,  # as a cube of any source has it
@@ -72,14 +132,15 @@ def product_cube(
         "units": "DN = 10000 x reflectance",
         "offset": _removed(meaning),
         "special_values": ", ".join(f"{name} {value}" for name, value in meaning.special.items()),
-        "attribution": f"contains modified Copernicus Sentinel data {time.year}",
+        "attribution": f"contains modified Copernicus Sentinel data {time.year if time else ''}".strip(),
     }
-    cube = assemble(arrays, {name: GSD[name] for name in arrays}, box, epsg, [time], attrs, EXTRA_ATTRS)
+    times = [time or datetime(1970, 1, 1)]
+    cube = assemble(arrays, {name: GSD[name] for name in arrays}, box, epsg, times, attrs, EXTRA_ATTRS)
     added = sorted(set(meaning.offsets.values()))
     if len(added) == 1:
         about_offset = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
         cube = cube.assign_coords(offset=("time", np.array(added, np.float32), about_offset))
-    return cube
+    return cube if time else cube.isel(time=0, drop=True)
 
 
 def _removed(meaning: Radiometry) -> str:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
 import time
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
+import numpy as np
+import numpy.typing as npt
+
 from xsen2.errors import SourceError
-from xsen2.sources._place import Place, check
+from xsen2.sources._image import check, opened, part
+from xsen2.sources._place import Place
 
 __all__ = ["ENV", "PAUSES", "ReadWarning", "Reading", "Skipped", "secretless", "skipped", "tagged"]
 
@@ -24,10 +29,15 @@ ENV: dict[str, str] = {
     "GDAL_NUM_THREADS": "1",
     # No files beside the image: each would be a request, and could move it or change its values.
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
     # 429 and 5xx are tried again by GDAL itself, which repeats one request and not the whole block.
     "GDAL_HTTP_MAX_RETRY": "2",
     "GDAL_HTTP_RETRY_DELAY": "0.25",
-    # A server that does not answer is an error, not a task that never ends.
+    # Tiles beside each other come in one request.
+    "GDAL_HTTP_MULTIRANGE": "YES",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    # A server that does not answer is an error, not a task that never ends; nor one that trickles.
+    "GDAL_HTTP_TIMEOUT": "300",
     "GDAL_HTTP_CONNECTTIMEOUT": "15",
     "GDAL_HTTP_LOW_SPEED_TIME": "30",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
@@ -141,8 +151,16 @@ class Reading:
             raise SourceError(f"sign= gave a {type(found).__name__} for a URL, not a URL")
         return found
 
-    def attempts(self, url: str, where: str, read: Callable[[str], Any]) -> Any:
-        """`read` of the signed URL, tried up to four times; None when it is skipped.
+    def part(
+        self,
+        url: str,
+        where: str,
+        corner: tuple[int, int],
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+        keep: int | None = None,
+    ) -> npt.NDArray[Any] | None:
+        """Pixels of a file, tried up to four times; None when they are skipped.
 
         Parameters
         ----------
@@ -150,8 +168,13 @@ class Reading:
             As `tagged` gives it.
         where : str
             The part that is read, for messages.
-        read : callable
-            Takes the signed URL; opens the file anew when it is called again.
+        corner : tuple of int
+            Left and top of the part, in metres.
+        shape : tuple of int
+            Its rows and columns; where the file has none, they are 0.
+        dtype : numpy.dtype
+        keep : int, optional
+            Number under which the open file is kept for the next part that this thread reads of it.
 
         Raises
         ------
@@ -159,37 +182,116 @@ class Reading:
             If it still fails; names the item, the asset and the last reason.
         CRSError, GridError
             If the file does not lie where the item says.
+        RadiometryError
+            If its pixels are not whole numbers that `dtype` holds.
         """
+        *named, place = url.rpartition("#")[2].split("/")
+        item, asset = (unquote(part) for part in named)
+        about, what = Place.read(place), f"item {item!r}, asset {asset!r}"
+
+        def read(signed: str | None) -> npt.NDArray[Any]:
+            key = (keep, os.getpid(), _stamp(url))
+            file = None if keep is None or signed is not None else _kept().pop(key, None)
+            sound = False
+            try:
+                if file is None:
+                    file = opened(self.url(url) if signed is None else signed)
+                    check(file, what, about)
+                found = part(file, what, about, *corner, shape, dtype)
+                sound = keep is not None
+                return found
+            finally:
+                if sound:
+                    _keep(key, file)
+                elif file is not None:
+                    file.close()
+
+        return self._attempts(url, item, asset, where, read)
+
+    def _attempts(
+        self, url: str, item: str, asset: str, where: str, read: Callable[[str | None], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any] | None:
         import rasterio
         from rasterio.errors import RasterioError
 
-        *named, place = url.rpartition("#")[2].split("/")
-        item, asset = (unquote(part) for part in named)
-        options, pauses, tries = dict(ENV), list(PAUSES), 0
+        pauses, tries, signed = list(PAUSES), 0, None
         while True:
             tries += 1
             try:
-                signed = self.url(url)
-                with rasterio.Env(**(options | ({"CPL_VSIL_CURL_NON_CACHED": _vsi(signed)} if tries > 1 else {}))):
-                    # GDAL remembers that a file could not be opened; unless told to forget, it asks no more.
-                    check(url, signed, f"item {item!r}, asset {asset!r}", Place.read(place))
+                # GDAL remembers that a file could not be opened; unless told to forget, it asks no more.
+                signed = self.url(url) if tries > 1 else None
+                with rasterio.Env(**(ENV | ({"CPL_VSIL_CURL_NON_CACHED": _vsi(signed)} if signed else {}))):
                     return read(signed)
             except (RasterioError, OSError, RuntimeError, UnicodeError, SourceError) as error:
                 reason = _reason(error)
                 last: Exception = error
             if _FINAL.search(reason) and pauses:
-                pauses = [0.0] if tries == 1 and _vsi(url) else []  # once more, past GDAL's memory
+                remote = _vsi(signed or url)
+                pauses = [0.0] if tries == 1 and remote else []  # once more, past GDAL's memory
             if not pauses:
                 break
             time.sleep(pauses.pop(0))
         reason = secretless(reason)
         if not self.skip:
             raise SourceError(
-                f"item {item!r}, asset {asset!r}: {where} cannot be read after {tries} attempts: {reason}. Try again "
-                'later, leave the item out, or pass on_error="skip", which makes it nodata and says so'
+                f"item {item!r}, asset {asset!r}: {where} cannot be read after {tries} attempts: {reason}. "
+                f'{_hint(url, reason)}Try again later, leave the item out, or pass on_error="skip", which makes it '
+                "nodata and says so"
             ) from last
         _skip(Skipped(item, asset, where, reason))
         return None
+
+
+_CDSE = (
+    "s3://eodata is the Copernicus Data Space's own object store: set the environment variables "
+    "AWS_S3_ENDPOINT=eodata.dataspace.copernicus.eu, AWS_VIRTUAL_HOSTING=FALSE, and AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY to the keys of your account there. "
+)
+
+
+def _hint(url: str, reason: str) -> str:
+    """What to do about a failure whose cause is known."""
+    if url.startswith("s3://eodata/"):
+        return _CDSE
+    if "not recognized as being in a supported file format" in reason:
+        return "Only GeoTIFF and JPEG 2000 are read, and no file that refers to others, such as a VRT. "
+    if url.startswith("s3://"):
+        return (
+            "For s3 addresses, set AWS_NO_SIGN_REQUEST=YES where the bucket is open, else AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and, where the reader pays, AWS_REQUEST_PAYER=requester. "
+        )
+    return ""
+
+
+_files = threading.local()
+"""Open files of each thread: GDAL's are not safe in two, and a JPEG 2000 or COG is costly to open for each block."""
+
+_MOST_OPEN = 16
+"""For each thread, however many dates there are: each is a file descriptor, and memory."""
+
+
+def _kept() -> OrderedDict[Any, Any]:
+    """The files that this thread has open, the latest last."""
+    if not hasattr(_files, "open"):
+        _files.open = OrderedDict()
+    found: OrderedDict[Any, Any] = _files.open
+    return found
+
+
+def _keep(key: Any, file: Any) -> None:
+    files = _kept()
+    files[key] = file
+    while len(files) > _MOST_OPEN:
+        files.popitem(last=False)[1].close()
+
+
+def _stamp(url: str) -> tuple[int, ...]:
+    """What changes when a local file is replaced; nothing of a remote one."""
+    try:
+        about = os.stat(url.rpartition("#")[0])
+    except (OSError, ValueError):  # an address; or no file, which opening it will say
+        return ()
+    return about.st_size, about.st_mtime_ns, about.st_ino
 
 
 def _skip(what: Skipped) -> None:

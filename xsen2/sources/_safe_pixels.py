@@ -74,6 +74,8 @@ class Image:
         Bands in GDAL's sense.
     dtype : str
         Of the raw pixels.
+    told : str
+        Where the place is told, for messages.
     """
 
     href: str | Path
@@ -82,6 +84,7 @@ class Image:
     gsd: int
     layers: int
     dtype: str
+    told: str = "MTD_TL.xml"
 
     def blocks(self, box: Box, epsg: int) -> tuple[int, int]:
         """Rows and columns of the file's own tiles, after checking that the file is what the metadata say.
@@ -100,8 +103,11 @@ class Image:
         from rasterio.transform import from_origin
 
         if isinstance(self.href, Path) and self.href.suffix == ".jp2":
-            with self.href.open("rb") as stream:
-                _complete(stream, self.where)
+            try:
+                with self.href.open("rb") as stream:
+                    _complete(stream, self.where)
+            except OSError as error:
+                raise SourceError(f"{self.where} cannot be read: {error.strerror}") from error
         left, bottom, right, top = box
         shape = ((top - bottom) // self.gsd, (right - left) // self.gsd)
         with warnings.catch_warnings():
@@ -117,18 +123,18 @@ class Image:
             )
         if found != shape:
             raise GridError(
-                f"{self.where} has {found[0]} x {found[1]} pixels, but MTD_TL.xml says {shape[0]} x {shape[1]}: "
+                f"{self.where} has {found[0]} x {found[1]} pixels, but {self.told} says {shape[0]} x {shape[1]}: "
                 "download the product again"
             )
         if crs != CRS.from_epsg(epsg):
             raise CRSError(
-                f"{self.where} is in {crs.to_string() if crs else 'no CRS'}, but MTD_TL.xml says EPSG:{epsg}: "
+                f"{self.where} is in {crs.to_string() if crs else 'no CRS'}, but {self.told} says EPSG:{epsg}: "
                 "download the product again"
             )
         if not transform.almost_equals(from_origin(left, top, self.gsd, self.gsd), 1e-3):
             raise GridError(
                 f"{self.where} has its corner at {transform.c:g}, {transform.f:g} and pixels of {transform.a:g} x "
-                f"{transform.e:g} m, but MTD_TL.xml says {left}, {top} and {self.gsd} x {-self.gsd} m: "
+                f"{transform.e:g} m, but {self.told} says {left}, {top} and {self.gsd} x {-self.gsd} m: "
                 "download the product again"
             )
         return block

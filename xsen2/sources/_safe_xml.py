@@ -1,7 +1,7 @@
 """XML of a product, read without trusting it.
 
-The standard library's own parser, expat, set up to refuse any document type: without one there are no
-entities to expand and no external files to fetch. ESA's metadata never has one. Size and nesting are bounded.
+defusedxml refuses any document type: without one there are no entities to expand and no external files to fetch.
+ESA's metadata never have one. Size, elements and nesting are bounded.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
 from xsen2.errors import SourceError, Xsen2Error
 
 __all__ = ["LIMIT", "Document"]
 
-LIMIT = 64 * 2**20
-"""Bytes of the longest file that is read: the metadata of a tile are about 0.5 MB, those of 15 tiles 2 MB."""
+LIMIT = 16 * 2**20
+"""Bytes of the longest file that is read: the metadata of a tile are about 0.5 MB, those of 15 tiles 2 MB, a cloud mask
+of polygons 1 MB."""
+
+_MARKS = 600_000  # signs "<", two of most elements: 15 tiles have about 40 000, a large cloud mask 100 000
 
 _DEPTH = 64  # the metadata nest about ten deep
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
@@ -99,41 +101,54 @@ class Document:
         return round(number)
 
 
+class _Builder(TreeBuilder):
+    """Tags without namespace, nested no deeper than any metadata."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where, self.depth = where, 0
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> Element:
+        self.depth += 1
+        if self.depth > _DEPTH:
+            raise SourceError(f"{self.where} nests over {_DEPTH} deep: these are not the metadata of a product")
+        return super().start(_local(tag), attrs)
+
+    def end(self, tag: str, /) -> Element:
+        self.depth -= 1
+        return super().end(_local(tag))
+
+
 def _tree(data: bytes, where: str) -> Element:
-    builder, depth = TreeBuilder(), 0
+    """The only place where XML is parsed."""
+    from defusedxml.common import DTDForbidden
+    from defusedxml.ElementTree import XMLParser
 
-    def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > _DEPTH:
-            raise SourceError(f"{where} nests over {_DEPTH} deep: these are not the metadata of a product")
-        builder.start(_local(name), attributes)
-
-    def end(name: str) -> None:
-        nonlocal depth
-        depth -= 1
-        builder.end(_local(name))
-
-    def refuse(*_: object) -> None:
+    if len(data) > LIMIT or data.count(b"<") > _MARKS:
+        raise SourceError(
+            f"{where} is over {LIMIT >> 20} MB or has over {_MARKS // 2} elements: these are not the metadata of a "
+            "product"
+        )
+    try:
+        text = data.decode("utf-8-sig")  # as all of ESA's; what is counted above is counted in it
+        said = re.match(r"<\?xml[^>]*?encoding\s*=\s*[\"'](.*?)[\"']", text)
+        if said is not None and said[1].lower() not in ("utf-8", "us-ascii"):
+            raise LookupError(f"encoding {said[1][:40]!r}, not UTF-8")
+        parser = XMLParser(target=_Builder(where), forbid_dtd=True)
+        parser.feed(text)
+        root: Element = parser.close()
+    except DTDForbidden as error:
         raise SourceError(
             f"{where} declares a document type, which ESA's metadata never do and which can make a reader "
             "expand entities or fetch other files: it is not read; download the product again"
-        )
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = refuse
-    try:
-        parser.Parse(data, True)
-        return builder.close()
+        ) from error
     except Xsen2Error:
         raise
-    except (expat.ExpatError, LookupError, ValueError) as error:  # the latter two for an unknown encoding
+    except (ParseError, LookupError, ValueError) as error:  # ValueError: the encoding
         raise SourceError(f"{where} is not well-formed XML ({error}): download the product again") from error
+    return root
 
 
 def _local(name: str) -> str:
-    return name.rpartition(":")[2]
+    """A tag without its namespace; expat joins them by a brace."""
+    return name.rpartition("}")[2].rpartition(":")[2]

@@ -7,9 +7,10 @@ from datetime import timedelta
 
 from xsen2.errors import CRSError, GridError, SourceError
 from xsen2.sources._area import CELL, Area, lonlat
+from xsen2.sources._fields import as_number
 from xsen2.sources._items import Item
 
-__all__ = ["one_grid", "passes", "touching"]
+__all__ = ["first_of_tiles", "one_grid", "passes", "touching"]
 
 _SAME_PASS = timedelta(minutes=30)
 """Two orbits see a place at least 50 minutes apart; copies of one acquisition differ by seconds."""
@@ -85,22 +86,57 @@ def _hint(items: Sequence[Item]) -> str:
 
 
 def passes(items: Sequence[Item]) -> list[list[Item]]:
-    """Items by acquisition, in the order of time: of every tile one, in the order of their names.
+    """Items by acquisition, in the order of time: tiles in the order of their names, of each the best copy first.
 
-    Of several copies of a tile it is the one of highest sequence, else of the newest processing. Tiles that were
-    seen within half an hour were seen in one pass.
+    What one satellite saw within half an hour it saw in one pass. Two satellites that fly one behind the other, as
+    after a launch, each have a pass of their own.
+
+    A tile and pass is there more than once when it was processed anew, and when a datastrip ended in it: then each
+    copy has its own part of the ground. So all copies count. The one of highest sequence, else of the newest
+    processing, comes first. An older processing of the same part of the same datastrip is left out: it has nothing
+    that the newer one does not have.
     """
     out: list[list[Item]] = []
+    latest: dict[str, list[Item]] = {}
     for item in sorted(items, key=lambda item: item.time):
-        if out and item.time - out[-1][0].time < _SAME_PASS:
-            out[-1].append(item)
+        here = latest.get(item.platform)
+        if here is not None and item.time - here[0].time < _SAME_PASS:
+            here.append(item)
         else:
-            out.append([item])
-    return [_best(copies) for copies in out]
+            latest[item.platform] = [item]
+            out.append(latest[item.platform])
+    return [_ordered(copies) for copies in out]
 
 
-def _best(copies: Sequence[Item]) -> list[Item]:
-    best: dict[str, Item] = {}
-    for item in sorted(copies, key=lambda item: (item.rank, item.id)):
-        best[item.tile] = item
-    return [best[tile] for tile in sorted(best)]
+def _ordered(copies: Sequence[Item]) -> list[Item]:
+    by_tile: dict[str, list[Item]] = {}
+    for item in sorted(copies, key=lambda item: (item.rank, item.id), reverse=True):
+        better = by_tile.setdefault(item.tile, [])
+        if not any(_superseded(item, other) for other in better):
+            better.append(item)
+    return [item for tile in sorted(by_tile) for item in by_tile[tile]]
+
+
+def _superseded(item: Item, better: Item) -> bool:
+    """Whether a better copy is known to have every pixel of an item: the same files, or the same part processed anew.
+
+    The same part is the same datastrip with the same outline and no more nodata. Where that is not told, both are read.
+    """
+    if item.extent != better.extent or not item.assets.keys() <= better.assets.keys():
+        return False
+    if all(asset["href"] == better.assets[name]["href"] for name, asset in item.assets.items()):
+        return True
+    empty, less = (as_number(of.properties.get("s2:nodata_pixel_percentage")) for of in (item, better))
+    told = item.strip is not None and None not in (empty, less) and item.footprint and better.footprint
+    return bool(told and item.strip == better.strip and less <= empty and _near(item, better))  # type: ignore[operator]
+
+
+def _near(item: Item, other: Item) -> bool:
+    """Whether two outlines are one: their corners' extremes are within 20 m of each other."""
+    ends = [tuple(end(axis) for axis in zip(*of.footprint, strict=True) for end in (min, max)) for of in (item, other)]
+    return all(abs(a - b) < 2e-4 for a, b in zip(*ends, strict=True))
+
+
+def first_of_tiles(date: Sequence[Item]) -> list[Item]:
+    """Of one pass, the best copy of each tile."""
+    return list({item.tile: item for item in reversed(date)}.values())

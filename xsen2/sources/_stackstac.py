@@ -2,65 +2,61 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import stackstac
-from stackstac.rio_reader import DEFAULT_GDAL_ENV, AutoParallelRioReader
 
 from xsen2.sources._engines import Grid, dtype_of, small
 from xsen2.sources._items import Item
-from xsen2.sources._reading import ENV, Reading
+from xsen2.sources._reading import Reading
 
 __all__ = ["read"]
 
 
+_numbers = itertools.count()
+"""Tell readers apart, also those of one file with another signature."""
+
+
 class _Reader:
-    """stackstac's own reader, opened anew with a fresh signature after each failure."""
+    """What stackstac asks for the pixels of one asset; the latest files of each thread stay open."""
 
-    def __init__(self, *, url: str, reading: Reading, **about: Any) -> None:
-        self._url, self._reading, self._about = url, reading, about
-        self._lock = threading.Lock()
-        self._open: AutoParallelRioReader | None = None
+    def __init__(self, *, url: str, spec: Any, dtype: np.dtype[Any], reading: Reading, **_: Any) -> None:
+        self._url, self._spec, self._dtype, self._reading = url, spec, np.dtype(dtype), reading
+        self._number = next(_numbers)
 
-    def read(self, window: Any, **kwargs: Any) -> Any:
-        rows = f"rows {window.row_off} to {window.row_off + window.height}"
-        where = f"{rows}, columns {window.col_off} to {window.col_off + window.width} of the cube"
-        found = self._reading.attempts(self._url, where, lambda url: self._once(url, window, kwargs))
-        return np.zeros((window.height, window.width), self._about["dtype"]) if found is None else found
-
-    def _once(self, url: str, window: Any, kwargs: Mapping[str, Any]) -> Any:
-        with self._lock:
-            if self._open is None:
-                self._open = AutoParallelRioReader(url=url, **self._about)
-            reader = self._open
-        try:
-            return reader.read(window, **kwargs)
-        except Exception:
-            with self._lock:
-                if self._open is reader:  # not closed: another thread may be reading from it
-                    self._open = None
-            raise
+    def read(self, window: Any, **_: Any) -> Any:
+        rows, columns = ((round(start), round(size)) for start, size in _spans(window))
+        where = f"rows {rows[0]} to {sum(rows)}, columns {columns[0]} to {sum(columns)} of the cube"
+        left, _, _, top = self._spec.bounds
+        x, y = self._spec.resolutions_xy
+        corner = round(left + columns[0] * x), round(top - rows[0] * y)
+        shape = rows[1], columns[1]
+        found = self._reading.part(self._url, where, corner, shape, self._dtype, self._number)
+        return np.zeros(shape, self._dtype) if found is None else found
 
     def close(self) -> None:
-        with self._lock:
-            self._open = None
+        """Nothing to do: files are closed as others are opened."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self._url, "reading": self._reading, **self._about}
+        return {"url": self._url, "spec": self._spec, "dtype": self._dtype, "reading": self._reading}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         _Reader.__init__(self, **state)
 
 
+def _spans(window: Any) -> tuple[tuple[float, float], tuple[float, float]]:
+    return (window.row_off, window.height), (window.col_off, window.width)
+
+
 def read(items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Reading) -> dict[str, da.Array]:
     """Name → (item, y, x) raw pixels, 0 where there are none."""
     # stackstac 0.5 reads proj:epsg alone, and without it guesses a grid from the lon/lat box.
-    plain = [small(item, names, grid, {"proj:epsg": grid.epsg}) for item in items]
+    plain = [small(item, names, grid, {"proj:epsg": grid.epsg}, number) for number, item in enumerate(items)]
     out = {}
     for name in names:
         dtype = dtype_of(name)
@@ -80,7 +76,6 @@ def read(items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Readi
             properties=False,
             band_coords=False,
             errors_as_nodata=(),  # the default turns a missing file into nodata
-            gdal_env=DEFAULT_GDAL_ENV.updated(always=ENV),
             reader=partial(_Reader, reading=reading),
         )
         out[name] = stack.data[:, 0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from xsen2.sources._assemble import side_of
 from xsen2.sources._eopf_grids import agree, box_of, epsg_of
 from xsen2.sources._eopf_metadata import Meaning, about, meaning
 from xsen2.sources._eopf_store import BANDS_AT, Layer, Product
-from xsen2.sources._product import asked, product_cube
+from xsen2.sources._product import Need, asked, product_cube, settle
 from xsen2.sources._safe_metadata import GSD, Radiometry
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def open_eopf(
     *,
     offset: float | None = None,
 ) -> xr.Dataset:
-    """Make a lazy cube of a Sentinel-2 product in EOPF's Zarr format: every band on its native grid.
+    """Make a lazy cube of a Sentinel-2 product in EOPF's Zarr format, or GeoZarr's: every band on its native grid.
 
     Only metadata and the coordinates of the grids are read; no pixel before the cube is computed.
 
@@ -50,12 +51,13 @@ def open_eopf(
     store : str, os.PathLike or zarr.abc.store.Store
         A ``.zarr`` folder, a ``.zarr.zip`` with one, which is not extracted, or the address of either in
         the words of fsspec (``https://…``, ``s3://…``), whose package must be installed; or a store of
-        zarr's, for whatever needs credentials. L1C or L2A, in Zarr format 2 or 3.
+        zarr's, for whatever needs credentials. L1C or L2A, in Zarr format 2 or 3; also GeoZarr stores with the same
+        groups, as the EOPF Explorer has them, whose overviews are not read.
     bands : sequence of str, optional
         Bands in any catalogue's words (``"red"``, ``"B04"``), and layers that are no bands: ``"SCL"``
         (scene classification of L2A), ``"CLDPRB"`` (cloud probability of L2A, per cent), ``"CLASSI"``
         (opaque cloud, cirrus and snow masks of L1C, as bits 1, 2 and 4). By default all bands, with SCL, or
-        of L1C with CLASSI, where it is there; B10 never.
+        of L1C with CLASSI, as far as they are there, with a `ReadWarning` where one is not; B10 never.
     chunks : int
         Pixels of the 10 m grid along y and x in one dask chunk; the other grids get a half and a sixth
         of it. Moved to the nearest multiple of the store's own chunks (the products' are 1830 or 5490
@@ -71,7 +73,9 @@ def open_eopf(
         reflectance, offset removed), NaN where the raw pixel is nodata or outside ``valid_min`` and
         ``valid_max``; dims ``(time, y, x)``, ``(time, y_20m, x_20m)``, ``(time, y_60m, x_60m)``; pixel
         centres as coordinates; `spatial_ref`. SCL and masks are uint8 on their native grid; 0 in SCL
-        means no data. `time` is the tile's own sensing time, in UTC.
+        means no data. `time` is the tile's own sensing time, in UTC. Floats of a GeoZarr store are reflectance, NaN
+        where there is none. Where such a store has no STAC item in it, `time` is that of the pass, from the name of
+        the product, which the store has to have; without either there is no dim ``time``.
 
     Raises
     ------
@@ -107,10 +111,27 @@ def open_eopf(
     >>> cube.attrs["offset"]  # doctest: +SKIP
     "removed once: -1000 DN added to the raw pixels; per date in the coordinate 'offset'"
     """
+    return read(store, bands, chunks, offset=offset)
+
+
+def read(
+    store: str | os.PathLike[str] | Store,
+    bands: Sequence[str] | None = None,
+    chunks: int = 2048,
+    *,
+    offset: float | None = None,
+    optional: Sequence[str] = (),
+    remedy: str | None = None,
+) -> xr.Dataset:
+    """As `open_eopf`, and of the bands `optional`, and the layer that comes unasked, what is there.
+
+    `remedy` is what messages say to do when a band of `bands` is missing.
+    """
     side = side_of(chunks)
     product = Product.open(store)
     whole = about(product)
-    layers = _layers(product, bands, "CLASSI" if whole.level == "L1C" else "SCL")
+    names = asked(bands, _PATHS, product.where, "CLASSI" if whole.level == "L1C" else "SCL", optional)
+    layers = _layers(product, names, remedy)
     meant = {name: meaning(layer, whole, offset) for name, layer in layers.items() if name in BANDS}
     epsg = epsg_of(product, list(layers.values()))
     box = _box(product, layers)
@@ -118,7 +139,7 @@ def open_eopf(
     arrays: dict[str, da.Array] = {}
     for name, layer in layers.items():
         gsd = GSD[name]
-        agree(layer, gsd, box)
+        agree(layer, gsd, box, product.group(layer.path.rpartition("/")[0]))
         decode = partial(_as_dn, meant=meant[name]) if name in BANDS else _as_is
         dtype = "float32" if name in BANDS else "uint8"
         arrays[name] = layer.lazy(name, side * 10 // gsd, decode, dtype, product.stamp)
@@ -136,19 +157,13 @@ def open_eopf(
     )
 
 
-def _layers(product: Product, bands: Sequence[str] | None, extra: str) -> dict[str, Layer]:
-    """Name → array of what is asked for, all of it there; by default the bands, and `extra` where it is."""
-    names = asked(bands, _PATHS, product.where, extra)
+def _layers(product: Product, names: Mapping[str, Need], remedy: str | None) -> dict[str, Layer]:
+    """Name → array of what is asked for, as far as it is there."""
     found = {name: product.layer(_PATHS[name]) for name in names}
-    if bands is None and found[extra] is None:
-        del found[extra]
+    settle(found, names, f"{product.where} is not complete", _PATHS, remedy, BandError)
     there = {name: layer for name, layer in found.items() if layer is not None}
-    if len(there) < len(found):
-        lost = ", ".join(f"{name} ({_PATHS[name]})" for name in found if name not in there)
-        hint = f": read what is there with bands={list(there)}, or download it again" if there else ""
-        raise BandError(f"{product.where} does not have {lost}{hint}")
     for name, layer in there.items():
-        layer.require(("uint16",) if name in BANDS else ("uint8",), 2)
+        layer.require(("uint16", "float32", "float64") if name in BANDS else ("uint8",), 2)
     return there
 
 
@@ -173,7 +188,7 @@ def _alike(meant: dict[str, Meaning], baseline: str) -> Radiometry:
     values: dict[str, dict[float, str]] = {"scale_factor": {}, "fill_value": {}}
     for name, one in meant.items():
         values["scale_factor"].setdefault(one.quantification, name)
-        values["fill_value"].setdefault(one.nodata, name)
+        values["fill_value"].setdefault(one.nodata if one.nodata == one.nodata else math.inf, name)
     for key, by_value in values.items():
         if len(by_value) > 1:
             said = ", ".join(
@@ -182,12 +197,14 @@ def _alike(meant: dict[str, Meaning], baseline: str) -> Radiometry:
             raise RadiometryError(f"bands of one product have different values of {key}: {said}; download it again")
     offsets = {name: one.offset for name, one in meant.items()}
     first = next(iter(meant.values()), None)
-    special = {} if first is None else {"NODATA": first.nodata}
+    special = {} if first is None or first.nodata != first.nodata else {"NODATA": int(first.nodata)}
     return Radiometry(offsets, 10000.0 if first is None else first.quantification, special, baseline)
 
 
 def _as_dn(raw: npt.NDArray[Any], meant: Meaning) -> npt.NDArray[np.float32]:
-    out = raw.astype(np.float32) + np.float32(meant.offset)
+    out = raw.astype(np.float32)
+    if meant.offset:
+        out += np.float32(meant.offset)
     if meant.quantification != 10000:
         out *= np.float32(10000 / meant.quantification)
     low, high = meant.valid

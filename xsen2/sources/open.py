@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import xarray as xr
 
-from xsen2.bands import BANDS
+from xsen2.bands import BANDS, A
 from xsen2.errors import SourceError
 from xsen2.geometry import padded
 from xsen2.grid import Bounds
+from xsen2.paths import is_url
+from xsen2.sources._safe_files import given, is_product
+from xsen2.sources._zarr_store import is_store
 
 __all__ = ["Wanted", "open_source"]
 
@@ -32,12 +35,16 @@ class Wanted:
         Time or interval of a STAC search, or of the items that are taken.
     layers : tuple of str
         What STAC items are to give besides the bands, as ``("SCL",)``. Products give their masks unasked.
+    bands : tuple of str or None
+        What a product must have, in canonical names; of it the 10 m bands and the masks are read too, where they are
+        there. By default all that is there.
     """
 
     area: Bounds | None = None
     context: int = 0
     datetime: str | None = None
     layers: tuple[str, ...] = ()
+    bands: tuple[str, ...] | None = None
 
     @property
     def box(self) -> Bounds | None:
@@ -51,9 +58,10 @@ def open_source(source: str, wanted: Wanted = Wanted()) -> Cube:  # frozen
     Parameters
     ----------
     source : str
-        A Zarr store with a cube (one group, or a group per resolution). A Sentinel-2 product: the path of a .SAFE
-        folder or its .zip; the path or URL of an EOPF product, .zarr or .zarr.zip. STAC as JSON: an item, an item
-        collection, the URL of a search, or the URL of an API or of a collection in one, which are searched.
+        A Zarr store with a cube (one group, or a group per resolution), or a zip with one. A Sentinel-2 product: the
+        path of a .SAFE folder, its .zip or its MTD_MSI*.xml, or of a tile's folder from AWS; the path or URL of an EOPF
+        product, .zarr or .zarr.zip. STAC as JSON: an item, an item collection, the URL of a search, or the URL of an
+        API or of a collection in one, which are searched.
     wanted : Wanted
 
     Returns
@@ -65,11 +73,19 @@ def open_source(source: str, wanted: Wanted = Wanted()) -> Cube:  # frozen
     SourceError
         There is nothing at `source`, or nothing that is known; or the area lies outside it.
     """
-    if "://" not in source and not Path(source).exists():
-        raise SourceError(f"{source} does not exist: give a Zarr store, a STAC item or a SAFE product")
+    if not is_url(source):
+        here = given(source)
+        if not os.path.exists(here):
+            why = ": it is a link that leads nowhere" if os.path.islink(here) else ""
+            raise SourceError(f"{source} does not exist{why}; give a Zarr store, a STAC item or a SAFE product")
+        source = str(here)
     for is_it, opener in _OPENERS:
         if is_it(source):
-            return opener(source, wanted)
+            cube = opener(source, wanted)
+            for dim, size in cube.sizes.items():
+                if not size:
+                    raise SourceError(f"{source} holds no pixels: its dim {dim} has the length 0")
+            return cube
     raise SourceError(
         f"{source} is neither a Zarr store nor STAC (.json, or a URL) nor a product (.SAFE, .zip, or EOPF's .zarr "
         "or .zarr.zip): these can be opened"
@@ -77,8 +93,9 @@ def open_source(source: str, wanted: Wanted = Wanted()) -> Cube:  # frozen
 
 
 def _is_zarr(source: str) -> bool:
-    marks = ("zarr.json", ".zgroup", ".zmetadata")
-    return source.rstrip("/").endswith(".zarr") or any((Path(source) / mark).exists() for mark in marks)
+    if source.rstrip("/").lower().endswith((".zarr", ".zarr.zip")):
+        return True
+    return not is_url(source) and is_store(source)
 
 
 def _open_zarr(source: str, wanted: Wanted) -> Cube:
@@ -89,7 +106,7 @@ def _open_zarr(source: str, wanted: Wanted) -> Cube:
 
 
 def _is_eopf(source: str) -> bool:
-    if not source.rstrip("/").lower().endswith((".zarr", ".zarr.zip")) and not _is_zarr(source):
+    if not _is_zarr(source):
         return False
     from xsen2.sources._eopf_store import is_eopf
 
@@ -97,21 +114,26 @@ def _is_eopf(source: str) -> bool:
 
 
 def _open_eopf(source: str, wanted: Wanted) -> Cube:
-    from xsen2.sources.eopf import open_eopf
+    from xsen2.sources import eopf
 
-    return _cut(open_eopf(source), wanted, source)
+    return _cut(_read(eopf.open_eopf, eopf.read, source, wanted), wanted, source)
 
 
 def _is_safe(source: str) -> bool:
-    if "://" in source:
-        return False
-    return source.rstrip("/").lower().endswith((".safe", ".zip")) or any(Path(source).glob("*MTD_*.xml"))
+    return not is_url(source) and is_product(source)
 
 
 def _open_safe(source: str, wanted: Wanted) -> Cube:
-    from xsen2.sources.safe import open_safe
+    from xsen2.sources import safe
 
-    return _cut(open_safe(source), wanted, source)
+    return _cut(_read(safe.open_safe, safe.read, source, wanted), wanted, source)
+
+
+def _read(whole: Callable[..., Cube], part: Callable[..., Cube], source: str, wanted: Wanted) -> Cube:
+    """What is wanted of a product, so that what is missing or damaged beside it does not matter."""
+    if wanted.bands is None:
+        return whole(source)
+    return part(source, wanted.bands, optional=A, remedy="or make other bands with --bands")
 
 
 def _is_stac(source: str) -> bool:

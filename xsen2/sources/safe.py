@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -11,8 +12,9 @@ import xarray as xr
 
 from xsen2.bands import BANDS
 from xsen2.errors import SourceError
+from xsen2.sources import _safe_aws
 from xsen2.sources._assemble import side_of
-from xsen2.sources._product import asked, product_cube
+from xsen2.sources._product import Need, asked, product_cube, settle
 from xsen2.sources._safe_files import Files
 from xsen2.sources._safe_metadata import (
     GSD,
@@ -49,14 +51,18 @@ def open_safe(
     Parameters
     ----------
     path : str or os.PathLike
-        A ``.SAFE`` folder or a ``.zip`` with one, which is not extracted. L1C or L2A, of any processing
-        baseline, in the naming of today or that of until 2016, with images in JPEG 2000 or GeoTIFF.
+        A ``.SAFE`` folder or a ``.zip`` with one, which is not extracted; its ``MTD_MSI*.xml``, the folder of one of
+        its tiles in ``GRANULE``, or a folder that holds nothing else named ``.SAFE``. L1C or L2A, of any processing
+        baseline, in the naming of today or that of until 2016, with images in JPEG 2000 or GeoTIFF. Or a tile as it
+        lies in AWS's buckets ``sentinel-s2-l1c`` and ``-l2a``: a folder, or a zip of one, with ``metadata.xml`` and
+        ``tileInfo.json`` beside the images; its offset follows from the processing baseline.
     bands : sequence of str, optional
         Bands in any catalogue's words (``"red"``, ``"B04"``), and layers that are no bands: ``"SCL"``
         (scene classification of L2A), ``"CLDPRB"`` (cloud probability of L2A, per cent), ``"CLASSI"``
         (opaque cloud, cirrus and snow masks of L1C, as bits 1, 2 and 4; before baseline 04.00 there is none
         of snow, and the others are polygons, which are drawn on the 60 m grid). By default all bands that the
-        product lists on their native grid, with SCL, or of L1C with CLASSI if its file is there; B10 never.
+        product lists on their native grid, with SCL, or of L1C with CLASSI if its file is there; one that is not there
+        is left out with a `ReadWarning`. B10 never.
     chunks : int
         Pixels of the 10 m grid along y and x in one dask chunk; the other grids get a half and a sixth
         of it. Moved to the nearest multiple of the tiles inside each file (ESA's are 1024, 640 and 192
@@ -109,38 +115,87 @@ def open_safe(
     >>> cube.attrs["offset"]  # doctest: +SKIP
     "removed once: -1000 DN added to the raw pixels; per date in the coordinate 'offset'"
     """
+    return read(path, bands, chunks, tile=tile, offset=offset)
+
+
+def read(
+    path: str | os.PathLike[str],
+    bands: Sequence[str] | None = None,
+    chunks: int = 2048,
+    *,
+    tile: str | None = None,
+    offset: float | None = None,
+    optional: Sequence[str] = (),
+    remedy: str | None = None,
+) -> xr.Dataset:
+    """As `open_safe`, and of the bands `optional`, and the layer that comes unasked, what is there.
+
+    `remedy` is what messages say to do when a band of `bands` is missing.
+    """
     side = side_of(chunks)
     files = Files.open(path)
-    product = files.document(files.metadata)
-    level = level_of(product)
-    granule = _granule(granules(product), tile, product.where)
-    about = files.document(granule.metadata)
+    product = None if files.metadata is None else files.document(files.metadata)
+    if files.aws:
+        about = files.document(_safe_aws.METADATA)
+        level = _safe_aws.level_of(about)
+        granule = _granule({(one := _safe_aws.granule(about, level)).tile: one}, tile, about.where)
+        drawn = _safe_aws.masks(masks(about, ""))
+    else:
+        assert product is not None
+        level = level_of(product)
+        granule = _granule(_named(granules(product), files), tile, product.where)
+        about = files.document(granule.metadata)
+        drawn = masks(about, granule.metadata.rpartition("/")[0])
     listed = {name: [p + s for p in stems for s in _SUFFIXES] for name, stems in granule.images.items()}
     listed |= {
         name: list(paths)
-        for name, paths in masks(about, granule.metadata.rpartition("/")[0]).items()
-        if files.has(paths[0]) or not paths[0].endswith(".gml")  # products are passed on without their GML
-    }
+        for name, paths in drawn.items()
+        if any(map(files.has, paths)) or not (files.aws or paths[0].endswith(".gml"))
+    }  # products are passed on without their GML
     extra = "CLASSI" if level == "L1C" and any(map(files.has, listed.get("CLASSI", ()))) else "SCL"
-    names = asked(bands, listed, product.where, extra)
-    meaning = radiometry(product, level, [name for name in names if name in BANDS], offset)
+    names = located(files, listed, asked(bands, listed, about.where, extra, optional), remedy)
+    wanted = [name for name in names if name in BANDS]
+    if product is None:
+        meaning = _safe_aws.radiometry(files, about, wanted, offset)
+    else:
+        meaning = radiometry(product, level, wanted, offset)
     epsg, box = place(about)
+    told = "metadata.xml" if files.aws else "MTD_TL.xml"
     time = sensed(about)
 
     arrays: dict[str, da.Array] = {}
-    for name, inner in _located(files, listed, names).items():
+    for name, inner in names.items():
         gsd = GSD[name]
         if inner.endswith(".gml"):
             arrays[name] = clouds(files, inner, box, epsg, side * 10 // gsd)
             continue
         dtype, layers = ("uint16", 1) if name in BANDS else ("uint8", 3 if name == "CLASSI" else 1)
-        image = Image(files.href(inner), files.where(inner), files.stamp(inner), gsd, layers, dtype)
+        image = Image(files.href(inner), files.where(inner), files.stamp(inner), gsd, layers, dtype, told)
         arrays[name] = image.array(name, box, epsg, side * 10 // gsd, *_decoder(name, meaning))
-    identifier = (product.said("PRODUCT_URI", "PRODUCT_URI_2A") or files.name).removesuffix(".SAFE")
-    platform = product.said("SPACECRAFT_NAME") or "unknown"
+    known = product.said("PRODUCT_URI", "PRODUCT_URI_2A") if product else _safe_aws.name_of(files)
+    identifier = (known or files.name).removesuffix(".SAFE")
+    platform = product.said("SPACECRAFT_NAME") if product else re.sub(r"^S(2[A-Z])_.*", r"Sentinel-\1", known or "")
     return product_cube(
-        arrays, box, epsg, time, meaning, product=identifier, tile=granule.tile, level=level, platform=platform
+        arrays,
+        box,
+        epsg,
+        time,
+        meaning,
+        product=identifier,
+        tile=granule.tile,
+        level=level,
+        platform=platform or "unknown",
     )
+
+
+def _named(found: Mapping[str, Granule], files: Files) -> Mapping[str, Granule]:
+    """The tiles; that one alone by whose folder the product was given."""
+    if files.granule is None:
+        return found
+    chosen = {name: one for name, one in found.items() if one.metadata.startswith(f"GRANULE/{files.granule}/")}
+    if not chosen:
+        raise SourceError(f"{files.path} does not list the tile in GRANULE/{files.granule}: give the product's folder")
+    return chosen
 
 
 def _granule(found: Mapping[str, Granule], tile: str | None, where: str) -> Granule:
@@ -149,19 +204,21 @@ def _granule(found: Mapping[str, Granule], tile: str | None, where: str) -> Gran
     wanted = str(tile).upper().removeprefix("T")
     if tile is None or wanted not in found:
         asked = f"not {wanted!r}" if tile is not None else "and a cube has one"
-        raise SourceError(f"{where} is of the tiles {', '.join(sorted(found))}, {asked}: name one with tile=")
+        raise SourceError(
+            f"{where} is of the tiles {', '.join(sorted(found))}, {asked}: name one with tile=, or give its folder in "
+            "GRANULE"
+        )
     return found[wanted]
 
 
-def _located(files: Files, listed: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, str]:
-    """Name → path of the image in the product."""
+def located(
+    files: Files, listed: Mapping[str, Sequence[str]], names: Mapping[str, Need], remedy: str | None
+) -> dict[str, str]:
+    """Name → path of the image in the product, of all that are there."""
     found = {name: next((path for path in listed[name] if files.has(path)), None) for name in names}
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
-        lost = ", ".join(f"{name} ({listed[name][0]})" for name in missing)
-        there = [name for name in names if name not in missing]
-        hint = f", or read what is there with bands={there}" if there else ""
-        raise SourceError(f"{files.path} is not complete, these images are missing: {lost}. Download it again{hint}")
+    settle(
+        found, names, f"{files.path} is not complete", {name: listed[name][0] for name in names}, remedy, SourceError
+    )
     return {name: path for name, path in found.items() if path is not None}
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 from xsen2.errors import SourceError
 from xsen2.grid import Bounds
+from xsen2.sources._api import features_of, stac_io
 from xsen2.sources._area import Area, lonlat
-from xsen2.sources._items import Item, read
+from xsen2.sources._fields import as_list, as_mapping
+from xsen2.sources._hrefs import is_remote
+from xsen2.sources._items import Item as Known
+from xsen2.sources._items import read
+from xsen2.sources._reading import secretless
 from xsen2.sources._select import touching
 
 __all__ = ["COLLECTION", "items_at", "search"]
@@ -43,29 +49,41 @@ def items_at(source: str, area: Bounds | None = None, datetime: str | None = Non
     """
     try:
         import pystac
-        from pystac_client.stac_api_io import StacApiIO
+        import pystac_client  # noqa: F401
     except ImportError as error:
         raise ImportError("STAC sources need pystac-client: pip install 'xsen2[stac]'") from error
+    remote = is_remote(source)
     try:
-        page = StacApiIO().read_json(source)
+        io = stac_io()
+        page = io.read_json(source)
         kind = page["type"]
         if kind in ("FeatureCollection", "Feature"):
-            features = list(_features(page, StacApiIO())) if kind == "FeatureCollection" else [page]
+            features = list(features_of(_pages(page, io), source)) if kind == "FeatureCollection" else [page]
             items = [pystac.Item.from_dict(feature) for feature in features]
+    except SourceError:
+        raise
     except Exception as error:  # pystac raises bare Exceptions for links that cannot be read
-        raise SourceError(f"{source} is not a STAC item, item collection or API: {error}") from error
+        raise SourceError(
+            f"{source} is not a STAC item, item collection or API: {secretless(str(error)[:500])}"
+        ) from error
     if kind in ("Catalog", "Collection"):
         if area is None or datetime is None:
             raise SourceError(f"{source} is searched, so say what for: --bbox or --geometry, and --datetime")
         links = {link.get("rel"): link.get("href") for link in page.get("links", [])}
         if kind == "Collection":
-            items = search(links.get("root") or source, page.get("id", COLLECTION), area, datetime)
+            root = urljoin(source, str(links.get("root") or source)) if remote else str(links.get("root") or source)
+            if remote and not is_remote(root):
+                raise SourceError(f"{source} says that its API is {root[:200]!r}, which is not on http(s)")
+            items = search(root, page.get("id", COLLECTION), area, datetime)
         else:
             items = search(source, COLLECTION, area, datetime)
     elif kind not in ("FeatureCollection", "Feature"):
         raise SourceError(f"{source} is a {kind}, not a STAC item, item collection or API")
+    if not items:
+        raise SourceError(f"{source} has no items: widen the search that it is the answer to")
     for item in items:
-        if item.get_self_href() is None:
+        # What came over the network lies there, whatever it says of itself.
+        if item.get_self_href() is None or (remote and not is_remote(item.get_self_href())):
             item.set_self_href(source)
         item.make_asset_hrefs_absolute()
     return items if area is None else _of_area(items, area)
@@ -80,6 +98,7 @@ def search(api: str, collection: str, area: Bounds, datetime: str) -> list[Any]:
         The API cannot be searched, or finds none.
     """
     try:
+        from pystac import Item
         from pystac_client import Client
         from pystac_client.exceptions import APIError
     except ImportError as error:
@@ -87,26 +106,28 @@ def search(api: str, collection: str, area: Bounds, datetime: str) -> list[Any]:
     west, south, east, north = area
     box = (west, south, east - 360 if east > 180 else east, north)  # as STAC writes it across the antimeridian
     try:
-        found = list(Client.open(api).search(collections=[collection], bbox=box, datetime=datetime).items())
+        client = Client.open(api, stac_io=stac_io())
+        pages = client.search(collections=[collection], bbox=box, datetime=datetime).pages_as_dicts()
+        found = [Item.from_dict(feature, root=client) for feature in features_of(pages, api)]
+    except SourceError:
+        raise
     except (APIError, OSError, NotImplementedError, KeyError, TypeError, ValueError) as error:
-        raise SourceError(f"{api} cannot be searched: {error}") from error
+        raise SourceError(f"{api} cannot be searched: {secretless(str(error)[:500])}") from error
     if not found:
         raise SourceError(f"{api} has no {collection} item in {box} at {datetime}: try other dates")
     return found
 
 
-def _features(page: dict[str, Any], io: Any) -> Iterator[dict[str, Any]]:
-    """The features of a page and of those that follow."""
+def _pages(page: dict[str, Any], io: Any) -> Iterator[dict[str, Any]]:
+    """A page and those that follow, until one has no features."""
     from pystac import Link
 
-    seen: list[Any] = []
-    while True:
-        yield from page["features"]
-        following = next((link for link in page.get("links", []) if link.get("rel") == "next"), None)
-        if following is None or not page["features"] or following in seen:
+    while page.get("features"):
+        yield page
+        links = [link for link in map(as_mapping, as_list(page.get("links"))) if link.get("rel") == "next"]
+        if not links:
             return
-        seen.append(following)
-        page = io.read_json(Link.from_dict(following))
+        page = io.read_json(Link.from_dict(dict(links[0])))
 
 
 def _of_area(items: list[Any], area: Bounds) -> list[Any]:
@@ -119,15 +140,21 @@ def _of_area(items: list[Any], area: Bounds) -> list[Any]:
     known = read(items)
     near = {id(of) for of in touching(known, outline)}
     pairs = [(item, of) for item, of in zip(items, known, strict=True) if id(of) in near]
-    by_crs: dict[int, list[tuple[Any, Item]]] = {}
+    by_crs: dict[int, list[tuple[Any, Known]]] = {}
     for item, of in pairs:
         by_crs.setdefault(of.epsg, []).append((item, of))
     if len(by_crs) == 1:
         return [item for item, _ in pairs]
 
+    west, south, east, north = outline.bounds
+
     def covered(epsg: int) -> tuple[float, int]:
-        tiles = unary_union([box(*lonlat(extent, epsg)) for extent in {of.extent for _, of in by_crs[epsg]}])
-        return round(tiles.intersection(box(*area)).area / box(*area).area, 4), len(by_crs[epsg])
+        boxes = []
+        for left, bottom, right, top in {lonlat(of.extent, epsg) for _, of in by_crs[epsg]}:
+            turn = 360 * round((west + east - left - right) / 720)  # on the same side of 180 degrees as the area
+            boxes.append(box(left + turn, bottom, right + turn, top))
+        asked = box(west, south, east, north)
+        return round(unary_union(boxes).intersection(asked).area / asked.area, 4), len(by_crs[epsg])
 
     best = max(sorted(by_crs), key=covered)
     others = ", ".join(f"{len(by_crs[epsg])} in EPSG:{epsg}" for epsg in sorted(by_crs) if epsg != best)

@@ -12,15 +12,17 @@ import xarray as xr
 
 from xsen2.bands import BANDS, GRIDS, canonical
 from xsen2.errors import BandError, RadiometryError, SourceError
+from xsen2.layers import find
 from xsen2.sources._area import Area, Box
 from xsen2.sources._assemble import assemble, side_of
 from xsen2.sources._assets import EXTRA_ATTRS, EXTRAS, gsd_of
-from xsen2.sources._calibrate import calibrated
+from xsen2.sources._calibrate import calibrated, classes, first
 from xsen2.sources._engines import Grid, engine_named, read_all
-from xsen2.sources._items import Item, read
+from xsen2.sources._items import TILE, Given, Item, basics, split
 from xsen2.sources._offsets import doubtful, offsets_of
 from xsen2.sources._reading import Reading, ReadWarning, Skipped, skipped
-from xsen2.sources._select import one_grid, passes, touching
+from xsen2.sources._select import first_of_tiles, one_grid, passes, touching
+from xsen2.sources._stores import opened, placed
 from xsen2.sources._when import interval
 
 __all__ = ["EARTH_SEARCH", "PLANETARY_COMPUTER", "ReadWarning", "Skipped", "load", "skipped"]
@@ -30,6 +32,10 @@ EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 
 PLANETARY_COMPUTER = "https://planetarycomputer.microsoft.com/api/stac/v1"
 """Planetary Computer: `sentinel-2-l2a`; load its items with ``sign=planetary_computer.sign``."""
+
+
+_APART = 25
+"""Times the area of all its tiles that a cube without `bbox` or `geometry` may have."""
 
 
 def load(
@@ -47,15 +53,17 @@ def load(
 ) -> xr.Dataset:
     """Make a lazy cube of STAC items: every band on the grid that it was measured on.
 
-    Nothing is read but the items. They may be of several dates, and of several MGRS tiles in one CRS;
-    where a tile and date is there more than once, the highest `s2:sequence`, else the newest processing,
-    is taken.
+    Nothing is read but the items, and of products in Zarr their metadata. They may be of several dates, and of
+    several MGRS tiles in one CRS. Where a tile and pass is there more than once, all copies count: the pixels of
+    the highest `s2:sequence`, else of the newest processing, and where it has none, those of the next one.
 
     Parameters
     ----------
     items : ItemCollection, iterable of pystac.Item or of dict, FeatureCollection, or one item
         From Earth Search v1 or the Planetary Computer, or of any catalogue whose assets are named after
-        bands or say in `eo:bands` (STAC 1.0) or `bands` (1.1) which one they hold.
+        bands or say in `eo:bands` (STAC 0.9 and 1.0) or `bands` (1.1) which one they hold, such as the
+        Copernicus Data Space's. Items whose assets are Zarr are opened as `open_eopf` does; then `engine`,
+        `sign` and `on_error` mean nothing.
     bbox : sequence of float, optional
         Area to load: west, south, east, north in degrees, as in a STAC search.
     geometry : GeoJSON dict, shapely geometry or object with ``__geo_interface__``, optional
@@ -97,7 +105,8 @@ def load(
         there is no data; dims ``(time, y, x)``, ``(time, y_20m, x_20m)``, ``(time, y_60m, x_60m)``;
         pixel centres as coordinates; `spatial_ref`. SCL is uint8 on the 20 m grid, 0 for no data. The
         coordinate `offset` along time tells what was added to the pixels, NaN where the tiles of one
-        date differ in that. The attributes name the tiles (`tile`) and items (`source`).
+        or copies of one date differ in that. The attributes name the tiles (`tile`) and all items whose pixels
+        are used (`source`).
 
     Raises
     ------
@@ -120,10 +129,20 @@ def load(
 
     Notes
     -----
-    Tiles that were seen in one pass (within half an hour) are one date, at the time of the earliest.
-    Where they overlap, the first in the order of their names that has data wins, pixel by pixel and band
-    by band. Tiles of one UTM zone share their pixel grid, so nothing is resampled or blended, and L1C has
-    no seams; in L2A each tile has an atmospheric correction of its own, and steps of some DN can be seen.
+    What one satellite saw in one pass (within half an hour) is one date, at the time of the earliest tile, of
+    its best copy; two satellites that fly minutes apart are two dates. Where tiles overlap, the first in the
+    order of their names that has data wins, pixel by pixel and band by band. Tiles of one UTM zone share their
+    pixel grid, so nothing is resampled or blended, and L1C has no seams; in L2A each tile has an atmospheric
+    correction of its own, and steps of some DN can be seen.
+
+    ESA cuts a long acquisition into datastrips, and delivers the tile at a cut twice, each copy with its own
+    part of the ground; a tile that was processed anew is there twice, too. Each copy gets its own offset, then
+    the nodata of the better one is filled from the next, band by band. SCL comes from the copy whose bands are
+    used at a pixel, as far as it has a class there. All copies are read, but an older one of the same
+    datastrip with the same outline, and no fewer pixels of nodata, is left out: it could add none.
+
+    Items from elsewhere (by their `self` link, or found by a search) name files on http(s) and s3 alone: a
+    path of this machine in one is refused. Only GeoTIFF and JPEG 2000 are read, by their content.
 
     Some Earth Search items of `sentinel-2-l2a` from 2022 and 2025 say that the offset has not been
     applied where it has: load them with ``offset=0``. Unless `offset` says it, a block of Earth Search's
@@ -152,45 +171,81 @@ def load(
     reading = _reading(sign, on_error)
     area = Area.read(bbox, geometry)
     inside = None if datetime is None else interval(datetime)
-    found = read(items)
-    if isinstance(offset, Mapping):
-        unknown = sorted(set(offset) - {item.id for item in found})
-        if unknown:
-            raise RadiometryError(f"offset= names {', '.join(unknown)}, which are not among the items")
+    found, given = split(items)
+    _alike(found, given, reading, offset)
     if inside is not None:
-        times = sorted(item.time for item in found)
+        times = sorted([*(item.time for item in found), *(basics(item)[2] for item in given)])
         found = [item for item in found if inside(item.time)]
-        if not found:
+        given = [item for item in given if inside(basics(item)[2])]
+        if not found and not given:
             raise SourceError(f"no item lies in datetime={datetime!r}: they are from {times[0]} to {times[-1]}")
+    stores = [opened(item, bands, chunk, offset) for item in given]
+    of = {id(store.item): store for store in stores}
+    found = found or [store.item for store in stores]
     if area is not None:
         found = touching(found, area)
     one_grid(found)
     dates = passes(found)
     found = [item for date in dates for item in date]
-    names, missing = _names(bands, found, reading.skip)
-    offsets = offsets_of(found, offset)
-    checks = doubtful(found, offset, offsets)
     box, epsg = _box(found, area), found[0].epsg
-
-    arrays: dict[str, da.Array] = {}
-    for gsd in GRIDS:
-        here = [name for name in names if gsd_of(name) == gsd]
-        if here:
-            arrays |= read_all(read_grid, found, here, Grid(gsd, box, epsg, chunk * 10 // gsd), reading)
+    if stores:
+        stores, missing = [of[id(item)] for item in found], ""
+        names = list(dict.fromkeys(str(name) for store in stores for name in store.cube.data_vars))
+        offsets = [float(np.ravel(store.cube.get("offset", np.nan))[0]) for store in stores]
+        arrays = {name: placed(stores, name, gsd_of(name), box, chunk * 10 // gsd_of(name)) for name in names}
+    else:
+        names, missing = _names(bands, found, reading.skip)
+        offsets = offsets_of(found, offset)
+        arrays = {}
+        for gsd in GRIDS:
+            here = [name for name in names if gsd_of(name) == gsd]
+            if here:
+                arrays |= read_all(read_grid, found, here, Grid(gsd, box, epsg, chunk * 10 // gsd), reading)
+    checks = doubtful(found, offset, offsets)
+    there = {name: ~da.isnan(data) if stores else data for name, data in arrays.items() if name in BANDS}
+    on = {gsd: [data for name, data in there.items() if gsd_of(name) == gsd] for gsd in GRIDS}
     cube = assemble(
-        {name: calibrated(arrays[name], name, dates, offsets, checks) for name in names},
+        {
+            name: classes(data, dates, on[20] or on[10] or on[60])  # SCL is made of the 20 m bands
+            if name in EXTRAS
+            else first(data, dates)
+            if stores
+            else calibrated(data, name, dates, offsets, checks)
+            for name, data in ((name, arrays[name]) for name in names)
+        },
         {name: gsd_of(name) for name in names},
         box,
         epsg,
-        [min(item.time for item in date) for date in dates],
+        [min(item.time for item in first_of_tiles(date)) for date in dates],
         _attrs(found, offsets) | ({"missing": missing} if missing else {}),
         EXTRA_ATTRS,
     )
     added = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
-    of = dict(zip((item.id for item in found), offsets, strict=True))
-    each = [{of[item.id] for item in date} for date in dates]
+    left = iter(offsets)
+    each = [{next(left) for _ in date} for date in dates]
     common = [values.pop() if len(values) == 1 else np.nan for values in each]
     return cube.assign_coords(offset=("time", np.array(common, np.float32), added))
+
+
+def _alike(
+    found: Sequence[Item], given: Sequence[Given], reading: Reading, offset: float | Mapping[str, float] | None
+) -> None:
+    """Refuse items that cannot be read in one way, and offsets of others."""
+    if given and found:
+        raise SourceError(
+            f"items {found[0].id!r} and {given[0].id!r} have their pixels in raster files and in Zarr: load them apart"
+        )
+    if given and (reading.skip or reading.sign is not None):
+        raise SourceError(
+            f"item {given[0].id!r} has its pixels in Zarr, where sign= and on_error= mean nothing: leave them out, or "
+            "give xsen2.open_eopf a store of zarr's"
+        )
+    if isinstance(offset, Mapping):
+        unknown = set(offset) - {item.id for item in found} - {item.id for item in given}
+        if unknown:
+            raise RadiometryError(
+                f"offset= names {', '.join(sorted(map(str, unknown)))}, which are not among the items"
+            )
 
 
 def _reading(sign: Callable[[str], str] | None, on_error: str) -> Reading:
@@ -210,6 +265,12 @@ def _names(bands: Sequence[str] | None, items: Sequence[Item], skip: bool) -> tu
     else:
         given = [bands] if isinstance(bands, str) else list(bands)
         upper = {name: name.upper() for name in given if isinstance(name, str) and name.upper() in EXTRAS}
+        other = [name for name in given if name not in upper and find(name) and find(name) not in EXTRAS]
+        if other:
+            raise BandError(
+                f"bands= names {', '.join(map(str, other))}, layers that are not loaded from STAC: leave them out; of "
+                f"layers {', '.join(EXTRAS)} is loaded, and open_safe and open_eopf give those of a product"
+            )
         names = list(dict.fromkeys(upper.get(name) or canonical([name])[0] for name in given))
     if not names:
         raise BandError("bands= is empty: leave it out for all bands, or name those to load")
@@ -233,6 +294,12 @@ def _names(bands: Sequence[str] | None, items: Sequence[Item], skip: bool) -> tu
 def _box(items: Sequence[Item], area: Area | None) -> Box:
     left, bottom, right, top = zip(*(item.extent for item in items), strict=True)
     whole = (min(left), min(bottom), max(right), max(top))
+    most = _APART * TILE**2 * len({item.extent for item in items})
+    if area is None and (whole[2] - whole[0]) * (whole[3] - whole[1]) > most:
+        raise SourceError(
+            f"the tiles {', '.join(sorted({item.tile for item in items}))} lie so far apart that a cube of them would "
+            "be nearly all nodata: give bbox= or geometry=, or load them apart"
+        )
     if area is None:
         return whole
     box = area.box(whole, items[0].epsg)
@@ -245,7 +312,7 @@ def _attrs(items: Sequence[Item], offsets: Sequence[float]) -> dict[str, Any]:
     added = " or ".join(f"{offset:g}" for offset in sorted(set(offsets)))
     return {
         "tile": ", ".join(sorted({item.tile for item in items})),
-        "source": ", ".join(item.id for item in items),
+        "source": ", ".join(dict.fromkeys(item.id for item in items)),
         **({"level": items[0].level} if items[0].level else {}),
         "units": "DN = 10000 x reflectance",
         "offset": f"removed once: {added} DN added to the raw pixels; per date in the coordinate 'offset'",

@@ -13,7 +13,9 @@ from typing import Any
 
 import click
 
-from xsen2.networks import WEIGHTS, Card
+from xsen2.networks import WEIGHTS
+from xsen2.networks.load import verified
+from xsen2.networks.local import at
 from xsen2.training.calibrate import spread_of
 from xsen2.training.scenes import read_scenes
 
@@ -30,9 +32,8 @@ def main(
     run: Path, name: str, network: str, source: str, commands: tuple[str, ...], data: Path, calibrate: str
 ) -> None:
     """Write the weights of RUN into the package under NAME."""
-    [path] = run.glob("*.json")
-    card = Card.read(path)
-    raw = card.file.read_bytes()
+    [card] = at(run)
+    raw = verified(card)
     training = {**card.training, "commands": list(commands)}
     card = dataclasses.replace(card, name=name, network=network, source=source, training=training)
     if card.spread:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from xsen2 import disk
+from xsen2.errors import WeightsError
 from xsen2.networks import WEIGHTS, Card
-from xsen2.training.fit import Recipe, build
+from xsen2.networks.load import build, halo_of, infinite
+from xsen2.training.fit import Recipe
 from xsen2.training.patches import Pair
 
 __all__ = ["describe", "save", "write"]
@@ -41,10 +45,11 @@ def save(
     Card
         Weights and card of an earlier, shorter run in the folder are replaced.
     """
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    last = _last(run / "log.jsonl")
     name = f"{network}-{10 * recipe.ratio}m"
-    for old in (run / f"{name}.json", run / f"{name}.safetensors"):
-        old.unlink(missing_ok=True)
+    with disk.named(run):
+        for old in (run / f"{name}.json", run / f"{name}.safetensors"):
+            old.unlink(missing_ok=True)
     return write(
         weights,
         run,
@@ -59,23 +64,51 @@ def save(
             "recipe": asdict(recipe),
             "operator": operator,
             "scenes": sorted({scene[0].place.removesuffix(", surrogate") for scene in pairs}),
-            "hours": round(log[-1]["seconds"] / 3600, 2),
+            "hours": round(last.get("seconds", 0) / 3600, 2),
             "device": _device(),
-            "last_log": log[-1],
+            "last_log": last,
         },
     )
 
 
+def _last(log: Path) -> dict[str, Any]:
+    """The last line of a log that is whole: a full disk, or a kill, may have cut one."""
+    with suppress(FileNotFoundError):
+        for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
+            with suppress(ValueError):
+                found = json.loads(line)
+                if isinstance(found, dict):
+                    return found
+    return {}
+
+
 def write(weights: Mapping[str, torch.Tensor], folder: Path, **fields: Any) -> Card:
-    """Write weights as fp16 into `folder`, with a card of `fields`; hash, halo and what is not given are filled in."""
+    """Write weights into `folder`, with a card of `fields`; hash, halo and what is not given are filled in.
+
+    They are stored as fp16, or as float32 if one of them is too large for that.
+
+    Raises
+    ------
+    WeightsError
+        If they are not finite, or the folder has others of that name.
+    StoreError
+        If the disk is full, or may not be written to.
+    """
     from safetensors.torch import save as serialise
 
-    raw = serialise({k: v.to(torch.float16).contiguous() for k, v in weights.items()})
+    if bad := infinite(weights):
+        raise WeightsError(
+            f"{bad} has values that are not finite numbers: the training went astray, and its weights are of no use. "
+            "Train in a new folder with a lower rate"
+        )
+    half = {k: v.to(torch.float16) for k, v in weights.items()}
+    stored = half if infinite(half) is None else {k: v.float() for k, v in weights.items()}
+    raw = serialise({k: v.contiguous() for k, v in stored.items()})
     module = build(fields["architecture"], fields["ratio"], fields["arguments"])
     # Until it is calibrated, a network that says how sure it is counts as right.
     spread = [1.0] * int(module.tail.out_channels) if hasattr(module, "doubt") else []  # type: ignore[arg-type, union-attr]
     made = {
-        "halo": -(-int(module.radius) // fields["ratio"]) + 1,  # type: ignore[arg-type]
+        "halo": halo_of(module, fields["ratio"]),
         "sha256": hashlib.sha256(raw).hexdigest(),
         "validation": {},
         "spread": spread,

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from xsen2 import disk, files
 from xsen2.bands import grid_of
 from xsen2.cube import recognise
-from xsen2.errors import BandError, GridError, MethodError, WeightsError
-from xsen2.kernels import Operator
+from xsen2.errors import BandError, GridError, MethodError, WeightsError, once
+from xsen2.kernels import OPERATORS, Operator
 from xsen2.networks import DEFAULT, Card, NetworkMethod
 from xsen2.protocol import Array
 from xsen2.registry import resolve
@@ -45,7 +46,7 @@ class Adapted:
     ----------
     folder : pathlib.Path
         Holds weights and cards: the adapted ones, and those of the 60 m bands as they were. A temporary folder
-        until it is saved.
+        until it is saved, which is gone when Python ends.
     gain : float
         By how much the error fell on the cube at a finer scale than that of the training: 0.05 is 5 %.
         0 if nothing helped; then the weights are the general ones.
@@ -71,20 +72,18 @@ class Adapted:
         Raises
         ------
         WeightsError
-            If there is something in that folder already, or nothing can be written.
+            If there is something in that folder already.
+        StoreError
+            If nothing can be written, because the disk is full or may not be written to.
         """
-        target = Path(folder).absolute()
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise WeightsError(f"{target} is not an empty folder: give another")
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            shutil.copytree(self.folder, scratch)
-            if target.exists():
-                target.rmdir()
-            scratch.rename(target)
-        except OSError as error:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise WeightsError(f"weights cannot be written to {target}: {error}") from error
+        target = Path(os.path.expanduser(folder)).absolute()
+        with disk.named(target, disk.ANEW):
+            if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
+                raise WeightsError(f"{target} is not an empty folder: give another")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with files.whole(target, folder=True) as part:
+                for file in sorted(self.folder.iterdir()):
+                    shutil.copyfile(file, part / file.name)
         return replace(self, folder=target)
 
 
@@ -100,6 +99,7 @@ def coarser(scene: Scene, how: Blur) -> Scene:
     return replace(scene, bands=bands, valid=valid)
 
 
+@once
 def finetune(
     ds: xr.Dataset | xr.DataTree,
     method: str | os.PathLike[str] = "default",
@@ -148,6 +148,8 @@ def finetune(
         If the method is no network, or an argument is out of range.
     SourceError
         If the cube lacks a 10 m or 20 m band.
+    StoreError
+        If the disk of temporary files is full, or may not be written to.
     WeightsError
         If weights of the method, those of the 60 m bands included, are missing or broken.
 
@@ -158,13 +160,19 @@ def finetune(
     >>> adapted = cube.dsen2.finetune(steps=2, quiet=True)
     >>> sr = cube.dsen2.superresolve(["B11"], method=adapted)
     """
+    from xsen2.networks.load import tensors, verified  # and torch
+
     if steps < 1:
         raise MethodError(f"steps={steps}: use 1 or more")
     first = resolve(method, ["B05"])[0]
     if not isinstance(first, NetworkMethod):
         raise MethodError(f"method={os.fspath(method)!r} has no weights to train: use a network, as {DEFAULT!r}")
-    others = _cards_60m(method)
+    if operator not in OPERATORS:
+        raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
     how = Blur(operator)
+    # All that comes from files first: what is broken is known before hours of work.
+    general = tensors(first.card)
+    others = [(card, tensors(card), verified(card)) for card in _cards_60m(method)]
     scenes = _scenes(ds)
     near = [p for s in scenes if (p := list(pairs(s, 2, [how], PATCH)))]
     far = [p for s in scenes if (p := list(pairs(coarser(s, how), 2, [how], PATCH)))]
@@ -173,10 +181,11 @@ def finetune(
             "the cube is too small to adapt a network to: valid pixels of the 20 m bands over at least 500 x 500 m are "
             "needed"
         )
-    adapted = _adapt(first.card, near, far, steps, seed, device, quiet)
-    for other in others:
+    with disk.named("a temporary folder", disk.ANEW, "free space, or name another folder in TMPDIR"):
+        adapted = _adapt(first.card, general, near, far, steps, seed, device, quiet)
+    for other, _, raw in others:
         alike = replace(other, network=f"{first.card.network}-adapted", path="")
-        alike.write(adapted.folder, other.file.read_bytes())
+        alike.write(adapted.folder, raw)
     return adapted
 
 
@@ -196,6 +205,7 @@ def _scenes(ds: xr.Dataset | xr.DataTree) -> list[Scene]:
 
 def _adapt(
     card: Card,
+    general: Weights,
     near: Sequence[list[Pair]],
     far: Sequence[list[Pair]],
     steps: int,
@@ -203,12 +213,10 @@ def _adapt(
     device: str,
     quiet: bool,
 ) -> Adapted:
-    from safetensors.torch import load_file
-
+    from xsen2.networks.load import build
     from xsen2.training.export import write
-    from xsen2.training.fit import Recipe, build, fit, score
+    from xsen2.training.fit import Recipe, fit, score
 
-    general = {k: v.float() for k, v in load_file(card.file).items()}
     recipe = Recipe(
         card.architecture,
         2,
@@ -244,7 +252,7 @@ def _adapt(
     if errors[blend] > LEAST * errors[0.0]:
         blend, gain = 0.0, 0.0
     weights = blended(train(near, "adapting"), blend) if blend else general
-    folder = Path(tempfile.mkdtemp(prefix="xsen2-adapted-"))
+    folder = files.temporary("xsen2-adapted")
     write(
         weights,
         folder,

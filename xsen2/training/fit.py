@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import io
 import json
 import time
 from collections import defaultdict
@@ -17,8 +17,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from xsen2 import disk, files
 from xsen2.errors import WeightsError
 from xsen2.inference import best_device, best_dtype
+from xsen2.networks.load import build, checkpoint
 from xsen2.training.optim import Optimiser
 from xsen2.training.patches import Pair, balance, batches
 
@@ -73,15 +75,6 @@ class Recipe:
         """What the rates are multiplied by in a step: 100 to warm up, then flat, then falling."""
         left = (self.steps - step) / max(1, self.cool)
         return min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 0.98 * left)
-
-
-def build(architecture: str, ratio: int, arguments: Mapping[str, Any]) -> nn.Module:
-    """A fresh network by the name that cards carry, as ``"twogrid.TwoGrid"``."""
-    module, _, name = architecture.rpartition(".")
-    made: nn.Module = getattr(importlib.import_module(f"xsen2.networks.{module}"), name)(
-        **{**arguments, "ratio": ratio}
-    )
-    return made
 
 
 def _tensors(arrays: Sequence[np.ndarray[Any, Any] | None], device: torch.device) -> Iterator[torch.Tensor | None]:
@@ -179,11 +172,14 @@ def fit(
     Raises
     ------
     WeightsError
-        If `initial` does not fit the network of the recipe, or if the checkpoint is of another recipe; only `steps`
-        and `cool` may change between runs.
+        If `initial` does not fit the network of the recipe, or if the checkpoint is damaged or of another recipe; only
+        `steps` and `cool` may change between runs.
+    StoreError
+        If the disk is full, or may not be written to.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk.named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if threads:
         torch.set_num_threads(threads)
     where = best_device(device)
@@ -197,13 +193,16 @@ def fit(
     saved, first, seconds = folder / "checkpoint.pt", 0, 0.0
     own = {k: v for k, v in asdict(recipe).items() if k not in ("steps", "cool")}
     if saved.exists():
-        state = torch.load(saved, weights_only=True, map_location=where)
+        state = checkpoint(saved, where)
         if state["recipe"] != own:
             raise WeightsError(
                 f"{saved} was made by another recipe ({state['recipe']}): use another folder, or remove it"
             )
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
+        try:
+            network.load_state_dict(state["network"])
+            optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise WeightsError(f"{saved} is not of the network of its recipe: remove it to begin anew") from error
         average, first, seconds = state["average"], state["step"], state["seconds"]
     stream = batches(
         balance(train),
@@ -219,6 +218,7 @@ def fit(
     began = time.monotonic() - seconds
     losses: list[tuple[float, float]] = []
     with (
+        disk.named(folder),
         (folder / "log.jsonl").open("a") as log,
         tqdm(total=recipe.steps, initial=first, desc=label, unit="step", disable=quiet) as bar,
     ):
@@ -253,9 +253,9 @@ def fit(
                 "average": average,
                 "seconds": line["seconds"],
             }
-            scratch = saved.with_suffix(".tmp")
-            torch.save(state, scratch)
-            scratch.replace(saved)  # never a half-written checkpoint
+            raw = io.BytesIO()  # torch has errors of its own for a full disk
+            torch.save(state, raw)
+            files.write(saved, raw.getvalue())
     return {k: v.cpu() for k, v in average.items()}
 
 

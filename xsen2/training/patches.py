@@ -71,8 +71,8 @@ def degrade_bands(bands: Array, gsd: int, ratio: int, how: Blur) -> Array:
 def pairs(scene: Scene, ratio: int, blurs: Iterable[Blur], least: int = 0) -> Iterator[Pair]:
     """The scene degraded by `ratio` in each way of `blurs`, with its truth.
 
-    Scenes without 60 m bands give nothing for ratio 6. Sizes are cut to whole coarse pixels, and
-    mirrored up to `least` pixels of the finest grid, where the weight is then 0.
+    Scenes without 60 m bands give nothing for ratio 6, those without a valid pixel nothing at all. Sizes are cut to
+    whole coarse pixels, and mirrored up to `least` pixels of the finest grid, where the weight is then 0.
     """
     gsd = 10 * ratio
     grids = (10, 20) if ratio == 2 else (10, 20, 60)
@@ -84,6 +84,8 @@ def pairs(scene: Scene, ratio: int, blurs: Iterable[Blur], least: int = 0) -> It
         return
     cut = {g: scene.bands[g][:, : height // g, : width // g] for g in grids}
     seen = scene.valid[gsd][: height // gsd, : width // gsd]
+    if not seen.any():  # the mean of no errors is NaN, which would get into all weights
+        return
     for how in blurs:
         low = {g: degrade_bands(cut[g], g, ratio, how) / GAIN for g in grids}
         pair = Pair(scene.name, low[10], low[20], low.get(60), cut[gsd] / GAIN, seen.astype(np.float32))
@@ -101,6 +103,8 @@ def surrogates(scene: Scene, blurs: Iterable[Blur], least: int) -> Iterator[Pair
     height, width = (n // 6 * 6 for n in scene.bands[20].shape[1:])
     cut = {10: scene.bands[10][:, : 2 * height, : 2 * width], 20: scene.bands[20][:, :height, :width]}
     seen = scene.valid[20][:height, :width].astype(np.float32)
+    if not seen.any():
+        return
     for how in blurs:
         a, b = degrade_bands(cut[10], 10, 2, how), degrade_bands(cut[20], 20, 2, how)
         truth: Array = np.stack([a[0], cut[20][3]])

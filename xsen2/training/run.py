@@ -5,32 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import torch
 
-from xsen2.errors import WeightsError
+from xsen2.errors import SourceError
 from xsen2.networks import Card
+from xsen2.networks.load import start
 from xsen2.training.export import save
 from xsen2.training.fit import fit
 from xsen2.training.recipes import data_for, recipe_for
 from xsen2.training.scenes import hold_out, read_scenes
 
-__all__ = ["read_weights", "run"]
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Weights of a file, or of the run in a folder: finished, or as averaged at its last checkpoint."""
-    from safetensors.torch import load_file
-
-    if path.is_file():
-        return load_file(path)
-    files = sorted(path.glob("*.safetensors"))
-    if len(files) == 1:
-        return load_file(files[0])
-    if (path / "checkpoint.pt").exists():
-        return dict(torch.load(path / "checkpoint.pt", weights_only=True, map_location="cpu")["average"])
-    raise WeightsError(
-        f"{path} holds {len(files)} .safetensors files and no checkpoint.pt: name the file to start from"
-    )
+__all__ = ["run"]
 
 
 def run(
@@ -61,6 +45,7 @@ def run(
     Card
         Of the weights that were written into `out`.
     """
+    initially = None if initial is None else start(initial)  # before scenes are read, which takes longer
     recipe = recipe_for(network, ratio, steps=steps, cool=cool, rate=rate, noise=noise, haze=haze, seed=seed)
     if (data / "train").is_dir():
         scenes = list(read_scenes(data / "train"))
@@ -72,6 +57,11 @@ def run(
     else:
         judges = list(read_scenes(other))
     pairs, judged = data_for(scenes, judges, recipe, operator, more=more)
+    if not pairs:
+        raise SourceError(
+            f"nothing in {data} can be learnt from: no scene has valid pixels of all {10 * ratio} m bands that are "
+            "needed, over an area large enough to be degraded. Add scenes that have"
+        )
     say = (lambda line: None) if quiet else click.echo
     say(f"{len(pairs)} scenes to train on, {len(judged)} of other places to validate on")
     weights = fit(
@@ -79,7 +69,7 @@ def run(
         judged,
         recipe,
         out,
-        initial=None if initial is None else read_weights(initial),
+        initial=initially,
         every=every,
         device=device,
         threads=threads,

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
+from xsen2 import files
 from xsen2.bands import GRIDS
 from xsen2.cube import DIMS, recognise, write_crs
 from xsen2.errors import SourceError, Xsen2Error
+from xsen2.grid import lattice, off
+from xsen2.paths import local
 from xsen2.radiometry import scales_of, to_nan
+from xsen2.text import printable
+from xsen2.training.npz import read_npz
 
-__all__ = ["Scene", "hold_out", "read_scenes", "scenes_of"]
+__all__ = ["Scene", "hold_out", "notes_of", "read_scenes", "scenes_of"]
 
 Array = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 CROP = 1200  # side of what is taken from a large cube, in 10 m pixels
+NOTES = 64 * 2**20  # bytes of scenes.json at most
 CROPS = 8  # at most, per cube and date
 
 
@@ -40,7 +48,11 @@ class Scene:
     corner: tuple[float, float] = (0.0, 0.0)  # west, north
 
     def cube(self) -> xr.Dataset:
-        """The scene as a cube, NaN where pixels are not real."""
+        """The scene as a cube, NaN where pixels are not real.
+
+        It has no CRS where its corner is none that pixels of Sentinel-2 have: scenes that were regridded by others are
+        noted so. Their bands fit each other, and scores do not ask where they are.
+        """
         west, north = self.corner
         variables = {}
         for gsd, bands in self.bands.items():
@@ -50,7 +62,9 @@ class Scene:
             for name, dn in zip(GRIDS[gsd], bands, strict=True):
                 variables[name] = xr.DataArray(np.where(self.valid[gsd], dn, np.float32(np.nan)), coords, (ydim, xdim))
         ds = xr.Dataset(variables, attrs={"title": self.name})
-        return ds if self.epsg is None else write_crs(ds, CRS.from_epsg(self.epsg))
+        origin = lattice(self.epsg)
+        astray = origin is not None and max(map(abs, off((west, 0, 0, north), max(self.bands), origin))) > 0.01
+        return ds if self.epsg is None or astray else write_crs(ds, CRS.from_epsg(self.epsg))
 
 
 def read_scenes(folder: str | Path) -> Iterator[Scene]:
@@ -59,8 +73,9 @@ def read_scenes(folder: str | Path) -> Iterator[Scene]:
     Parameters
     ----------
     folder : path
-        Holds any of: ``.npz`` files (see `_read_npz`), Zarr stores with a cube, ESA ``.SAFE`` folders and ``.zip``
-        files. Of cubes larger than 1200 x 1200 pixels, crops of that size on a regular grid are taken.
+        Holds any of: ``.npz`` files (see `xsen2.training.npz.read_npz`), Zarr stores with a cube, ESA
+        ``.SAFE`` folders and ``.zip`` files. Of cubes larger than 1200 x 1200 pixels, crops of that size on a regular
+        grid are taken.
 
     Raises
     ------
@@ -68,19 +83,25 @@ def read_scenes(folder: str | Path) -> Iterator[Scene]:
         If there is nothing to read in the folder, or something in it is no scene: it cannot be read, or lacks bands.
         It is named, and never left out: scores over fewer scenes would be other scores.
     """
-    folder = Path(folder)
+    folder = local(folder)
     kinds = (".npz", ".zarr", ".safe", ".zip")
+    if not folder.is_dir():
+        raise SourceError(f"{folder} is not a folder of scenes")
     found = sorted(p for p in folder.glob("*") if p.suffix.lower() in kinds)
     if not found:
         raise SourceError(f"no scenes in {folder}: give the folder that holds {', '.join(kinds)} files")
+    notes = notes_of(folder)
     for path in found:
-        if path.suffix == ".npz":
-            yield from _read_npz(path)
+        # Two files that differ in their endings alone are two scenes.
+        same = sum(other.stem == path.stem for other in found) > 1
+        name = printable(path.name if same else path.stem)
+        if path.suffix.lower() == ".npz":
+            yield from _npz_scenes(path, name, notes.get(path.stem, {}))
             continue
         from xsen2.sources.open import open_source
 
         try:
-            yield from scenes_of(open_source(str(path)), path.stem)
+            yield from scenes_of(open_source(str(path)), name)
         except Xsen2Error as error:
             raise SourceError(f"{path} gives no scene: {error}. Mend it, or take it out of the folder") from error
 
@@ -110,7 +131,7 @@ def scenes_of(ds: xr.Dataset | xr.DataTree, name: str, most: int | None = None) 
             cut |= {xdim: slice(columns.start // factor, columns.stop // factor)}
             at = {} if date is None else {"time": date}
             some = xr.Dataset({b: cube.bands[b].isel({**cut, **at}).variable for b in GRIDS[gsd]}).compute()
-            dn = np.stack([to_nan(some[b].values, scales[b].nodata) * scales[b].gain for b in GRIDS[gsd]])
+            dn = np.stack([to_nan(some[b].values, scales[b]) * scales[b].gain for b in GRIDS[gsd]])
             valid[gsd] = np.asarray(np.isfinite(dn).all(axis=0))
             bands[gsd] = np.where(valid[gsd], dn, 0).astype(np.float32)
         if not valid[10].any():
@@ -158,6 +179,8 @@ def hold_out(scenes: Sequence[Scene], share: float = 0.2) -> tuple[list[Scene], 
     SourceError
         If there is only one place.
     """
+    if not scenes:
+        raise SourceError("there is no scene with a valid pixel: add scenes that have some")
     place = list(range(len(scenes)))
     for i, one in enumerate(scenes):
         for j, other in enumerate(scenes[:i]):
@@ -192,30 +215,69 @@ def _overlap(one: Scene, other: Scene) -> bool:
     return w < e2 and w2 < e and s < n2 and s2 < n
 
 
-def _read_npz(file: Path) -> Iterator[Scene]:
-    """Scenes of a ``.npz`` file (``b10``, ``b20``, optional ``b60`` and ``valid*``).
+def notes_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What ``scenes.json`` beside a folder says of its files, by their names without ending.
 
-    A ``scenes.json`` beside the folder gives the file's ``offset_dn``, which is subtracted. Files with
-    a leading patch axis become one scene per patch.
+    Raises
+    ------
+    SourceError
+        If it is there, and cannot be read or says what cannot be.
     """
-    notes = file.parent.parent / "scenes.json"
-    note = json.loads(notes.read_text()).get(file.parent.name, {}).get(file.stem, {}) if notes.exists() else {}
-    offset = float(note.get("offset_dn", 0))
+    file = folder.absolute().parent / "scenes.json"
+    if not os.path.lexists(file):
+        return {}
     try:
-        with np.load(file) as data:
-            raw = {gsd: data[f"b{gsd}"] for gsd in GRIDS if f"b{gsd}" in data}
-            real = {gsd: data[f"valid{gsd}"] for gsd in GRIDS if f"valid{gsd}" in data}
-        stack = raw[10].ndim == 4
-    except (OSError, ValueError, KeyError) as error:
-        raise SourceError(f"{file} holds no scene with b10, b20 and perhaps b60 and valid10 …: {error!r}") from error
+        said = files.read_json(file, NOTES)
+        found = said.get(folder.absolute().name, {})
+        notes = {str(name): _note(name, note) for name, note in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SourceError(
+            f"{file} does not say of {folder.absolute().name} what notes on scenes say: {printable(str(error), 300)}. "
+            "Correct it, or move it elsewhere"
+        ) from error
+    return notes
+
+
+def _note(name: str, note: dict[str, Any]) -> dict[str, Any]:
+    """A note with what is counted with as numbers."""
+    numbers = {key: float(note.get(key, 0)) for key in ("offset_dn", "ulx", "uly")}
+    if not all(math.isfinite(x) and abs(x) < 1e8 for x in numbers.values()):
+        raise ValueError(f"{name} has {numbers}")
+    epsg, level = note.get("epsg"), note.get("level", "")
+    if epsg is not None:
+        if type(epsg) is not int:
+            raise TypeError(f"{name} has epsg {epsg!r}, not a number")
+        try:
+            CRS.from_epsg(epsg)
+        except CRSError as error:
+            raise ValueError(f"{name} has epsg {epsg}, which is none") from error
+    if not isinstance(level, str):
+        raise TypeError(f"{name} has level {level!r}, not text")
+    return {**note, **numbers, "epsg": epsg, "level": printable(level)}
+
+
+def _npz_scenes(file: Path, name: str, note: Mapping[str, Any]) -> Iterator[Scene]:
+    """Scenes of a ``.npz`` file, see `xsen2.training.npz.read_npz`: files with a leading patch axis give one per patch.
+
+    The ``offset_dn`` of its note is subtracted.
+    """
+    raw, real = read_npz(file)
+    stack = raw[10].ndim == 4
+    offset = np.float32(note.get("offset_dn", 0))
     for i in range(len(raw[10]) if stack else 1):
-        dn = {gsd: x[i] if stack else x for gsd, x in raw.items()}
-        seen = {gsd: real.get(gsd, np.True_) & (x > 0).all(axis=0) for gsd, x in dn.items()}
+        bands: dict[int, Array] = {}
+        valid: dict[int, npt.NDArray[np.bool_]] = {}
+        for gsd, x in raw.items():
+            dn = x[i] if stack else x
+            mask = real.get(gsd, np.ones((), bool))
+            seen = np.isfinite(dn) & (dn > 0)
+            valid[gsd] = (mask[i] if stack and mask.ndim else mask).astype(bool) & seen.all(axis=0)
+            bands[gsd] = np.where(np.isfinite(dn), dn, 0).astype(np.float32) - offset
         yield Scene(
-            f"{file.stem}/{i}" if stack else file.stem,
-            {gsd: x.astype(np.float32) - np.float32(offset) for gsd, x in dn.items()},
-            seen,
+            f"{name}/{i}" if stack else name,
+            bands,
+            valid,
             note.get("level", ""),
             note.get("epsg"),
-            (float(note.get("ulx", 0)), float(note.get("uly", 0))),
+            (note.get("ulx", 0.0), note.get("uly", 0.0)),
         )

@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 
 from xsen2.errors import StoreError
 
-__all__ = ["FULL", "flush", "named"]
+__all__ = ["ANEW", "FULL", "flush", "named"]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 AGAIN = "then run the same call again: it goes on where it was"
+ANEW = "then run the same call again"
 
 
 @contextmanager
@@ -40,6 +41,8 @@ def named(target: str | os.PathLike[str], after: str = AGAIN, full: str = "free 
     """
     try:
         yield
+    except BrokenPipeError:  # who reads what is printed has gone: no disk is to blame
+        raise
     except OSError as error:
         where = os.fspath(target)
         if error.errno in FULL:
