@@ -42,7 +42,7 @@ def cube(size: int) -> xr.Dataset:
     for gsd, bands in GRIDS.items():
         n = size * 10 // gsd
         y, x = (np.arange(n) + 0.5) * gsd, (np.arange(n) + 0.5) * gsd
-        coords = {DIMS[gsd][0]: 5e6 - y, DIMS[gsd][1]: 6e5 + x}
+        coords = {DIMS[gsd][0]: 5_000_040 - y, DIMS[gsd][1]: 6e5 + x}
         for i, band in enumerate(bands):
             field = 1500 + 900 * np.sin(y[:, None] / 470 + i) * np.cos(x / 610) + rng.normal(0, 100, (n, n))
             variables[band] = xr.DataArray(field.clip(1).astype(np.uint16), coords, DIMS[gsd])
