@@ -17,11 +17,8 @@ they are computed, and values that contradict what they are taken for are refuse
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +26,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from xsen2.bands import find
-from xsen2.errors import RadiometryError, RadiometryWarning
+from xsen2.errors import RadiometryError, RadiometryWarning, warn_once
 
 if TYPE_CHECKING:
     from xsen2.cube import Cube
@@ -231,15 +228,11 @@ def warn_doubtful(scales: Iterable[Scale]) -> None:
     names = [scale.name for scale in scales if scale.doubtful]
     if not names:
         return
-    here, level, frame = str(Path(__file__).parent), 1, sys._getframe(0)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(
+    warn_once(
         f"{', '.join(names)}: floats that declare nodata=0 in their attributes, so pixels of exactly 0 are taken for "
         "nodata. If nodata are NaN already, as after raw.where(raw != 0) - 1000, 0 is a measurement: drop the "
         f"attribute, {_DROP}",
         RadiometryWarning,
-        stacklevel=level,
     )
 
 

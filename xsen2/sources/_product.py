@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
@@ -14,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from xsen2.bands import BANDS, canonical
-from xsen2.errors import BandError, Xsen2Error
+from xsen2.errors import BandError, Xsen2Error, warn_once
 from xsen2.sources import _assets
 from xsen2.sources._assemble import assemble
 from xsen2.sources._reading import ReadWarning
@@ -94,19 +92,9 @@ def settle(
         raise error(f"{what}, these images are missing: {lost}. Download it again{hint and f', {hint}'}")
     if like:
         lost = ", ".join(f"{name} ({paths[name]})" for name in like)
-        warnings.warn(
-            f"{what}, these images are missing and are left out: {lost}; the cube has {', '.join(there)}",
-            ReadWarning,
-            stacklevel=_outside(),
+        warn_once(
+            f"{what}, these images are missing and are left out: {lost}; the cube has {', '.join(there)}", ReadWarning
         )
-
-
-def _outside() -> int:
-    """How far above the caller the first frame is that is not of this package: what a warning is about."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "xsen2":
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def product_cube(
