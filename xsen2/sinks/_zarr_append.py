@@ -29,7 +29,7 @@ from xsen2.disk import named
 from xsen2.errors import CRSError, StoreError
 from xsen2.sinks._sources import stamp
 from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, skeleton
-from xsen2.sinks._zarr_pixels import checks, probe, put, writes
+from xsen2.sinks._zarr_pixels import checks, probe, put, write_regions
 from xsen2.sinks.lock import Claim
 from xsen2.sinks.pack import clean
 from xsen2.sinks.regions import Grid, Stored, plan
@@ -125,13 +125,7 @@ def _write(
         sources = stamp(array for grid in grids for array in grid.arrays.values())
         if not new.goes_on(run, grids) or new.place.changed(f"{ADDED}/sources", sources):
             new.begin(run, sources)
-    todo = [(g, r) for g, grid in enumerate(grids) for r in range(len(grid.regions)) if not new.done(g, r)]
-    run_pieces(
-        writes(grids, new, todo),
-        [grids[g].blocks(grids[g].regions[r]) * len(grids[g].arrays) for g, r in todo],
-        lambda i: new.mark(*todo[i]),
-        progress=progress,
-    )
+    write_regions(grids, new, progress)
     with named(new.root):
         put(new, values, new.first)
         new.finish(ds.attrs, tokens)

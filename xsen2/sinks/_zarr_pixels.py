@@ -17,8 +17,9 @@ from xsen2.errors import StoreError
 from xsen2.sinks.lock import Claim
 from xsen2.sinks.pack import pack
 from xsen2.sinks.regions import Grid, Region
+from xsen2.sinks.run import run_pieces
 
-__all__ = ["Place", "checks", "probe", "put", "writes"]
+__all__ = ["Place", "checks", "probe", "put", "write_regions"]
 
 
 class Place(Protocol):
@@ -48,6 +49,9 @@ class Place(Protocol):
 
     def done(self, grid: int, region: int) -> bool:
         """Whether a region is on disk."""
+
+    def mark(self, grid: int, region: int) -> None:
+        """Note that a region is on disk."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,18 @@ def _shifted(index: Region, first: int) -> Region:
     return (slice(index[0].start + first, index[0].stop + first), *index[1:]) if first else index
 
 
-def writes(grids: list[Grid], state: Place, todo: list[tuple[int, int]]) -> Iterator[Any]:
+def write_regions(grids: list[Grid], state: Place, progress: bool) -> None:
+    """Compute and write the regions that are not on disk yet, and note each as soon as it is."""
+    todo = [(g, r) for g, grid in enumerate(grids) for r in range(len(grid.regions)) if not state.done(g, r)]
+    run_pieces(
+        _writes(grids, state, todo),
+        [grids[g].blocks(grids[g].regions[r]) * len(grids[g].arrays) for g, r in todo],
+        lambda i: state.mark(*todo[i]),
+        progress=progress,
+    )
+
+
+def _writes(grids: list[Grid], state: Place, todo: list[tuple[int, int]]) -> Iterator[Any]:
     """One lazy write per region."""
     targets = [
         {

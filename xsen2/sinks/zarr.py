@@ -21,10 +21,9 @@ from xsen2.grid import axes_of, filled, located, spacing
 from xsen2.sinks._sources import stamp
 from xsen2.sinks._zarr_append import add, check_dim
 from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, said_times, skeleton
-from xsen2.sinks._zarr_pixels import probe, writes
+from xsen2.sinks._zarr_pixels import probe, write_regions
 from xsen2.sinks.pack import PACKINGS, clean
 from xsen2.sinks.regions import Grid, plan
-from xsen2.sinks.run import run_pieces
 from xsen2.sinks.state import State, sections
 
 __all__ = ["to_zarr"]
@@ -232,13 +231,7 @@ def _write(ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwri
                 f"{place.root} is half written, and {', '.join(changed[:3])} changed since: old and new pixels would "
                 "be mixed. Begin again with overwrite=True"
             )
-        todo = [(g, r) for g, grid in enumerate(grids) for r in range(len(grid.regions)) if not state.done(g, r)]
-        run_pieces(
-            writes(grids, state, todo),
-            [grids[g].blocks(grids[g].regions[r]) * len(grids[g].arrays) for g, r in todo],
-            lambda i: state.mark(*todo[i]),
-            progress=progress,
-        )
+        write_regions(grids, state, progress)
     with named(place.root):
         state.finish()
         if state is not place:

@@ -13,23 +13,14 @@ import xarray as xr
 
 from xsen2.bands import BANDS, canonical
 from xsen2.errors import BandError, Xsen2Error, warn_once
-from xsen2.sources import _assets
+from xsen2.layers import LAYERS
 from xsen2.sources._assemble import assemble
 from xsen2.sources._reading import ReadWarning
 from xsen2.sources._safe_metadata import GSD, Radiometry
 
 __all__ = ["EXTRA_ATTRS", "Need", "asked", "product_cube", "settle"]
 
-EXTRA_ATTRS: dict[str, dict[str, Any]] = {
-    **_assets.EXTRA_ATTRS,
-    "CLDPRB": {"long_name": "cloud probability", "gsd": GSD["CLDPRB"], "units": "%"},
-    "CLASSI": {
-        "long_name": "masks of clouds, and from baseline 04.00 on of snow, of L1C",
-        "gsd": GSD["CLASSI"],
-        "flag_masks": [1, 2, 4],
-        "flag_meanings": "opaque_cloud cirrus snow_or_ice",
-    },
-}
+EXTRA_ATTRS: dict[str, dict[str, Any]] = {name: LAYERS[name].attrs for name in ("SCL", "CLDPRB", "CLASSI")}
 
 
 class Need(Enum):

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from xsen2.bands import BANDS, GRIDS
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError
+from xsen2.layers import LAYERS
 from xsen2.sources._area import Box
 from xsen2.sources._items import EXTRAS, baseline
 from xsen2.sources._offsets import SETTLE, SHIFTED_SINCE, offsets_of
@@ -23,7 +24,7 @@ from xsen2.sources._when import sensing_time
 
 __all__ = ["GSD", "Granule", "Radiometry", "granules", "level_of", "masks", "place", "radiometry", "sensed"]
 
-_MASKS = {"CLDPRB": 20, "CLASSI": 60}
+_MASKS = {name: LAYERS[name].gsd for name in ("CLDPRB", "CLASSI")}
 GSD: dict[str, int] = {**{band.name: band.gsd for band in BANDS.values()}, **EXTRAS, **_MASKS}
 """What can be read of a product → its native grid in metres."""
 
