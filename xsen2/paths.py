@@ -52,14 +52,16 @@ def local(path: str | os.PathLike[str], error: type[Xsen2Error] = SourceError) -
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        raise error(f"{path!r} is no path: give a str or an os.PathLike")
+        raise error(f"{path!r}, a {type(path).__name__}, is no path: give a str or a pathlib.Path")
     if text.lower().startswith(_LOCAL):
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost"):
             raise error(f"{text!r} names the machine {parts.netloc!r}: a path of this machine has three slashes")
         text = unquote(text.partition("://")[2].removeprefix(parts.netloc))
-    if not text or "\0" in text:
-        raise error(f"{text!r} is no path: it {'has a zero byte' if text else 'is empty'}")
+    if not text.strip():
+        raise error(f"the path is empty: {path!r}")
+    if "\0" in text:
+        raise error(f"{text!r} holds a zero byte (NUL), which no path can: leave it out")
     try:
         return Path(os.path.expanduser(text)).absolute()
     except OSError as problem:  # the current folder is gone

@@ -20,7 +20,7 @@ from xsen2.networks import ARCHITECTURES, Card
 from xsen2.networks.local import at
 from xsen2.text import printable
 
-__all__ = ["build", "checkpoint", "halo_of", "infinite", "network", "start", "tensors", "verified"]
+__all__ = ["build", "checkpoint", "halo_of", "infinite", "misfit", "network", "start", "tensors", "verified"]
 
 Tensors = dict[str, torch.Tensor]
 
@@ -94,19 +94,23 @@ def tensors(card: Card) -> Tensors:
         )
     if card.spread and not hasattr(module, "doubt"):
         raise WeightsError(f"the card of {card.name} has a spread, but the network gives no standard errors: remove it")
-    own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = _parsed(verified(card, sum(value.numel() for value in module.state_dict().values())), card.file)
-    given = {key: tuple(value.shape) for key, value in found.items()}
+    if wrong := misfit(module, found):
+        raise WeightsError(
+            f"{card.file} is not what the card of {card.name} describes, {card.architecture} with "
+            f"{dict(card.arguments)}: {wrong}"
+        )
+    return found
+
+
+def misfit(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
+    """Which weights are missing, have no place in a network, or another shape; empty if all fit."""
+    own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in weights.items()}
     wrong = [f"{key} is missing" for key in own if key not in given]
     wrong += [f"{printable(key, 100)} has no place" for key in given if key not in own]
     wrong += [f"{key} is {given[key]}, not {own[key]}" for key in own if key in given and given[key] != own[key]]
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise WeightsError(
-            f"{card.file} is not what the card of {card.name} describes, {card.architecture} with "
-            f"{dict(card.arguments)}: {'; '.join(wrong[:SHOWN])}{more}"
-        )
-    return found
+    return "; ".join(wrong[:SHOWN]) + (f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
 
 
 def verified(card: Card, count: int = MOST) -> bytes:

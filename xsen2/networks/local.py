@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from xsen2 import files
+from xsen2 import files, paths
 from xsen2.errors import WeightsError
 from xsen2.networks import Card, grouped
 
@@ -37,7 +37,7 @@ def folder() -> Path:
     That is ``$XDG_DATA_HOME``, on Windows ``%LOCALAPPDATA%``, and ``~/.local/share`` where neither is set.
     """
     if given := os.environ.get("XSEN2_WEIGHTS"):
-        return Path(os.path.expanduser(given)).absolute()
+        return paths.local(given, WeightsError)
     try:
         data = os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".local" / "share"
     except RuntimeError as error:
@@ -54,12 +54,12 @@ def installed(reserved: Collection[str]) -> tuple[dict[str, tuple[Card, ...]], l
         Names that mean something else already, and cannot be given to other weights.
     """
     try:
-        paths = sorted(folder().glob("*.json"))
+        there = sorted(folder().glob("*.json"))
     except WeightsError:  # no home: nothing can have been put there
         return {}, []
     found: list[Card] = []
     broken: list[Broken] = []
-    for path in paths:
+    for path in there:
         try:
             card = Card.read(path)
             if card.network in reserved:
@@ -104,9 +104,9 @@ def at(path: str | os.PathLike[str]) -> tuple[Card, ...]:
     >>> local.at(shipped.file) == (shipped,)
     True
     """
-    place = Path(os.path.expanduser(path))
+    place = paths.local(path, WeightsError)
     if not os.path.exists(place):
-        raise WeightsError(f"no weights at {place.absolute()}: it does not exist")
+        raise WeightsError(f"no weights at {place}: it does not exist")
     if not place.is_dir():
         if place.suffix not in (".json", ".safetensors"):
             raise WeightsError(f"{place} is no weights: give a folder, or a file that ends in .json or .safetensors")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xsen2.errors import StoreError
+from xsen2.paths import is_url
 from xsen2.sinks import paths
 from xsen2.sinks._cog_layers import Layer
 from xsen2.sinks.state import digest
@@ -59,13 +60,13 @@ def arrange(
         If the path is none, or two files would have the same name.
     """
     path = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
-    if isinstance(path, str) and (paths.is_url(path) or path.startswith("/vsi")):
+    if isinstance(path, str) and (is_url(path) or path.startswith("/vsi")):
         raise StoreError(f"{path} is not on a local disk: write to one, and copy the finished files")
     path = paths.local(given)
     fields = {field for field in ("date", "band") if f"{{{field}}}" in path}
     if re.search("[{}]", path.replace("{date}", "").replace("{band}", "")):
         raise StoreError(f"{path}: a template may hold {{date}} and {{band}}, and no other braces")
-    folder = not path.lower().endswith((".tif", ".tiff"))
+    folder = not os.fspath(given).lower().endswith((".tif", ".tiff"))  # with a slash at its end it is one
     single = per_band or "band" in fields
     if folder:
         parts = [f"{{{k}}}" for k, used in (("date", dates[0] is not None), ("band", single)) if used]

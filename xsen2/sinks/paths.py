@@ -6,9 +6,10 @@ import errno
 import os
 import stat
 
+from xsen2 import paths
 from xsen2.errors import StoreError
 
-__all__ = ["is_url", "local", "plain_file", "refuse_link"]
+__all__ = ["local", "plain_file", "refuse_link"]
 
 _BESIDE = len("..xsen2-lock")
 """How much longer than its target's the longest name is that a sink writes beside it."""
@@ -17,13 +18,8 @@ _LONGEST = 255
 """Bytes in a name, on any disk that is usual."""
 
 
-def is_url(path: str) -> bool:
-    """Whether fsspec is to find out what a path means: ``s3://…``, also behind another (``simplecache::s3://…``)."""
-    return "://" in path or "::" in path
-
-
-def local(path: str | os.PathLike[str], what: str = "path") -> str:
-    """A path on a local disk as it is meant: absolute, with ``~`` and ``~name`` as shells read them.
+def local(path: str | os.PathLike[str]) -> str:
+    """A path on a local disk that can be written to, read as `xsen2.paths.local` does.
 
     Raises
     ------
@@ -37,20 +33,11 @@ def local(path: str | os.PathLike[str], what: str = "path") -> str:
     >>> local("")
     Traceback (most recent call last):
     ...
-    xsen2.errors.StoreError: the path is empty: give a file or folder to write to
+    xsen2.errors.StoreError: the path is empty: ''
     """
-    try:
-        given = os.fspath(path)
-    except TypeError:
-        given = path  # type: ignore[assignment]
-    if not isinstance(given, str):
-        raise StoreError(f"{what} is {path!r}, a {type(path).__name__}: give a str or a pathlib.Path")
-    if not given.strip():
-        raise StoreError(f"the {what} is empty: give a file or folder to write to")
-    if "\0" in given:
-        raise StoreError(f"{given!r} holds a NUL character, which no path can: leave it out")
-    full = os.path.expanduser(given)
-    if given.startswith("~") and full == given and not os.path.lexists(given):
+    full = str(paths.local(path, StoreError))
+    given = os.fspath(path)
+    if given.startswith("~") and os.path.expanduser(given) == given and not os.path.lexists(given):
         raise StoreError(f"{given}: there is no such home directory; to write to a folder called ~, give ./{given}")
     try:
         name = os.fsencode(full)
@@ -64,10 +51,6 @@ def local(path: str | os.PathLike[str], what: str = "path") -> str:
             f"{given[:60]}… ends in a name of {len(os.path.basename(name.rstrip(b'/')))} bytes: give one of "
             f"{_LONGEST - _BESIDE} at most, since files are written beside it whose names are longer"
         )
-    # Not normalised: `..` behind a link leads elsewhere than the text says.
-    full = full if os.path.isabs(full) else os.path.join(os.getcwd(), full)
-    while "//" in full:
-        full = full.replace("//", "/")
     _check_above(full, given)
     return full
 

@@ -25,8 +25,9 @@ from typing import Any
 
 from xsen2.disk import flush, named
 from xsen2.errors import StoreError
+from xsen2.paths import is_url
 from xsen2.sinks.lock import Claim, locked
-from xsen2.sinks.paths import is_url, local, refuse_link
+from xsen2.sinks.paths import local, refuse_link
 
 __all__ = ["ADDED", "RUN", "State", "digest", "quiet", "sections"]
 

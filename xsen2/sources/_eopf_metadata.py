@@ -19,6 +19,7 @@ from xsen2.errors import RadiometryError, SourceError, Xsen2Error
 from xsen2.sources._eopf_store import Layer, Product
 from xsen2.sources._items import baseline
 from xsen2.sources._offsets import SETTLE, SHIFTED_SINCE, offsets_of
+from xsen2.sources._safe_metadata import tile_in
 from xsen2.sources._when import sensing_time
 
 __all__ = ["About", "Meaning", "about", "is_number", "mapping", "meaning", "short"]
@@ -85,7 +86,7 @@ def about(product: Product) -> About:
             "L1C and L2A can be opened"
         )
     ids = (name, _text(other.get("UTM_zone_identification")))
-    tile = next((found[1] for text in ids if (found := re.search(r"_T(\d\d[C-X][A-Z]{2})(?:_|$)", text))), "unknown")
+    tile = next(filter(None, map(tile_in, ids)), "unknown")
     named = re.search(r"_N(\d\d)(\d\d)_", name)
     told = {
         "eopf:baseline": _text(said.get("eopf:baseline")),

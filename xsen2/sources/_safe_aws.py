@@ -18,7 +18,7 @@ from xsen2.errors import RadiometryError, SourceError
 from xsen2.sources._items import EXTRAS, baseline
 from xsen2.sources._offsets import SETTLE, SHIFTED_SINCE, offsets_of
 from xsen2.sources._safe_files import Files
-from xsen2.sources._safe_metadata import GSD, Granule, Radiometry
+from xsen2.sources._safe_metadata import GSD, Granule, Radiometry, tile_in
 from xsen2.sources._safe_xml import Document
 
 __all__ = ["granule", "level_of", "masks", "name_of", "radiometry"]
@@ -55,7 +55,7 @@ def granule(tile: Document, level: str) -> Granule:
         If it is not named as tiles are.
     """
     identifier = tile.text("TILE_ID", "TILE_ID_2A")
-    name = re.search(r"_T(\d\d[C-X][A-Z]{2})(?:_|$)", identifier)
+    name = tile_in(identifier)
     if name is None:
         raise SourceError(f"{tile.where}: TILE_ID is {identifier[:80]!r}, which names no tile")
     images: dict[str, tuple[str, ...]] = {
@@ -63,7 +63,7 @@ def granule(tile: Document, level: str) -> Granule:
     }
     if level == "L2A":
         images |= {extra: (f"R{GSD[extra]}m/{extra}",) for extra in EXTRAS}
-    return Granule(name[1], METADATA, images)
+    return Granule(name, METADATA, images)
 
 
 def masks(listed: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -33,6 +33,18 @@ _VERSION = re.compile(r"_N\d\d\.\d\d$")
 _TILE = re.compile(r"_T(\d\d[C-X][A-Z]{2})(?:_|$)")
 
 
+def tile_in(identifier: str) -> str | None:
+    """The MGRS name of a tile in an identifier of ESA's, or None.
+
+    Examples
+    --------
+    >>> tile_in("S2A_OPER_MSI_L1C_TL_VGS4_20210908T070248_A032448_T46RER_N03.01")
+    '46RER'
+    """
+    found = _TILE.search(identifier)
+    return found[1] if found else None
+
+
 @dataclass(frozen=True)
 class Granule:
     """One tile of a product.
@@ -93,7 +105,7 @@ def granules(product: Document) -> dict[str, Granule]:
 
 
 def _granule(identifier: str, listed: Iterable[str], where: str) -> Granule:
-    tile = _TILE.search(identifier)
+    tile = tile_in(identifier)
     if tile is None:
         raise SourceError(
             f"{where}: the granuleIdentifier {identifier[:200]!r} names no tile; download the product again"
@@ -122,8 +134,8 @@ def _granule(identifier: str, listed: Iterable[str], where: str) -> Granule:
             raise SourceError(f"{where} lists two images of {band}: {images[band][0]} and {path}")
     if len(homes) != 1:
         said = " and ".join(sorted(homes)) or "none, as no image of a band on its native grid is listed"
-        raise SourceError(f"{where}: the tile {tile[1]} should have one metadata file, not {said}")
-    return Granule(tile[1], homes.pop(), images)
+        raise SourceError(f"{where}: the tile {tile} should have one metadata file, not {said}")
+    return Granule(tile, homes.pop(), images)
 
 
 def masks(tile: Document, home: str) -> dict[str, tuple[str, ...]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
-from xsen2.errors import CRSError, GridError, SourceError
-from xsen2.sources._area import CELL, Area, lonlat
+from xsen2.errors import CRSError, SourceError
+from xsen2.sources._area import Area, lonlat
 from xsen2.sources._fields import as_number
 from xsen2.sources._items import Item
 
@@ -42,14 +42,12 @@ def _degrees(bounds: Iterable[float]) -> str:
 
 
 def one_grid(items: Sequence[Item]) -> None:
-    """Refuse what cannot be one cube; several tiles can, if they share their CRS and their pixel grid.
+    """Refuse what cannot be one cube; several tiles can, if they share their CRS: all then have the same lattice.
 
     Raises
     ------
     CRSError
         If the items have several CRS.
-    GridError
-        If their 60 m pixels do not coincide.
     SourceError
         If they are of L1C and L2A.
     """
@@ -61,11 +59,6 @@ def one_grid(items: Sequence[Item]) -> None:
         raise CRSError(
             f"the items are in {len(tiles)} CRS ({named}), and a cube has one; nothing is reprojected here. "
             f"{_hint(items)}"
-        )
-    corners = {tuple(edge % CELL for edge in item.extent[:2]): item.tile for item in items}
-    if len(corners) > 1:
-        raise GridError(
-            f"the 60 m pixels of tiles {' and '.join(sorted(corners.values()))} do not coincide: load them apart"
         )
     levels = sorted({item.level for item in items if item.level})
     if len(levels) > 1:

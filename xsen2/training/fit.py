@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from xsen2 import disk, files
 from xsen2.errors import WeightsError
 from xsen2.inference import best_device, best_dtype
-from xsen2.networks.load import build, checkpoint
+from xsen2.networks.load import build, checkpoint, misfit
 from xsen2.training.optim import Optimiser
 from xsen2.training.patches import Pair, balance, batches
 
@@ -28,7 +28,6 @@ __all__ = ["HALF", "Recipe", "build", "fit", "score"]
 
 HALF = 0.6827
 """Share of errors within one standard error, if they are normal."""
-SHOWN = 6  # weights that an error names: two networks can differ in hundreds
 
 
 @dataclass(frozen=True)
@@ -261,16 +260,10 @@ def fit(
 
 def _start(network: nn.Module, initial: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
     """Put weights into the network, or say which of them do not fit."""
-    own = {k: tuple(v.shape) for k, v in network.state_dict().items()}
-    given = {k: tuple(v.shape) for k, v in initial.items()}
-    wrong = [f"{k} is missing" for k in own if k not in given]
-    wrong += [f"{k} has no place" for k in given if k not in own]
-    wrong += [f"{k} is {given[k]}, not {own[k]}" for k in own if k in given and given[k] != own[k]]
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    if wrong := misfit(network, initial):
         raise WeightsError(
             f"the weights to start from do not fit {recipe.architecture} with {dict(recipe.arguments)} and ratio "
-            f"{recipe.ratio}: {'; '.join(wrong[:SHOWN])}{more}. Give those of the same network and ratio"
+            f"{recipe.ratio}: {wrong}. Give those of the same network and ratio"
         )
     network.load_state_dict({k: v.float() for k, v in initial.items()})
 
