@@ -35,6 +35,7 @@ __all__ = [
     "IMPOSSIBLE",
     "NODATA_ATTRS",
     "PACKED",
+    "STORED",
     "UNPACKED",
     "Scale",
     "check_dn",
@@ -55,6 +56,9 @@ NODATA_ATTRS = ("_FillValue", "nodata", "missing_value", "fill_value")
 
 PACKED = ("dtype", "_FillValue", "missing_value", "scale_factor", "add_offset", "fill_value")
 """Encoding that tells what the values on disk were, and so what those in memory are."""
+
+STORED = ("dtype", "_FillValue", "scale_factor", "add_offset")
+"""Of these, what a writer needs to store values as they were."""
 
 UNPACKED = (
     *NODATA_ATTRS,

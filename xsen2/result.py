@@ -13,11 +13,9 @@ import xarray as xr
 from xsen2.bands import BANDS, grid_of
 from xsen2.cube import CHUNK, Cube, write_crs
 from xsen2.grid import without_place
-from xsen2.radiometry import UNPACKED, Scale, finite
+from xsen2.radiometry import STORED, UNPACKED, Scale, finite
 
 __all__ = ["assemble", "carried", "lazy", "nearest"]
-
-_KEPT = ("dtype", "_FillValue", "scale_factor", "add_offset")  # encoding that tells writers how classes are stored
 
 
 def lazy(data: Any) -> da.Array:
@@ -105,7 +103,7 @@ def assemble(
         if data.dtype.kind == "f":
             data = da.map_blocks(finite, data, dtype=data.dtype, meta=data._meta)
         variables[name] = xr.DataArray(data, own, dims, attrs=without_place(extra.attrs))
-        variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in _KEPT}
+        variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in STORED}
     from xsen2 import __version__  # not importable yet while this module is being imported
 
     ds = xr.Dataset(variables, attrs={**carried(cube.attrs), **attrs, "xsen2_version": __version__})

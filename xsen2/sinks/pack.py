@@ -14,7 +14,7 @@ import xarray as xr
 
 from xsen2.bands import find
 from xsen2.errors import RadiometryError, StoreError
-from xsen2.radiometry import NODATA_ATTRS, Scale, finite, nodata_of, scale_of, seen_in, stored, warn_doubtful
+from xsen2.radiometry import NODATA_ATTRS, STORED, Scale, finite, nodata_of, scale_of, seen_in, stored, warn_doubtful
 
 __all__ = ["PACKINGS", "Packing", "Values", "clean", "pack", "values_of"]
 
@@ -184,9 +184,7 @@ def clean(ds: xr.Dataset) -> xr.Dataset:
     ds.attrs = _attrs(ds.attrs, "the dataset")
     for name in list(ds.variables):
         variable = ds.variables[name].copy(deep=False)
-        kept = (
-            ("dtype", "_FillValue", "scale_factor", "add_offset") if name in ds.data_vars and variable.ndim >= 2 else ()
-        )
+        kept = STORED if name in ds.data_vars and variable.ndim >= 2 else ()
         variable.encoding = {k: v for k, v in variable.encoding.items() if k in kept}
         variable.attrs = _attrs(variable.attrs, str(name))
         if variable.dtype.kind in "OU" or isinstance(variable.dtype, np.dtypes.StringDType):
