@@ -31,10 +31,10 @@ import xarray as xr
 
 import xsen2
 from xsen2.bands import A, B, grid_of
-from xsen2.classical.bicubic import keys, upsample
-from xsen2.compare import compare
-from xsen2.consistency import project
-from xsen2.kernels import degrade_array, taps
+from xsen2.engine.consistency import project
+from xsen2.engine.operators import degrade_array, taps
+from xsen2.evaluation.metrics import compare
+from xsen2.methods.bicubic import keys, upsample
 from xsen2.training.scenes import Scene, read_scenes
 
 Floats = npt.NDArray[np.float32]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xsen2.networks import DEFAULT
+from xsen2.networks.cards import DEFAULT
 from xsen2.training.scenes import read_scenes
 
 RESULTS = Path(__file__).parent / "results"

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsen2.kernels import degrade_array, taps
-from xsen2.networks import DEFAULT
+from xsen2.engine.operators import degrade_array, taps
+from xsen2.networks.cards import DEFAULT
 from xsen2.training.scenes import Scene, read_scenes
 
 RESULTS = Path(__file__).parent / "results"

@@ -34,9 +34,9 @@ from machine import RESULTS, command, describe, head, table, write
 from torch.utils.flop_counter import FlopCounterMode
 from whole_tile import drop, tile
 
-from xsen2 import devices, inference
 from xsen2.bands import GRIDS
-from xsen2.networks import DEFAULT, GAIN, Card, cards
+from xsen2.networks import devices, inference
+from xsen2.networks.cards import DEFAULT, GAIN, Card, cards
 
 CHUNK = 1830
 DTYPES = ("bfloat16", "float16", "float32")

@@ -24,8 +24,8 @@ from peers.peer import Peer, in_turn
 from whole_tile import THREADS, drop, seconds, tile
 
 from xsen2.bands import GRIDS, A, B
-from xsen2.inference import best_device, best_dtype, load
-from xsen2.networks import cards
+from xsen2.networks.cards import cards
+from xsen2.networks.inference import best_device, best_dtype, load
 
 INSTALLS = [["tensorflow-cpu==2.21.0", "keras==3.15.1"]]
 OURS = [("twogrid", "auto"), ("dsen2", "auto"), ("twogrid", "float32"), ("dsen2", "float32")]

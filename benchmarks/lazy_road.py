@@ -27,7 +27,7 @@ import numpy as np
 import xarray as xr
 
 from xsen2.bands import GRIDS, B
-from xsen2.networks import DEFAULT, GAIN, cards
+from xsen2.networks.cards import DEFAULT, GAIN, cards
 
 DIMS = {10: ("y", "x"), 20: ("y_20m", "x_20m"), 60: ("y_60m", "x_60m")}
 
@@ -50,7 +50,7 @@ def bare_loop(a: np.ndarray, b: np.ndarray, side: int) -> np.ndarray:
     """What a script would do: mirror the image, cut windows, run the network, paste."""
     import torch
 
-    from xsen2.inference import best_device, best_dtype, load
+    from xsen2.networks.inference import best_device, best_dtype, load
 
     card = next(c for c in cards()[DEFAULT] if c.ratio == 2)
     device = best_device()
@@ -133,7 +133,7 @@ def main() -> None:
         return
     import torch
 
-    from xsen2.inference import best_device, best_dtype
+    from xsen2.networks.inference import best_device, best_dtype
 
     result = {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "

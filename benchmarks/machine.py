@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from xsen2.inference import best_device, best_dtype
+from xsen2.networks.inference import best_device, best_dtype
 
 RESULTS = Path(__file__).parent / "results"
 

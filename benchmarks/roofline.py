@@ -37,24 +37,23 @@ from machine import RESULTS, command, describe, head, table, write
 from torch.utils._python_dispatch import TorchDispatchMode
 from whole_tile import THREADS, drop, seconds, tile
 
-import xsen2.inference as inference
+import xsen2.networks.inference as inference
 from xsen2.bands import A, B
-from xsen2.networks import Card, cards
+from xsen2.networks.cards import Card, cards
 
 Shapes = tuple[tuple[int, ...], ...]
 Key = tuple[tuple[int, ...], tuple[int, ...], tuple[int, int], tuple[int, int], tuple[int, ...]]
 AIM = 0.5
 # What a moment was spent on, by the module that it was found in.
 PARTS = {
+    "xsen2.networks.inference": "batches: cut, scale, cast, put together",
+    "xsen2.networks.devices": "batches: cut, scale, cast, put together",
     "xsen2.networks": "the network",
     "torch": "the network",
-    "xsen2.inference": "batches: cut, scale, cast, put together",
-    "xsen2.devices": "batches: cut, scale, cast, put together",
-    "xsen2.halo": "windows: strips of neighbours, patch assembly",
-    "xsen2.block": "blocks: DN, nodata, trimming",
+    "xsen2.engine.halo": "windows: strips of neighbours, patch assembly",
+    "xsen2.engine.block": "blocks: DN, nodata, trimming",
     "xsen2.radiometry": "blocks: DN, nodata, trimming",
-    "xsen2.nodata": "blocks: DN, nodata, trimming",
-    "xsen2.sinks.pack": "packing into integers",
+    "xsen2.engine.fill": "blocks: DN, nodata, trimming",
     "xsen2.sinks": "Zarr: codec and files",
     "zarr": "Zarr: codec and files",
     "numcodecs": "Zarr: codec and files",

@@ -26,12 +26,12 @@ import torch
 import xarray as xr
 from machine import RESULTS, command, describe, head, table, write
 
-import xsen2.halo
+import xsen2.engine.halo
 from xsen2.bands import GRIDS
 from xsen2.cube import DIMS
 
 AIM = 1e-3  # DN
-xsen2.halo.DEARER = math.inf  # blocks as thin as the chunks, in every process
+xsen2.engine.halo.DEARER = math.inf  # blocks as thin as the chunks, in every process
 PROCESSES = 2
 # Default first: a quarter of the cases, the others share the rest.
 METHODS = ("default", "bicubic", "regression", "bdsd", "pracs", "glp_hpm", "resr", "atprk")

@@ -23,7 +23,7 @@ from peers.peer import Peer, in_turn
 from whole_tile import THREADS, drop, seconds, tile
 
 from xsen2.bands import GRIDS, A, B
-from xsen2.inference import best_device, best_dtype
+from xsen2.networks.inference import best_device, best_dtype
 
 INSTALLS = [["torch==2.13.0"], ["numpy==2.4.6", "tqdm", "einops"], ["--no-deps", "sen2sr==0.8.5"]]
 

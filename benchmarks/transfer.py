@@ -20,7 +20,7 @@ from xsen2.training.export import save
 from xsen2.training.finetune import coarser
 from xsen2.training.fit import fit
 from xsen2.training.patches import Blur, pairs
-from xsen2.training.recipes import recipe_for
+from xsen2.training.run import recipe_for
 from xsen2.training.scenes import Scene, read_scenes
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import xsen2
-from xsen2.networks import WEIGHTS, Card, cards
+from xsen2.networks.cards import WEIGHTS, Card, cards
 from xsen2.training.calibrate import errors_of
 from xsen2.training.export import describe
 from xsen2.training.scenes import Scene, read_scenes

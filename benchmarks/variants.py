@@ -28,12 +28,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from xsen2.inference import PATCH, best_device, best_dtype
 from xsen2.networks.dsen2 import DSen2
+from xsen2.networks.inference import PATCH, best_device, best_dtype
 from xsen2.networks.twogrid import TwoGrid, upsample
 from xsen2.training.fit import build, fit, score
-from xsen2.training.recipes import NETWORKS as ARCHITECTURES
-from xsen2.training.recipes import data_for, recipe_for
+from xsen2.training.run import NETWORKS as ARCHITECTURES
+from xsen2.training.run import data_for, recipe_for
 from xsen2.training.scenes import read_scenes
 
 RESULTS = Path(__file__).parent / "results"
@@ -112,7 +112,7 @@ class Network:
     """What is measured: words for the table, and how to make it."""
 
     what: str
-    kind: str | Callable[..., nn.Module]  # a string is one of `xsen2.training.recipes`, and can be trained
+    kind: str | Callable[..., nn.Module]  # a string is one of `xsen2.training.run`, and can be trained
     arguments: Mapping[str, Any]
 
     def make(self) -> nn.Module:

@@ -33,7 +33,7 @@ from machine import RESULTS, command, describe, head, peak_memory, table, write
 import xsen2
 from xsen2.bands import GRIDS, A, B, grid_of
 from xsen2.cube import DIMS
-from xsen2.networks import DEFAULT
+from xsen2.networks.cards import DEFAULT
 
 CHUNK = 1830
 THREADS = 2

@@ -47,7 +47,7 @@ class City:
 def thin_blocks() -> Iterator[None]:
     """Blocks as thin as the chunks, however dear that is: so small images show seams."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xsen2.halo.DEARER", math.inf)
+        patch.setattr("xsen2.engine.halo.DEARER", math.inf)
         yield
 
 

@@ -19,9 +19,9 @@ from test_benchmark import save
 from test_convert import Model
 
 import xsen2
-from xsen2.cli import main as cli
+from xsen2.cli.main import main as cli
+from xsen2.evaluation import timing
 from xsen2.networks.convert import convert
-from xsen2.reporting import timing
 from xsen2.training.run import run
 
 NO_DISK = 77
@@ -102,7 +102,7 @@ def evaluate(folder: Path, out: Path) -> Callable[[], object]:
 
 
 def demo(folder: Path, out: Path) -> Callable[[], object]:
-    from xsen2.report import demonstrate
+    from xsen2.cli.demo import demonstrate
 
     return lambda: demonstrate(make_cube(6, 6), out, method="bicubic", say=lambda line: None, progress=False)
 

@@ -23,7 +23,7 @@ from rasterio.transform import from_origin
 
 from xsen2.bands import BANDS
 from xsen2.cube import DIMS
-from xsen2.sources import _safe_pixels
+from xsen2.sources import safe_pixels
 
 FIXTURES = scenes.SHARED / "fixtures/safe"
 L1C_0301 = "S2A_MSIL1C_20210908T042701_N0301_R133_T46RER_20210908T070248.SAFE"
@@ -251,11 +251,11 @@ def assert_shows(cube: xr.Dataset, made: Product) -> None:
 def counted_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What is read of images from now on: the image and the part of it."""
     reads: list[tuple[str, str]] = []
-    opened = _safe_pixels._opened
+    opened = safe_pixels._opened
 
     def counted(href: Any, where: str, part: str) -> Any:
         reads.append((where, part))
         return opened(href, where, part)
 
-    monkeypatch.setattr(_safe_pixels, "_opened", counted)
+    monkeypatch.setattr(safe_pixels, "_opened", counted)
     return reads

@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 from shapely.affinity import translate
 
-from xsen2.area import Aoi, locate
+from xsen2.area import Aoi, Area, locate
 from xsen2.bands import A
 from xsen2.cube import recognise
 from xsen2.errors import SourceError
 from xsen2.geometry import dense, padded, read
-from xsen2.sources._area import Area
 from xsen2.sources.open import Wanted, open_source
 from xsen2.sources.search import _of_area
 

@@ -95,9 +95,9 @@ def test_a_hundred_appends(tmp_path: Path) -> None:
 
 
 def test_more_dates_than_a_chunk_of_dates_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xsen2.sinks import _zarr_layout
+    from xsen2.sinks import regions
 
-    monkeypatch.setattr(_zarr_layout, "DATES", 3)
+    monkeypatch.setattr(regions, "DATES", 3)
     ds = rich(8)
     to_zarr(ds, tmp_path / "whole.zarr", progress=False)
     grow(ds, tmp_path / "grown.zarr", [2, 1, 4, 1])

@@ -22,11 +22,11 @@ from shapely.affinity import translate
 import xsen2
 from xsen2.area import locate
 from xsen2.bands import B, C
-from xsen2.context import context_of
 from xsen2.cube import recognise
 from xsen2.errors import CRSError, MethodError, SourceError
 from xsen2.geometry import padded
 from xsen2.sources.open import Wanted, open_source
+from xsen2.superresolve import context_of
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")
 

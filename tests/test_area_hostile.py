@@ -17,10 +17,9 @@ from pyproj import Transformer
 
 import xsen2
 from xsen2 import geometry
-from xsen2.area import locate
+from xsen2.area import Area, locate
 from xsen2.cube import recognise
 from xsen2.errors import SourceError
-from xsen2.sources._area import Area
 
 UTM = "EPSG:32631"
 WEST, NORTH = ORIGIN

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsen2.bands import A, B, C
-from xsen2.classical._variogram import LAGS, deconvolve, fit, kriging, pairs, regularised
-from xsen2.classical.atprk import ATPRK, make
-from xsen2.classical.bicubic import upsample
-from xsen2.kernels import OPERATORS
-from xsen2.protocol import Statistical, finest_halo
+from xsen2.engine.operators import OPERATORS
+from xsen2.methods.atprk import ATPRK, LAGS, deconvolve, fit, kriging, make, pairs, regularised
+from xsen2.methods.bicubic import upsample
+from xsen2.methods.protocol import Statistical, finest_halo
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")
 

@@ -14,13 +14,11 @@ from cubes import make_cube, no_compute
 
 import xsen2
 from xsen2.bands import GRIDS, B, C
-from xsen2.classical.bicubic import Bicubic
 from xsen2.degrade import pair
 from xsen2.errors import GridError, MethodError, SourceError
-from xsen2.metrics import PER_BAND, SPECTRAL, State
-from xsen2.reporting.cells import KeepingJudge, identity
-from xsen2.reporting.judge import Cell, Judge, Tally, labelled
-from xsen2.reporting.subjects import subjects
+from xsen2.evaluation.benchmark import Cell, Judge, KeepingJudge, Tally, identity, labelled, subjects
+from xsen2.evaluation.metrics import PER_BAND, SPECTRAL, State
+from xsen2.methods.bicubic import Bicubic
 
 
 def save(path: Path, *cubes: xr.Dataset, grids: tuple[int, ...] = (10, 20, 60)) -> None:

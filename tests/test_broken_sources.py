@@ -29,11 +29,11 @@ from hypothesis import strategies as st
 
 import xsen2
 from xsen2.bands import BANDS
-from xsen2.cli import main
+from xsen2.cli.main import main
 from xsen2.cube import recognise
 from xsen2.errors import CRSError, GridError, SourceError, Xsen2Error
 from xsen2.radiometry import nodata_of
-from xsen2.sources import _reading
+from xsen2.sources import reading
 from xsen2.sources.open import open_source
 from xsen2.training.scenes import read_scenes
 
@@ -201,7 +201,7 @@ def test_eopf_archives_that_are_made_to_harm(tmp_path: Path) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_reading, "PAUSES", (0.0,))
+    monkeypatch.setattr(reading, "PAUSES", (0.0,))
 
 
 def item_of(scene: scenes.Scene, folder: Path, **kwargs: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from cubes import make_cube, no_compute
 
 from xsen2.errors import StoreError
 from xsen2.sinks import regions
-from xsen2.sinks._sources import stamp
+from xsen2.sinks.resume import stamp
 from xsen2.sinks.zarr import to_zarr
 
 

@@ -17,8 +17,8 @@ from matplotlib.image import imread
 from pystac_client import Client
 
 import xsen2
-from xsen2.cli import main
-from xsen2.report import picture
+from xsen2.cli.demo import picture
+from xsen2.cli.main import main
 from xsen2.sinks.zarr import to_zarr
 
 
@@ -54,11 +54,13 @@ def test_version_methods_and_help() -> None:
 
 def test_module_runs_and_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'matplotlib', 'pystac', 'zarr', 'spyndex'}"
-    code = f"import sys; from xsen2.cli import main; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys; from xsen2.cli.main import main; print(sorted({heavy} & set(sys.modules)))"
     root = Path(__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
-    run = subprocess.run([sys.executable, "-m", "xsen2.cli", "run", "no.zarr", "o.zarr"], cwd=root, capture_output=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "xsen2.cli.main", "run", "no.zarr", "o.zarr"], cwd=root, capture_output=True
+    )
     assert run.returncode == 2
     assert run.stderr.startswith(b"Error: no.zarr does not exist")
     assert b"Traceback" not in run.stderr

@@ -19,17 +19,16 @@ from test_benchmark import save
 
 import xsen2
 from xsen2.bands import B
-from xsen2.cli import main
-from xsen2.networks import cards
-from xsen2.page import Heading, Picture, Table, as_html, as_markdown, literal
-from xsen2.plots import bars, error_maps, maps, strips
-from xsen2.reporting import content, timing
-from xsen2.reporting.paper import PUBLISHED
-from xsen2.reporting.subjects import subjects
-from xsen2.reporting.tables import averages, relative, summary_numbers
-from xsen2.reporting.timing import enlarged
+from xsen2.cli.main import main
+from xsen2.errors import printable
+from xsen2.evaluation import report, timing
+from xsen2.evaluation.benchmark import subjects
+from xsen2.evaluation.page import Heading, Picture, Table, as_html, as_markdown, literal
+from xsen2.evaluation.plots import bars, error_maps, maps, strips
+from xsen2.evaluation.tables import PUBLISHED, averages, relative, summary_numbers
+from xsen2.evaluation.timing import enlarged
+from xsen2.networks.cards import cards
 from xsen2.sinks.zarr import to_zarr
-from xsen2.text import printable
 
 
 def evaluate(*args: object) -> Result:
@@ -362,7 +361,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_scores(
     def fail(*args: object) -> None:
         raise RuntimeError("no `such` <font>")
 
-    monkeypatch.setattr(content, "bars", fail)
+    monkeypatch.setattr(report, "bars", fail)
     command = ("--out", tmp_path, "--methods", "bicubic", "--operators", "mtf", "--scales", 6, "--quiet")
     result = evaluate(folder, *command)
     assert result.exit_code == 0, result.output

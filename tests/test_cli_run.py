@@ -25,9 +25,9 @@ from pyproj import Transformer
 from safe_product import L1C_0301, L2A_0400, OLD_L2A, needs_real, product, zipped
 
 import xsen2
-from xsen2.cli import main
+from xsen2.cli.main import main
+from xsen2.cli.run import plan
 from xsen2.errors import CRSError
-from xsen2.plan import plan
 from xsen2.sinks.zarr import to_zarr
 from xsen2.sources.open import Wanted, open_source
 
@@ -281,7 +281,7 @@ def test_the_memory_of_a_plan_is_about_what_is_needed(method: str, chunk: int, s
     assert found is not None
     expected = float(found[1]) * (1024 if found[2] == "GiB" else 1)
     code = (
-        "import sys; from xsen2.cli import main\n"
+        "import sys; from xsen2.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "finally: print([line for line in open('/proc/self/status') if 'VmHWM' in line][0])\n"
     )

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import xsen2
 from xsen2.bands import BANDS, GRIDS, A, B, C, grid_of
-from xsen2.classical.bicubic import upsample
-from xsen2.consistency import EXCESS, Projection, project, spreader
+from xsen2.engine.consistency import EXCESS, Projection, project, spreader
+from xsen2.engine.operators import OPERATORS, correlate, degrade_array, taps
 from xsen2.errors import MethodError
-from xsen2.kernels import OPERATORS, correlate, degrade_array, taps
+from xsen2.methods.bicubic import upsample
 from xsen2.training.scenes import read_scenes
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")

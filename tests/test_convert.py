@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import xsen2
-from xsen2 import inference
 from xsen2.bands import A, B, C
-from xsen2.cli import main
-from xsen2.networks import Card, cards, keras
+from xsen2.cli.main import main
+from xsen2.networks import inference, keras
+from xsen2.networks.cards import Card, cards
 from xsen2.networks.convert import SCORE, STORAGE, convert
 from xsen2.networks.dsen2 import DSen2
 from xsen2.networks.keras import read_keras

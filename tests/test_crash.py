@@ -24,7 +24,7 @@ import xarray as xr
 import zarr_writer
 from cubes import make_cube
 
-from xsen2 import disk
+from xsen2 import files as files_module
 from xsen2.errors import StoreError
 from xsen2.sinks import regions
 from xsen2.sinks.zarr import to_zarr
@@ -128,9 +128,9 @@ def test_errors_of_the_disk_say_what_to_do() -> None:
         (errno.EACCES, "permission"),
         (errno.EIO, "mend"),
     ):
-        with pytest.raises(StoreError, match=rf"{said}.*run the same call again"), disk.named("a.zarr"):
+        with pytest.raises(StoreError, match=rf"{said}.*run the same call again"), files_module.named("a.zarr"):
             raise OSError(number, os.strerror(number))
-    with pytest.raises(KeyError), disk.named("a.zarr"):
+    with pytest.raises(KeyError), files_module.named("a.zarr"):
         raise KeyError("not the disk's")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import xsen2
 from xsen2.bands import BANDS, GRIDS
 from xsen2.cube import recognise
-from xsen2.kernels import OPERATORS, degrade_array, taps
+from xsen2.engine.operators import OPERATORS, degrade_array, taps
 from xsen2.radiometry import nodata_of
 
 

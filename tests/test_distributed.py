@@ -24,11 +24,11 @@ import torch
 import xarray as xr
 from cubes import make_cube
 
-from xsen2 import devices, inference
 from xsen2.bands import BANDS
 from xsen2.errors import RadiometryError
-from xsen2.networks import DEFAULT, cards
-from xsen2.sinks import regions, run
+from xsen2.networks import devices, inference
+from xsen2.networks.cards import DEFAULT, cards
+from xsen2.sinks import progress, regions
 
 distributed = pytest.importorskip("distributed")
 
@@ -237,17 +237,19 @@ def test_a_worker_killed_while_it_writes(
 
 def test_runs_on_one_cluster_share_no_task(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[Any]] = []
-    apart = run._apart
+    apart = progress._apart
 
     def noted(piece: Any, own: str) -> Any:
         made = apart(piece, own)
         seen.append(set(made.__dask_graph__()))
         return made
 
-    monkeypatch.setattr(run, "_apart", noted)
+    monkeypatch.setattr(progress, "_apart", noted)
     with client.as_current():
         for _ in range(2):
-            run.run_pieces([source()[band].data for band in ("B02", "B03")], [1, 1], lambda _: None, progress=False)
+            progress.run_pieces(
+                [source()[band].data for band in ("B02", "B03")], [1, 1], lambda _: None, progress=False
+            )
     assert [len(keys) > 1 for keys in seen] == [True] * 4
     assert sum(map(len, seen)) == len(set().union(*seen))
 
@@ -325,7 +327,7 @@ def test_pieces_have_no_task_in_common() -> None:
     found = np.zeros(lazy.shape, np.float32)
     halves = [(slice(None), slice(a, a + 60)) for a in (0, 60)]
     pieces = [
-        run._apart(da.store(lazy[half], found, regions=half, lock=False, compute=False), str(n))
+        progress._apart(da.store(lazy[half], found, regions=half, lock=False, compute=False), str(n))
         for n, half in enumerate(halves)
     ]
     names = [set(piece.__dask_graph__()) for piece in pieces]

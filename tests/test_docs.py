@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cubes import make_cube
 
-from xsen2.protocol import Statistical
+from xsen2.methods.protocol import Statistical
 
 DOCS = Path(__file__).parents[1] / "docs"
 

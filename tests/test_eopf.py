@@ -32,10 +32,10 @@ from rasterio.transform import from_origin
 import xsen2
 from xsen2 import ReadWarning
 from xsen2.bands import BANDS
-from xsen2.cli import main
+from xsen2.cli.main import main
 from xsen2.cube import DIMS, recognise
 from xsen2.errors import BandError, CRSError, GridError, RadiometryError, SourceError, Xsen2Error
-from xsen2.sources import _eopf_store
+from xsen2.sources import eopf_store
 from xsen2.sources.open import Wanted, open_source
 
 pytestmark = needs_real
@@ -235,13 +235,13 @@ def test_pixels_are_read_when_they_are_computed_and_not_before(tmp_path: Path, m
     made = product(L2A, cells=(14, 11), chunk=4)
     home = made.write(tmp_path)
     reads: list[str] = []
-    part = _eopf_store._part
+    part = eopf_store._part
 
     def counted(array: Any, window: Any, where: str, what: str) -> Any:
         reads.append(f"{where} {what}")
         return part(array, window, where, what)
 
-    monkeypatch.setattr(_eopf_store, "_part", counted)
+    monkeypatch.setattr(eopf_store, "_part", counted)
     cube = xsen2.open_eopf(home, chunks=48)
     assert sorted(where[-12:] for where in reads) == sorted(f"/{d} the whole" for d in "xyxyxyxy")
     reads.clear()

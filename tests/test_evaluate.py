@@ -11,14 +11,14 @@ import pytest
 import xarray as xr
 from cubes import change, make_cube, no_compute
 
-from xsen2 import noreference
 from xsen2.bands import BANDS, B, C
-from xsen2.classical.bicubic import Bicubic
 from xsen2.degrade import pair
 from xsen2.errors import BandError, GridError, MethodError, Xsen2Error
-from xsen2.evaluate import evaluate
-from xsen2.metrics import PER_BAND, SPECTRAL, State
-from xsen2.noreference import assess
+from xsen2.evaluation import noreference
+from xsen2.evaluation.evaluate import evaluate
+from xsen2.evaluation.metrics import PER_BAND, SPECTRAL, State
+from xsen2.evaluation.noreference import assess
+from xsen2.methods.bicubic import Bicubic
 from xsen2.sources.sample import sample
 from xsen2.superresolve import superresolve
 

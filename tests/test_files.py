@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from xsen2 import files
-from xsen2.text import printable
+from xsen2.errors import printable
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,7 @@ import torch
 from cubes import make_cube
 
 import xsen2
-from xsen2.networks import DEFAULT, cards
+from xsen2.networks.cards import DEFAULT, cards
 from xsen2.networks.dsen2 import DSen2
 from xsen2.training import finetune as module
 from xsen2.training.export import write

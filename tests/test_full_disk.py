@@ -36,7 +36,7 @@ def test_a_killed_evaluation_leaves_nothing_that_the_next_does_not_take_away(tmp
     out = tmp_path / "out"
     code = (
         "import sys, time; from xsen2.reporting import timing, write; timing.SIDE = 60\n"
-        "from xsen2.cli import main\n"
+        "from xsen2.cli.main import main\n"
         "if sys.argv[1] == 'stop':\n"
         "    write.figures = lambda run, folder: (print('drawing', flush=True), time.sleep(600))\n"
         "main(sys.argv[2:])"

@@ -17,7 +17,7 @@ from pyproj import CRS
 
 import xsen2
 from xsen2.bands import BANDS
-from xsen2.cli import main
+from xsen2.cli.main import main
 from xsen2.cube import recognise
 from xsen2.errors import CRSError, GridError, RadiometryError
 from xsen2.sources.open import open_source

@@ -11,9 +11,9 @@ import torch
 import xarray as xr
 from cubes import make_cube
 
-from xsen2 import devices, inference
 from xsen2.bands import B, C
-from xsen2.networks import Card, cards
+from xsen2.networks import devices, inference
+from xsen2.networks.cards import Card, cards
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

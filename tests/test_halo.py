@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsen2.halo import Layer, map_windows, split
+from xsen2.engine.halo import Layer, map_windows, split
 
 
 class Check:

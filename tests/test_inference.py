@@ -12,8 +12,8 @@ import torch
 from cubes import make_cube
 
 import xsen2
-from xsen2 import devices, inference
-from xsen2.networks import cards
+from xsen2.networks import devices, inference
+from xsen2.networks.cards import cards
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import xsen2
-from xsen2.classical._kept import Kept, bounded
-from xsen2.protocol import Statistical
-from xsen2.registry import CLASSICAL, resolve
+from xsen2.methods.kept import Kept, bounded
+from xsen2.methods.protocol import Statistical
+from xsen2.methods.registry import CLASSICAL, resolve
 
 METHODS = [name for name in CLASSICAL if name != "bicubic"]
 BANDS = ["B05", "B11", "B01"]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from xsen2.bands import BANDS
+from xsen2.engine.operators import OPERATORS, degrade_array, support, taps
 from xsen2.errors import MethodError
-from xsen2.kernels import OPERATORS, degrade_array, support, taps
 
 SCALES = (2, 3, 6)
 

@@ -12,9 +12,8 @@ from cubes import no_compute
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xsen2.compare import compare
 from xsen2.errors import BandError, GridError
-from xsen2.metrics import HALO, PER_BAND, SPECTRAL, State
+from xsen2.evaluation.metrics import HALO, PER_BAND, SPECTRAL, State, compare
 
 EVERY = (*PER_BAND, *SPECTRAL)
 

@@ -12,10 +12,8 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xsen2.compare import compare
-from xsen2.hypercomplex import BLOCK, signs
-from xsen2.metrics import HALO, State
-from xsen2.windows import whole
+from xsen2.evaluation.metrics import HALO, State, compare
+from xsen2.evaluation.windows import BLOCK, signs, whole
 
 
 def scene(shape=(4, 70, 80), seed=0):

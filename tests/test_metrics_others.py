@@ -14,7 +14,7 @@ from torchmetrics.functional.image import (
     universal_image_quality_index,
 )
 
-from xsen2.metrics import PEAK, State
+from xsen2.evaluation.metrics import PEAK, State
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsen2.nodata import fill
+from xsen2.engine.fill import fill
 
 
 def test_valid_pixels_stay_and_a_hole_gets_its_neighbours():

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsen2.bands import A, B, C
+from xsen2.engine.operators import degrade_array, taps
 from xsen2.errors import BandError, GridError, MethodError
-from xsen2.kernels import degrade_array, taps
-from xsen2.metrics import State
-from xsen2.noreference import PER_BAND, PER_GRID, assess
+from xsen2.evaluation.metrics import State
+from xsen2.evaluation.noreference import PER_BAND, PER_GRID, assess
 from xsen2.sources.sample import sample
 from xsen2.superresolve import superresolve
 

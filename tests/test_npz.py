@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import xsen2
-from xsen2.training.npz import read_npz
-from xsen2.training.scenes import read_scenes
+from xsen2.training.scenes import read_npz, read_scenes
 
 ROOT = Path(__file__).parents[1]
 
@@ -182,7 +181,7 @@ def test_bombs_take_no_memory(tmp_path):
                 while left:
                     left -= file.write(bytes(min(left, 2**24)))
     code = (
-        "import resource, sys; from xsen2.training.npz import read_npz; from pathlib import Path; import xsen2\n"
+        "import resource, sys; from xsen2.training.scenes import read_npz; from pathlib import Path; import xsen2\n"
         "now = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + 100 * 2**20\n"
         "resource.setrlimit(resource.RLIMIT_AS, (now, now))\n"
         "try: read_npz(Path(sys.argv[1]))\n"

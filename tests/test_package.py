@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import xsen2
-from xsen2.protocol import Statistical
+from xsen2.methods.protocol import Statistical
 
 ROOT = Path(__file__).parents[1]
 

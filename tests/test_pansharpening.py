@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xsen2.bands import GRIDS, A, B, C
-from xsen2.classical import bdsd, glp_hpm, pracs
-from xsen2.classical._common import PAN
-from xsen2.classical._pan import sharers
-from xsen2.classical.bicubic import upsample
-from xsen2.kernels import OPERATORS, correlate, taps
+from xsen2.engine.operators import OPERATORS, correlate, taps
+from xsen2.methods import bdsd, glp_hpm, pracs
+from xsen2.methods.bicubic import upsample
+from xsen2.methods.common import PAN, sharers
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")
 

@@ -19,7 +19,7 @@ from cubes import make_cube
 from safe_product import OLD_L1C, OLD_L2A, assert_shows, product, zipped
 
 import xsen2
-from xsen2.cli import main
+from xsen2.cli.main import main
 from xsen2.errors import SourceError, StoreError
 from xsen2.geometry import padded
 from xsen2.paths import is_url, local
@@ -222,7 +222,7 @@ def test_links_and_bombs_in_a_zip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["..", ".", "a/..", "a:b?c*", "…", "a\\..\\b", " "])
 def test_names_of_results_stay_in_their_folder(name: str, tmp_path: Path) -> None:
-    from xsen2.cli_run import _name, _targets
+    from xsen2.cli.run import _name, _targets
 
     for source in (f"{tmp_path}/x/{name}", f"https://example.com/{name}?a=/../b", f"s3://bucket/a/{name}/"):
         made = _name(source)

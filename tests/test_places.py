@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsen2.errors import StoreError
-from xsen2.sinks import _cog_write, lock
+from xsen2.sinks import cog_file, lock
 from xsen2.sinks.cog import to_cog
 from xsen2.sinks.zarr import to_zarr
 
@@ -378,4 +378,4 @@ def test_leftovers_of_those_who_may_live_are_left(tmp_path: Path) -> None:
     path.write_text(json.dumps(said | {"began": "17"}))
     to_cog(ds, tmp_path / "a.tif", progress=False)
     assert sorted(os.listdir(tmp_path)) == [".c.zarr.xsen2-lock", "a.tif"]
-    assert _cog_write.left_by_the_dead([tmp_path / "a.tif"]) == []
+    assert cog_file.left_by_the_dead([tmp_path / "a.tif"]) == []

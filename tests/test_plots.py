@@ -14,7 +14,7 @@ from cubes import make_cube
 import xsen2
 from xsen2.bands import B
 from xsen2.errors import BandError
-from xsen2.plots import bars, error_maps, maps, richest, strips
+from xsen2.evaluation.plots import bars, error_maps, maps, richest, strips
 
 
 def images(figure) -> list[np.ndarray]:
@@ -102,7 +102,7 @@ def test_richest_square_is_where_things_change() -> None:
 
 
 def test_matplotlib_is_only_imported_to_draw() -> None:
-    code = "import sys, xsen2, xsen2.plots, xsen2.cli; print('matplotlib' in sys.modules)"
+    code = "import sys, xsen2, xsen2.evaluation.plots, xsen2.cli.main; print('matplotlib' in sys.modules)"
     root = Path(__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

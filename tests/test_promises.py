@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 import xsen2
 from xsen2.bands import BANDS, A, B, C, grid_of
-from xsen2.cube import recognise
-from xsen2.protocol import Method, Statistical, finest_halo
+from xsen2.cube import lazy, recognise
+from xsen2.engine.statistics import learnt
+from xsen2.methods.protocol import Method, Statistical, finest_halo
+from xsen2.methods.registry import resolve
 from xsen2.radiometry import scales_of
-from xsen2.registry import resolve
-from xsen2.result import lazy
-from xsen2.statistics import learnt
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import xsen2
 from xsen2.bands import BANDS, A, B
 from xsen2.errors import RadiometryError, RadiometryWarning
-from xsen2.evaluate import evaluate
+from xsen2.evaluation.evaluate import evaluate
 from xsen2.radiometry import Scale, scale_of, seen_in, to_dn, to_nan
 from xsen2.training.scenes import read_scenes
 

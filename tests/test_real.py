@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xsen2.networks import DEFAULT
+from xsen2.networks.cards import DEFAULT
 from xsen2.training.scenes import read_scenes
 
 ROOT = Path(__file__).parents[1]

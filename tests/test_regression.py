@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xsen2.bands import A, B, C
-from xsen2.classical import regression
-from xsen2.classical.bicubic import upsample
-from xsen2.kernels import OPERATORS, correlate, taps
+from xsen2.engine.operators import OPERATORS, correlate, taps
+from xsen2.methods import regression
+from xsen2.methods.bicubic import upsample
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xsen2.bands import A, B, C
-from xsen2.classical import resr
-from xsen2.classical.bicubic import upsample
+from xsen2.methods import resr
+from xsen2.methods.bicubic import upsample
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")
 

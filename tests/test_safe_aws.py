@@ -18,7 +18,7 @@ from safe_product import L1C_0301, L2A_0212, L2A_0400, L2A_0509, OLD_L1C, needs_
 
 import xsen2
 from xsen2.bands import BANDS
-from xsen2.cli import main
+from xsen2.cli.main import main
 from xsen2.errors import GridError, RadiometryError, SourceError
 from xsen2.sources.open import open_source
 

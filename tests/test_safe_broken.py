@@ -20,7 +20,7 @@ from safe_product import L1C_0301, L2A_0509, OFFSETS, OLD_L1C, OLD_L2A, assert_s
 import xsen2
 from xsen2.bands import BANDS
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError, Xsen2Error
-from xsen2.sources import _safe_xml
+from xsen2.sources import safe_files
 
 
 def test_paths_that_are_no_product(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_files_beside_an_image_do_not_move_it(tmp_path: Path) -> None:
 
 def test_endless_metadata_are_not_read(tmp_path: Path) -> None:
     made = product(OLD_L1C)
-    endless = made.texts[made.main] + " " * _safe_xml.LIMIT
+    endless = made.texts[made.main] + " " * safe_files.LIMIT
     home = replace(made, texts={**made.texts, made.main: endless}).write(tmp_path, [])
     for source in (home, zipped(home, tmp_path / "bomb.zip")):
         with pytest.raises(SourceError, match="is over 16 MB"):

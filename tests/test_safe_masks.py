@@ -29,7 +29,7 @@ from safe_product import (
 import xsen2
 from xsen2.bands import BANDS
 from xsen2.errors import BandError, CRSError, SourceError, Xsen2Error
-from xsen2.sources import _safe_polygons
+from xsen2.sources import safe_pixels
 
 HEAD = (
     '<?xml version="1.0" encoding="UTF-8" standalone="no"?>\n<eop:Mask xmlns:eop="http://www.opengis.net/eop/2.0" '
@@ -143,8 +143,8 @@ def test_polygons_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     made, text = cloudy(OLD_L1C)
     cube = xsen2.open_safe(written(made, text, tmp_path), chunks=6)
     reads = []
-    document = _safe_polygons.Files.document
-    monkeypatch.setattr(_safe_polygons.Files, "document", lambda self, path: reads.append(path) or document(self, path))
+    document = safe_pixels.Files.document
+    monkeypatch.setattr(safe_pixels.Files, "document", lambda self, path: reads.append(path) or document(self, path))
     cube.dsen2.superresolve(["B11"], "bicubic", mask="classi").compute()
     assert reads == [made.images["GML"]]
 

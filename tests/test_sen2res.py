@@ -11,21 +11,22 @@ from hypothesis import strategies as st
 from scenes import SHARED, missing
 
 from xsen2.bands import A, B, C
-from xsen2.classical._sen2res_mixture import (
+from xsen2.engine.operators import OPERATORS, correlate, taps
+from xsen2.methods.bicubic import upsample
+from xsen2.methods.protocol import finest_halo
+from xsen2.methods.sen2res import (
     _CORNERS,
+    Sen2Res,
     _cells_of,
     _corners,
     _onto_simplex,
     at_nodes,
     guess,
+    make,
     mix,
     pixels_of,
     shared,
 )
-from xsen2.classical.bicubic import upsample
-from xsen2.classical.sen2res import Sen2Res, make
-from xsen2.kernels import OPERATORS, correlate, taps
-from xsen2.protocol import finest_halo
 from xsen2.training.scenes import read_scenes
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")

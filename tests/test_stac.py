@@ -28,11 +28,12 @@ from scenes import earth_search, planetary_computer
 from stac_api import serve
 
 import xsen2
+from xsen2.area import Area
 from xsen2.bands import BANDS
 from xsen2.cube import DIMS, recognise
 from xsen2.errors import BandError, CRSError, GridError, RadiometryError, SourceError
-from xsen2.sources import _items, _offsets
-from xsen2.sources._area import Area
+from xsen2.sources import items as items_module
+from xsen2.sources import offsets
 from xsen2.sources.stac import load
 
 ENGINES = ("stackstac", "odc")
@@ -679,11 +680,11 @@ def test_offsets_of_stac_1_1(tmp_path: Path) -> None:
     for asset in item["assets"].values():
         for about in asset.pop("raster:bands", ()):
             asset["bands"] = [{"raster:scale": about["scale"], "raster:offset": about["offset"]}]
-    assert _offsets.offset_of(_items.read(item)[0]) == -1000
+    assert offsets.offset_of(items_module.read(item)[0]) == -1000
     for asset in item["assets"].values():
         for about in asset.pop("bands", ()):
             asset.update(about)
-    assert _offsets.offset_of(_items.read(item)[0]) == -1000
+    assert offsets.offset_of(items_module.read(item)[0]) == -1000
 
 
 def test_a_mapping_settles_the_items_it_names(search: Search, tmp_path: Path) -> None:
@@ -736,8 +737,8 @@ def test_metadata_of_real_items(name: str, migrated: bool) -> None:
     items = raw.get("features", [raw])
     if migrated:
         items = [pystac.Item.from_dict(item) for item in items]
-    (item,) = _items.read(items)
-    assert _offsets.offset_of(item) == offset
+    (item,) = items_module.read(items)
+    assert offsets.offset_of(item) == offset
     assert (item.tile, item.epsg, item.level) == (tile, epsg, level)
     assert item.extent[2] - item.extent[0] == item.extent[3] - item.extent[1] == 109800
     for engine in ENGINES:

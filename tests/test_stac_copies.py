@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import earth_search, planetary_computer
 
-from xsen2.sources import _items, _select
+from xsen2.sources import items as items_module
+from xsen2.sources import stac
 from xsen2.sources.stac import load
 
 ENGINES = ("stackstac", "odc")
@@ -126,9 +127,9 @@ def test_two_satellites_one_behind_the_other_are_two_dates(tmp_path: Path, migra
 def test_the_satellite_is_known_by_the_product_too(tmp_path: Path) -> None:
     item = here(tmp_path, earth_search(full(1), tmp_path, DAY))
     del item["properties"]["platform"]
-    assert _items.read(item)[0].platform == "S2A"
+    assert items_module.read(item)[0].platform == "S2A"
     item["properties"]["s2:product_uri"] = "S2B_MSIL2A_20230815T095031_N0509_R079_T33TWM_20230815T155057.SAFE"
-    assert _items.read(item)[0].platform == "S2B"
+    assert items_module.read(item)[0].platform == "S2B"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -189,7 +190,7 @@ def test_an_older_processing_of_the_same_part_is_not_read(tmp_path: Path, change
         items[0]["geometry"]["coordinates"][0] = [[x, y + 0.001] for x, y in ring]
     else:
         items[0]["properties"] |= change
-    dates = _select.passes(_items.read(items))
+    dates = stac.passes(items_module.read(items))
     assert [len(date) for date in dates] == [used]
     assert dates[0][0].id == items[1]["id"]
 

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scenes import earth_search, planetary_computer
 
-from xsen2 import layers
+from xsen2 import bands
 from xsen2.bands import BANDS
 from xsen2.errors import BandError, CRSError, RadiometryError, SourceError, Xsen2Error
-from xsen2.sources import _items, _offsets
+from xsen2.sources import items as items_module
+from xsen2.sources import offsets
 from xsen2.sources.stac import load
 
 DAY = "2023-08-15T09:57:57.246000Z"
@@ -74,13 +75,13 @@ def test_other_layers_are_taken_for_no_band(tmp_path: Path, scene: scenes.Scene)
 
 
 def test_every_layer_has_a_row() -> None:
-    for name, layer in layers.LAYERS.items():
+    for name, layer in bands.LAYERS.items():
         assert layer.gsd in (10, 20, 60)
         assert np.dtype(layer.dtype).kind == "u"
-        assert all(layers.find(word.lower()) == name for word in (name, *layer.words))
+        assert all(bands.find_layer(word.lower()) == name for word in (name, *layer.words))
         assert layer.attrs["gsd"] == layer.gsd
         assert name not in BANDS
-    assert layers.in_title(None) is layers.in_title("Red (band 4) - 10m") is None
+    assert bands.in_title(None) is bands.in_title("Red (band 4) - 10m") is None
 
 
 @pytest.mark.parametrize("form", ["numbers", "names", "numbers and keys"])
@@ -297,8 +298,8 @@ def test_odd_items_of_real_catalogues(name: str, migrated: bool) -> None:
         pytest.skip(reason)
     raw = json.loads((scenes.SHARED / f"fixtures/stac_odd/{name}.json").read_text())
     tile, offset = ODD_ONES[name]
-    (item,) = _items.read(pystac.Item.from_dict(raw) if migrated else raw)
-    assert (item.tile, item.platform, _offsets.offset_of(item)) == (tile, "S2A", offset)
+    (item,) = items_module.read(pystac.Item.from_dict(raw) if migrated else raw)
+    assert (item.tile, item.platform, offsets.offset_of(item)) == (tile, "S2A", offset)
     assert set(BANDS) <= set(item.assets)
     cube = load(raw)
     assert cube.sizes["x"] == 10980

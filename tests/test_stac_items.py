@@ -21,8 +21,8 @@ from scenes import earth_search, planetary_computer
 from xsen2.bands import BANDS
 from xsen2.cube import recognise
 from xsen2.errors import BandError, RadiometryError, SourceError, Xsen2Error
-from xsen2.sources._when import interval
 from xsen2.sources.stac import load
+from xsen2.sources.when import interval
 
 DAY1, DAY2 = "2023-08-15T09:57:57.246000Z", "2023-08-20T09:57:56.646000Z"
 

@@ -23,7 +23,9 @@ from scenes import earth_search
 from stac_api import serve
 
 from xsen2.errors import GridError, RadiometryError, SourceError
-from xsen2.sources import _api, _items, _reading
+from xsen2.sources import items as items_module
+from xsen2.sources import reading
+from xsen2.sources import search as search_module
 from xsen2.sources.search import items_at, search
 from xsen2.sources.stac import load
 
@@ -35,16 +37,16 @@ ELSEWHERE = "https://catalogue.example/collections/s2/items/x"
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience is shorter than a user's."""
-    monkeypatch.setattr(_reading, "PAUSES", (0.01,))
+    monkeypatch.setattr(reading, "PAUSES", (0.01,))
     for key, value in (
         ("GDAL_HTTP_MAX_RETRY", "0"),
         ("GDAL_HTTP_CONNECTTIMEOUT", "1"),
         ("GDAL_HTTP_LOW_SPEED_TIME", "1"),
         ("GDAL_HTTP_TIMEOUT", "2"),
     ):
-        monkeypatch.setitem(_reading.ENV, key, value)
-    monkeypatch.setattr(_api, "PAGE", 1.0)
-    monkeypatch.setattr(_api, "WHOLE", 5.0)
+        monkeypatch.setitem(reading.ENV, key, value)
+    monkeypatch.setattr(search_module, "PAGE", 1.0)
+    monkeypatch.setattr(search_module, "WHOLE", 5.0)
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_no_address_of_a_remote_item_opens_a_file_here(
     for engine in ENGINES:
         resolved = name in ("a folder up", "GTIFF_DIR") and how in ("self", "object", "s3")
         if resolved:  # against the item's own address
-            (read,) = _items.read(found)
+            (read,) = items_module.read(found)
             assert read.assets["B02"]["href"].startswith(("https://catalogue.example/", "s3://bucket/"))
             continue
         with pytest.raises(SourceError, match=r"'blue'.*href|no asset for B02|no Sentinel-2 band"):
@@ -143,7 +145,7 @@ def test_what_a_search_finds_is_remote_whatever_it_says(tmp_path: Path, scene: s
     for items in (found, ours):
         with pytest.raises(SourceError, match="from elsewhere"):
             load(items, bands=["B02"])
-    assert _items.read(paged)[0].assets["B02"]["href"].startswith(url)
+    assert items_module.read(paged)[0].assets["B02"]["href"].startswith(url)
 
 
 def test_the_advice_for_files_that_lie_here_works(tmp_path: Path, scene: scenes.Scene) -> None:
@@ -294,8 +296,8 @@ def test_a_server_that_does_not_answer_is_an_error(answer: Any, scene: scenes.Sc
 
 
 def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_api, "BYTES", 3_000_000)
-    monkeypatch.setattr(_api, "PAGE", 30.0)
+    monkeypatch.setattr(search_module, "BYTES", 3_000_000)
+    monkeypatch.setattr(search_module, "PAGE", 30.0)
     with serving(floods) as url, pytest.raises(SourceError, match="more than 3 MB"):
         items_at(f"{url}/item.json")
 
@@ -317,9 +319,9 @@ def pages(scene: scenes.Scene, folder: Path, numbers: Iterator[int], following: 
 def test_pages_without_end_are_an_error(
     monkeypatch: pytest.MonkeyPatch, scene: scenes.Scene, tmp_path: Path, case: str
 ) -> None:
-    monkeypatch.setattr(_api, "WHOLE", 60.0 if case != "slowly" else 0.5)
+    monkeypatch.setattr(search_module, "WHOLE", 60.0 if case != "slowly" else 0.5)
     numbers = itertools.repeat(1) if case == "the same items" else itertools.count()
-    monkeypatch.setattr(_api, "MOST", 20)
+    monkeypatch.setattr(search_module, "MOST", 20)
     words = {"new items": "more than 20 items", "the same items": "no end", "slowly": "has not ended|not answered"}
     with serving(pages(scene, tmp_path, numbers, "/more?{number}")) as url:
         answer = pages(scene, tmp_path, numbers, url + "/more?{number}")
@@ -332,8 +334,8 @@ def test_pages_without_end_are_an_error(
 
 
 def test_more_pages_than_a_search_has(monkeypatch: pytest.MonkeyPatch, scene: scenes.Scene, tmp_path: Path) -> None:
-    monkeypatch.setattr(_api, "PAGES", 5)
-    monkeypatch.setattr(_api, "WHOLE", 60.0)
+    monkeypatch.setattr(search_module, "PAGES", 5)
+    monkeypatch.setattr(search_module, "WHOLE", 60.0)
     with serving(lambda request: answer(request)) as url:
         answer = pages(scene, tmp_path, itertools.count(), url + "/more?{number}")
         with pytest.raises(SourceError, match="not ended after 5 pages"):
@@ -366,7 +368,7 @@ def test_a_source_that_is_no_file(tmp_path: Path) -> None:
 
 
 def test_items_without_end(monkeypatch: pytest.MonkeyPatch, scene: scenes.Scene, tmp_path: Path) -> None:
-    monkeypatch.setattr(_items, "MOST", 30)
+    monkeypatch.setattr(items_module, "MOST", 30)
     item = linked(earth_search(scene, tmp_path, DAY), self=str(tmp_path / "item.json"))
     with pytest.raises(SourceError, match="more than 30 items"):
         load({**item, "id": str(i)} for i in itertools.count())

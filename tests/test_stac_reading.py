@@ -21,7 +21,7 @@ from scenes import earth_search, planetary_computer
 from stac_api import Faults, serve
 
 from xsen2.errors import BandError, SourceError
-from xsen2.sources import _reading
+from xsen2.sources import reading
 from xsen2.sources.stac import ReadWarning, load, skipped
 
 ENGINES = ("stackstac", "odc")
@@ -56,8 +56,8 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The server without faults; pauses are shorter than a user's."""
     running.reads.clear()
     running.faults.clear()
-    monkeypatch.setattr(_reading, "PAUSES", (0.01, 0.02, 0.04))
-    monkeypatch.setitem(_reading.ENV, "GDAL_HTTP_RETRY_DELAY", "0.01")
+    monkeypatch.setattr(reading, "PAUSES", (0.01, 0.02, 0.04))
+    monkeypatch.setitem(reading.ENV, "GDAL_HTTP_RETRY_DELAY", "0.01")
     skipped(forget=True)
     return running
 
@@ -101,8 +101,8 @@ def test_what_fails_for_a_while_is_read(
 
 
 def test_the_pauses_grow() -> None:
-    assert all(later > earlier for earlier, later in itertools.pairwise(_reading.PAUSES))
-    assert 2 < sum(_reading.PAUSES) < 10
+    assert all(later > earlier for earlier, later in itertools.pairwise(reading.PAUSES))
+    assert 2 < sum(reading.PAUSES) < 10
 
 
 # --- failures that stay ---------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_only_the_blocks_that_fail_are_nodata(server: Server, tmp_path: Path, sc
 def test_a_missing_file_is_not_waited_for(
     server: Server, tmp_path: Path, scene: scenes.Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_reading, "PAUSES", (60, 60, 60))
+    monkeypatch.setattr(reading, "PAUSES", (60, 60, 60))
     item = earth_search(scene, tmp_path, DAY1)
     broken(item, tmp_path, "404", server)
     cube = load(server.items(item, folder=tmp_path), bands=["B02"])

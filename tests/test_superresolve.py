@@ -13,7 +13,7 @@ from cubes import make_cube, no_compute
 
 import xsen2
 from xsen2.bands import BANDS, A, B, C
-from xsen2.networks import DEFAULT
+from xsen2.networks.cards import DEFAULT
 
 
 def test_bands_and_native():

@@ -10,10 +10,9 @@ import xarray as xr
 from cubes import DIMS, ORIGIN, change, make_cube
 
 from xsen2.bands import GRIDS, A, B, C, grid_of
-from xsen2.classical._supreme_solver import Solver, sampling
-from xsen2.classical.bicubic import upsample
-from xsen2.classical.supreme import _EDGES, PENALTY, Supreme, _kernel, _percentile, make, make_matched
-from xsen2.kernels import OPERATORS, correlate, taps
+from xsen2.engine.operators import OPERATORS, correlate, taps
+from xsen2.methods.bicubic import upsample
+from xsen2.methods.supreme import _EDGES, PENALTY, Solver, Supreme, _kernel, _percentile, make, make_matched, sampling
 from xsen2.training.scenes import read_scenes
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsen2.bands import GRIDS
-from xsen2.block import block_of
 from xsen2.cube import recognise
-from xsen2.halo import MOST, split, thinnest
+from xsen2.engine.block import block_of
+from xsen2.engine.halo import MOST, split, thinnest
+from xsen2.methods.registry import resolve
 from xsen2.radiometry import scales_of
-from xsen2.registry import resolve
 
 
 def chunked(total: int, kind: str, size: int, data: st.DataObject) -> tuple[int, ...]:

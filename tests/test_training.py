@@ -18,14 +18,13 @@ from click.testing import CliRunner
 from cubes import make_cube
 
 import xsen2
-from xsen2.cli import main
-from xsen2.networks import GAIN
+from xsen2.cli.main import main
+from xsen2.networks.cards import GAIN
 from xsen2.networks.load import start
 from xsen2.networks.twogrid import TwoGrid
 from xsen2.sources.sample import sample
 from xsen2.training.export import save, write
-from xsen2.training.fit import Recipe, build, fit, score
-from xsen2.training.optim import Optimiser
+from xsen2.training.fit import Optimiser, Recipe, build, fit, score
 from xsen2.training.patches import Blur, balance, batches, pairs, surrogates
 from xsen2.training.scenes import Scene, hold_out, read_scenes, scenes_of
 

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from xsen2.classical import bicubic
-from xsen2.kernels import correlate, taps
+from xsen2.engine.operators import correlate, taps
+from xsen2.methods import bicubic
 from xsen2.networks import guide
 from xsen2.networks.dsen2 import DSen2
 from xsen2.networks.twogrid import TwoGrid, _unfolded, upsample

@@ -9,7 +9,7 @@ import pytest
 from cubes import change, make_cube, no_compute
 
 import xsen2
-from xsen2.networks import DEFAULT, NetworkMethod, cards
+from xsen2.networks.cards import DEFAULT, NetworkMethod, cards
 from xsen2.training.calibrate import errors_of, spread_of
 from xsen2.training.fit import HALF
 from xsen2.training.scenes import scenes_of

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 import xsen2
-from xsen2 import inference
 from xsen2.bands import B, C
-from xsen2.cli import main
-from xsen2.networks import Card, cards, local
+from xsen2.cli.main import main
+from xsen2.methods.registry import resolve
+from xsen2.networks import inference, local
+from xsen2.networks.cards import Card, cards
 from xsen2.networks.dsen2 import DSen2
 from xsen2.networks.load import start
-from xsen2.registry import resolve
 from xsen2.sinks.zarr import to_zarr
 
 
@@ -534,7 +534,7 @@ def test_listings_show_odd_names_as_they_can_be_shown(home):
     with open(os.fsencode(home) + b"/\xff\x1b[2J\n.json", "wb") as file:
         file.write(b"{}")
     run = subprocess.run(
-        [sys.executable, "-m", "xsen2.cli", "weights", "list"],
+        [sys.executable, "-m", "xsen2.cli.main", "weights", "list"],
         capture_output=True,
         env={**os.environ, "PYTHONPATH": str(Path(xsen2.__file__).parents[1]), "PYTHONIOENCODING": "utf-8:strict"},
         check=True,
@@ -589,7 +589,7 @@ def test_writing_refuses_what_it_would_destroy(tmp_path):
 
 
 def test_the_shell_stays_light():
-    code = "import sys; from xsen2.cli import main; print(sorted({'torch', 'h5py', 'safetensors'} & set(sys.modules)))"
+    code = "import sys, xsen2.cli.main; print(sorted({'torch', 'h5py', 'safetensors'} & set(sys.modules)))"
     root = Path(__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert run.stdout.splitlines() == ["[]"]

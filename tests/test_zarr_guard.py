@@ -29,11 +29,11 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.registry import register_codec
 
 import xsen2
-from xsen2.cli import main
+from xsen2.cli.main import main
 from xsen2.errors import SourceError
-from xsen2.sources import _zarr_chunks
-from xsen2.sources._zarr_guard import Guarded
+from xsen2.sources import zarr_guard
 from xsen2.sources.open import open_source
+from xsen2.sources.zarr_guard import Guarded
 
 MARK: list[Path] = []
 
@@ -418,9 +418,9 @@ def test_zstd_that_does_not_say_its_size() -> None:
     """As streaming writers make it: a frame without a content size, of blocks."""
     rle = lambda n, last: ((n << 3) | 2 | last).to_bytes(3, "little") + b"\0"  # noqa: E731
     frame = b"\x28\xb5\x2f\xfd" + b"\x00\x58" + b"".join(rle(1 << 17, i == 999) for i in range(1000))
-    with pytest.raises(_zarr_chunks.Refused, match="more than its array can hold"):
-        _zarr_chunks.check("zstd", memoryview(frame), 1 << 20)
-    _zarr_chunks.check("zstd", memoryview(frame[:6] + rle(1 << 17, 1)), 1 << 17)
+    with pytest.raises(zarr_guard.Refused, match="more than its array can hold"):
+        zarr_guard.check("zstd", memoryview(frame), 1 << 20)
+    zarr_guard.check("zstd", memoryview(frame[:6] + rle(1 << 17, 1)), 1 << 17)
 
 
 def test_files_that_are_far_too_long_are_not_read(tmp_path: Path) -> None:

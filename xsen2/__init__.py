@@ -7,9 +7,7 @@ STAC library.
 __version__ = "0.1.0"
 
 from xsen2 import accessors as _accessors  # noqa: F401
-from xsen2.benchmark import benchmark
-from xsen2.context import context_of
-from xsen2.cube import canonicalise
+from xsen2.cube import canonicalise, native
 from xsen2.errors import (
     BandError,
     CRSError,
@@ -25,13 +23,14 @@ from xsen2.errors import (
     WeightsError,
     Xsen2Error,
 )
+from xsen2.evaluation.benchmark import benchmark
 from xsen2.geometry import padded
-from xsen2.native import native
-from xsen2.registry import methods
+from xsen2.methods.registry import methods
 from xsen2.sources.eopf import open_eopf
 from xsen2.sources.safe import open_safe
 from xsen2.sources.sample import sample
 from xsen2.sources.stac import EARTH_SEARCH, PLANETARY_COMPUTER, ReadWarning, load, skipped
+from xsen2.superresolve import context_of
 
 __all__ = [
     "EARTH_SEARCH",

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import xarray as xr
 
 from xsen2 import degrade as _degrade
-from xsen2 import evaluate as _evaluate
 from xsen2 import index as _index
 from xsen2 import superresolve as _superresolve
+from xsen2.evaluation import evaluate as _evaluate
 from xsen2.grid import mapping_names
 from xsen2.sinks import cog as _cog
 from xsen2.sinks import zarr as _zarr

@@ -13,13 +13,12 @@ import xarray as xr
 
 from xsen2.arguments import whole
 from xsen2.bands import GRIDS, grid_of
-from xsen2.cube import DIMS, Cube, recognise, write_crs
+from xsen2.cube import DIMS, Cube, carried, lazy, recognise, write_crs
+from xsen2.engine.halo import Layer, blocks, map_windows
+from xsen2.engine.operators import OPERATORS, Operator, degrade_array, support, taps
 from xsen2.errors import GridError, MethodError
 from xsen2.grid import metres
-from xsen2.halo import Layer, blocks, map_windows
-from xsen2.kernels import OPERATORS, Operator, degrade_array, support, taps
 from xsen2.radiometry import Scale, scale_of, to_nan, warn_doubtful
-from xsen2.result import carried, lazy
 
 __all__ = ["degrade", "pair"]
 
@@ -36,7 +35,7 @@ def degrade(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "
     operator : {"mtf", "dsen2", "box"}
         ``"mtf"``, the default: each band's own Gaussian blur, matched to the sensor. ``"dsen2"``: the
         operator of Lanaras et al. (2018), for comparison with the paper; it blurs too little.
-        ``"box"``: the mean. See `xsen2.kernels.taps` for the formulas.
+        ``"box"``: the mean. See `xsen2.engine.operators.taps` for the formulas.
 
     Returns
     -------

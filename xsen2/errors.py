@@ -13,6 +13,35 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
+__all__ = ["printable"]
+
+
+# Text that comes from outside, fit to be shown.
+
+
+def printable(text: str, most: int = 0) -> str:
+    r"""Text with escapes for all that is no sign: control characters, line ends, and bytes that are not UTF-8.
+
+    Names of files and fields of other people's metadata may hold them. A terminal would obey some, and others cannot
+    be written to a file at all.
+
+    Parameters
+    ----------
+    text : str
+    most : int
+        Signs after which it is cut; 0 for all.
+
+    Examples
+    --------
+    >>> print(printable("lake\x1b[2J\udcff"))
+    lake\x1b[2J\udcff
+    """
+    if most and len(text) > most:
+        text = text[:most] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 class Xsen2Error(ValueError):
     """Base class of every error that xsen2 raises on purpose."""

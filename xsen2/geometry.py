@@ -195,7 +195,7 @@ def padded(area: object, metres: float, crs: object | None = None) -> Bounds:
     area, crs
         As `xsen2.superresolve.superresolve` takes them.
     metres : float
-        Context on each side, as `xsen2.context.context_of` gives it; a little more is added.
+        Context on each side, as `xsen2.superresolve.context_of` gives it; a little more is added.
 
     Returns
     -------

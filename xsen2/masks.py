@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from xsen2.cube import Cube, carry
+from xsen2.cube import Cube, carry, lazy, nearest
 from xsen2.errors import BandError, GridError, MethodError, RadiometryError, TimeError
 from xsen2.radiometry import nodata_of
-from xsen2.result import lazy, nearest
 
 __all__ = ["CLASSI", "SCL", "Hidden", "Mask", "hide", "read"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import dask.array as da
 import numpy as np
@@ -13,19 +13,156 @@ import xarray as xr
 
 from xsen2.area import Aoi, locate
 from xsen2.arguments import names_of
-from xsen2.bands import canonical, grid_of
-from xsen2.block import Block, apply, block_of
-from xsen2.cube import Cube, recognise
+from xsen2.bands import BANDS, B, C, canonical, grid_of
+from xsen2.cube import Cube, carried, lazy, nearest, recognise, write_crs
+from xsen2.engine.block import Block, apply, block_of
+from xsen2.engine.consistency import Projection
+from xsen2.engine.halo import blocks, common_dates, thinnest
+from xsen2.engine.operators import OPERATORS, Operator
 from xsen2.errors import BandError, MethodError
-from xsen2.halo import blocks, common_dates, thinnest
-from xsen2.kernels import OPERATORS, Operator
+from xsen2.grid import without_place
 from xsen2.masks import Mask, hide, read
-from xsen2.protocol import Method, Statistical
-from xsen2.radiometry import Scale, scales_of, to_nan
-from xsen2.registry import resolve
-from xsen2.result import assemble, lazy
+from xsen2.methods.protocol import Method, Statistical
+from xsen2.methods.registry import resolve
+from xsen2.radiometry import STORED, Scale, finite, scales_of, to_nan
 
-__all__ = ["superresolve"]
+__all__ = ["context_of", "superresolve"]
+
+
+# What comes out: bands and other variables on the 10 m grid, under the caller's names.
+
+
+def assemble(
+    cube: Cube,
+    made: Mapping[str, da.Array],
+    errors: Mapping[str, da.Array],
+    chunks: tuple[tuple[int, ...], tuple[int, ...]],
+    attrs: Mapping[str, str],
+    scales: Mapping[str, Scale],
+) -> xr.Dataset:
+    """Put together what was made.
+
+    Parameters
+    ----------
+    cube : Cube
+    made, errors : mapping
+        Band → ``([time,] y, x)`` pixels, and their standard errors.
+    chunks : tuple
+        Rows and columns of the blocks.
+    attrs : mapping
+        Attributes that are added to the cube's.
+    scales : mapping
+        Band → what its values mean.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the cube's other variables, and the caller's names of bands and dims.
+    """
+    lead = () if cube.time is None else ("time",)
+    size = round(cube.resolution) if cube.resolution == round(cube.resolution) else cube.resolution
+    like = next(a for b, a in cube.bands.items() if grid_of(b) == 10)
+    variables: dict[Hashable, xr.DataArray] = {}
+    coords = {n: c for n, c in like.coords.items() if n != "spatial_ref" and n in without_place({n: c})}
+    for band in (b for b in BANDS if b in made):
+        out = xr.DataArray(made[band], coords, (*lead, "y", "x"), attrs=carried(cube.bands[band].attrs))
+        scale = scales[band]
+        if scale.gain != 1:  # reflectance: said in the way that CF decoding leaves behind too, for whatever comes after
+            out.encoding["scale_factor"] = 1 / scale.gain
+        units = {"units": scale.units} if scale.told else {}  # else whoever reads it must look at the pixels again
+        out.attrs |= units | {"gsd": size, "native_gsd": round(size * grid_of(band) / 10)}
+        own_name = cube.names[band]
+        variables[own_name] = out
+        if band in errors:
+            out.attrs["ancillary_variables"] = f"{own_name}_se"
+            attrs_se = {"long_name": f"standard error of {own_name}", "gsd": size} | units
+            variables[f"{own_name}_se"] = xr.DataArray(errors[band], coords, (*lead, "y", "x"), attrs=attrs_se)
+            variables[f"{own_name}_se"].encoding = dict(out.encoding)
+    dates = next(iter(made.values())).chunks[:-2]
+    for name, (gsd, extra) in cube.extras.items():
+        if gsd is None:
+            variables[name] = extra
+            continue
+        dims = (*(("time",) if "time" in extra.dims else ()), "y", "x")
+        own = {n: c for n, c in coords.items() if set(c.dims) <= set(dims)}
+        target = (*(dates if "time" in extra.dims else ()), *chunks)
+        data = nearest(extra, gsd).rechunk(target)
+        if data.dtype.kind == "f":
+            data = da.map_blocks(finite, data, dtype=data.dtype, meta=data._meta)
+        variables[name] = xr.DataArray(data, own, dims, attrs=without_place(extra.attrs))
+        variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in STORED}
+    from xsen2 import __version__  # not importable yet while this module is being imported
+
+    ds = xr.Dataset(variables, attrs={**carried(cube.attrs), **attrs, "xsen2_version": __version__})
+    if cube.crs is not None:
+        ds = write_crs(ds, cube.crs)
+    back = {"y": cube.dims[0], "x": cube.dims[1]} | ({"time": cube.time} if lead else {})
+    return ds.rename({k: v for k, v in back.items() if k != v and k in ds.dims})
+
+
+# How far a method sees: what has to be read round an area for its pixels to be those of the whole image.
+
+
+def context_of(
+    method: str | os.PathLike[str] | Method = "default",
+    bands: Sequence[str] | None = None,
+    *,
+    consistency: bool | None = None,
+    operator: Operator = "mtf",
+) -> int:
+    """Metres that a method sees round a pixel, on each side.
+
+    A cube that reaches so far beyond an area gives, cut to it by ``superresolve(area=…)``, the pixels that the whole
+    image gives. `xsen2.superresolve.superresolve` needs no such thing: it reads the context from the cube that it has.
+    This says how much of a source to load when only an area is wanted.
+
+    Parameters
+    ----------
+    method, bands, consistency, operator
+        As `xsen2.superresolve.superresolve` takes them; by default all 20 m and 60 m bands are made.
+
+    Returns
+    -------
+    int
+        A multiple of 60.
+
+    Raises
+    ------
+    BandError, MethodError
+        If an argument is not one of those above, or the method does not make a band.
+
+    Notes
+    -----
+    Two kinds of methods differ by what no context tells: those that gather statistics, of the image that they are
+    given, and those that work tile by tile (``lattice``), whose tiles begin at its corner.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> from xsen2.geometry import padded
+    >>> from xsen2.superresolve import context_of
+    >>> context_of("bicubic", ["B11"])
+    120
+    >>> bbox = (15.58, 46.52, 15.68, 46.58)
+    >>> cube = xsen2.load(items, bbox=padded(bbox, context_of()))  # doctest: +SKIP
+    >>> cube.dsen2.superresolve(area=bbox)  # doctest: +SKIP
+    """
+    asked = (*B, *C) if bands is None else canonical(names_of(bands, "bands", BandError))
+    if not asked:
+        raise BandError("bands=[] names nothing: name 20 m or 60 m bands, or leave it out for all")
+    wanted = [band for band in asked if grid_of(band) != 10]
+    if not wanted:
+        raise BandError(f"bands={bands!r} are 10 m bands, which need no context: name 20 m or 60 m bands")
+    if not isinstance(operator, str) or operator not in OPERATORS:
+        raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
+    most = 0
+    for one in resolve(method, wanted, operator=operator):
+        exact = getattr(one, "consistency", False) if consistency is None else consistency
+        low = tuple(band for band in one.produces if grid_of(band) != 10)
+        cell = max(grid_of(band) for band in (*one.needs, *one.produces)) // 10
+        projection = Projection(one.produces, low, operator, cell, (cell, cell)) if exact else None
+        most = max(most, Block(one, (), (), projection).halo)
+    return -(-most * 10 // 60) * 60
 
 
 def superresolve(
@@ -55,8 +192,8 @@ def superresolve(
     bands : sequence of str, optional
         Bands to make, under any known name. All of the cube's by default.
     method : str, path or Method
-        A name of `xsen2.methods`, the path of weights, or an object that follows `xsen2.protocol.Method`. What a
-        classical method makes is kept within what was measured around, see `xsen2.classical._kept.bounded`.
+        A name of `xsen2.methods`, the path of weights, or an object that follows `xsen2.methods.protocol.Method`. What
+        a classical method makes is kept within what was measured around, see `xsen2.methods.kept.bounded`.
     native : bool
         Whether the 10 m bands come along, unchanged, even if `bands` does not name them.
     area : bbox, GeoJSON, geometry or path, optional
@@ -79,10 +216,10 @@ def superresolve(
         them of the cube, with canonical names: ``lambda cube: cube.CLDPRB > 40``.
     consistency : bool, optional
         Whether every band, degraded, must give back the one that was measured: the smallest correction that
-        does so is added, see `xsen2.consistency`. The RMSE is under 0.1 DN then, with a third of the pixels lost in
-        speckles too; single pixels beside nodata may be off by a DN. By default what the method asks for. It lessens
-        the error as far as the operator is what the pixels went through; products have been resampled besides, which
-        it takes for detail.
+        does so is added, see `xsen2.engine.consistency`. The RMSE is under 0.1 DN then, with a third of the pixels lost
+        in speckles too; single pixels beside nodata may be off by a DN. By default what the method asks for. It lessens
+        the error as far as the operator is what the pixels went through; products have been resampled besides, which it
+        takes for detail.
     operator : {"mtf", "dsen2", "box"}
         How the bands that were measured came about, as `xsen2.degrade.degrade` takes it: for `consistency`, and for
         classical methods that model it. ``"mtf"`` is the sensor's own blur; what was degraded with another operator

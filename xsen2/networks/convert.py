@@ -12,15 +12,16 @@ import numpy.typing as npt
 import torch
 
 from xsen2.bands import A, B, C
-from xsen2.classical.bicubic import upsample
 from xsen2.cube import DIMS
 from xsen2.degrade import pair
 from xsen2.errors import WeightsError
-from xsen2.networks import GAIN, Card, local
+from xsen2.methods.bicubic import upsample
+from xsen2.methods.protocol import Array
+from xsen2.networks import local
+from xsen2.networks.cards import GAIN, Card
 from xsen2.networks.dsen2 import DSen2
 from xsen2.networks.keras import FED, read_keras
 from xsen2.networks.load import halo_of
-from xsen2.protocol import Array
 from xsen2.sources.sample import sample
 
 __all__ = ["SCORE", "STORAGE", "convert"]

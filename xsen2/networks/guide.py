@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from xsen2.kernels import support, taps
+from xsen2.engine.operators import support, taps
 
 __all__ = ["OPERATORS", "guess", "reach", "regress"]
 

@@ -22,9 +22,8 @@ import numpy.typing as npt
 
 from xsen2 import files
 from xsen2.bands import A, B, C
-from xsen2.errors import WeightsError
-from xsen2.networks import LARGEST
-from xsen2.text import printable
+from xsen2.errors import WeightsError, printable
+from xsen2.networks.cards import LARGEST
 
 __all__ = ["FED", "read_keras"]
 

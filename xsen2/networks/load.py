@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from xsen2 import files
-from xsen2.errors import WeightsError
-from xsen2.networks import ARCHITECTURES, Card
+from xsen2.errors import WeightsError, printable
+from xsen2.networks.cards import ARCHITECTURES, Card
 from xsen2.networks.local import at
-from xsen2.text import printable
 
 __all__ = ["build", "checkpoint", "halo_of", "infinite", "misfit", "network", "start", "tensors", "verified"]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from xsen2 import files, paths
 from xsen2.errors import WeightsError
-from xsen2.networks import Card, grouped
+from xsen2.networks.cards import Card, grouped
 
 __all__ = ["UNSHIPPED", "Broken", "at", "folder", "installed", "is_path"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xsen2.classical.bicubic import keys
+from xsen2.methods.bicubic import keys
 from xsen2.networks.fused import conv
 from xsen2.networks.guide import guess, reach
 
@@ -16,7 +16,7 @@ __all__ = ["TwoGrid", "upsample"]
 
 
 def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
-    """Keys bicubic (a = -0.5), half-pixel centres, symmetric edges: `xsen2.classical.bicubic` in torch.
+    """Keys bicubic (a = -0.5), half-pixel centres, symmetric edges: `xsen2.methods.bicubic` in torch.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""Sinks: a dataset goes in, a store or file comes out."""
+"""Where results go: Zarr and COG."""

@@ -17,17 +17,15 @@ import xarray as xr
 from xsen2.arguments import names_of
 from xsen2.bands import find
 from xsen2.cube import canonicalise
-from xsen2.disk import named
 from xsen2.errors import BandError, GridError, StoreError, TimeError
+from xsen2.files import named
 from xsen2.grid import located
-from xsen2.sinks._cog_files import File, arrange
-from xsen2.sinks._cog_layers import Layer, layer_of
-from xsen2.sinks._cog_tags import dates_of, tags_of
-from xsen2.sinks._cog_write import Scratch, left_by_the_dead, lock_of, missing, piece
+from xsen2.radiometry import PACKINGS, values_of
+from xsen2.sinks.cog_file import File, Scratch, arrange, left_by_the_dead, lock_of, missing, piece
+from xsen2.sinks.cog_layers import Layer, dates_of, layer_of, tags_of
 from xsen2.sinks.lock import locked
-from xsen2.sinks.pack import PACKINGS, values_of
-from xsen2.sinks.run import run_pieces
-from xsen2.sinks.state import RUN
+from xsen2.sinks.progress import run_pieces
+from xsen2.sinks.resume import RUN
 
 __all__ = ["to_cog"]
 

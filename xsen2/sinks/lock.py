@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from xsen2.errors import StoreError
-from xsen2.sinks.paths import plain_file
+from xsen2.paths import plain_file
 
 __all__ = ["Claim", "abandoned", "locked"]
 

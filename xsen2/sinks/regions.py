@@ -2,17 +2,426 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+import hashlib
+import re
+import warnings
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
+from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
+from dask.base import compute
 
-from xsen2.sinks.pack import Packing, Values, values_of
+from xsen2.bands import find
+from xsen2.errors import CRSError, StoreError
+from xsen2.files import flush, named
+from xsen2.radiometry import UNPACKED, Packing, Values, nodata_of, pack, values_of
+from xsen2.sinks.lock import Claim
+from xsen2.sinks.progress import run_pieces
+from xsen2.sinks.resume import RUN, digest, quiet
 
-__all__ = ["Grid", "Stored", "plan"]
+__all__ = [
+    "Grid",
+    "Stored",
+    "checks",
+    "fingerprint",
+    "georeferenced",
+    "loaded",
+    "plan",
+    "probe",
+    "put",
+    "said_times",
+    "skeleton",
+    "write_regions",
+]
+
+
+# What a store says about its pixels before it has any: coordinates, metadata, and whose they are.
+
+
+EPOCH = "1970-01-01"
+DATES = 1024
+"""Dates in a chunk of what has one value per date. Fixed, so that a date which is added changes no chunk's shape."""
+
+_COARSE = ("day", "hour", "minute", "second", "week", "month", "year")
+
+
+def loaded(ds: xr.Dataset, grids: list[Grid]) -> xr.Dataset:
+    """The dataset with all but the pixels in memory: only pixels are written region by region."""
+    rest = ds.drop_vars([name for grid in grids for name in grid.arrays]).load()
+    return ds.assign_coords(rest.coords).assign(rest.data_vars)
+
+
+def georeferenced(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset with its CRS in a scalar coordinate that every variable on a grid points at."""
+    crs = ds.rio.crs
+    if crs is None:
+        raise CRSError('the dataset has no CRS, so nobody could place the store: ds.rio.write_crs("EPSG:…") first')
+    if ds.rio.grid_mapping not in ds.coords:
+        ds = ds.rio.write_crs(crs)
+    mapping = ds.rio.grid_mapping
+    where = ds[mapping].variable.copy(deep=False)
+    # One transform speaks for one grid only, and rioxarray would use it for all of them.
+    where.attrs = {k: v for k, v in where.attrs.items() if k != "GeoTransform"}
+    planes = {v.dims[-2:] for v in ds.data_vars.values() if v.ndim >= 2}
+    if len(planes) == 1 and all(d in ds.coords and ds.sizes[d] > 1 for d in next(iter(planes))):
+        y, x = (ds[d].values.astype(float) for d in next(iter(planes)))
+        dy, dx = (float(v[-1] - v[0]) / (len(v) - 1) for v in (y, x))
+        where.attrs["GeoTransform"] = f"{float(x[0]) - dx / 2} {dx} 0.0 {float(y[0]) - dy / 2} 0.0 {dy}"
+    elif len(planes) == 1 and "GeoTransform" in ds[mapping].attrs:  # one pixel wide: coordinates do not tell its size
+        where.attrs["GeoTransform"] = ds[mapping].attrs["GeoTransform"]
+    ds = ds.assign_coords({mapping: where})
+    for variable in ds.data_vars.values():
+        variable.attrs.pop("grid_mapping", None)  # xarray wants it in the encoding alone
+        if variable.ndim >= 2:
+            variable.encoding["grid_mapping"] = mapping
+    return ds
+
+
+def fingerprint(ds: xr.Dataset, grids: list[Grid]) -> str:
+    """What makes two calls the same run, without computing a pixel."""
+    pixels = {name: array for grid in grids for name, array in grid.arrays.items()}
+    layers = {layer for array in pixels.values() for layer in array.dask.layers}
+    variables = sorted(((str(n), v) for n, v in ds.variables.items()), key=lambda pair: pair[0])
+    said: dict[str, Any] = {
+        "grids": [(n, v.dims, v.shape, str(v.dtype)) for n, v in variables],
+        "coordinates": [(n, hashlib.sha256(_bytes(v)).hexdigest()) for n, v in variables if n not in pixels],
+        "attributes": [{k: v for k, v in ds.attrs.items() if k != RUN}, [v.attrs for _, v in variables]],
+        "storage": [(g.packings, g.chunks, g.regions) for g in grids],
+        "steps": sorted(_TOKEN.sub("", layer) for layer in layers),
+        "pixels": sorted((name, array.name) for name, array in pixels.items()),
+    }
+    return ";".join(f"{k}={digest(v)}" for k, v in said.items())
+
+
+_TOKEN = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}")
+"""What Dask adds to the name of a step: a hash of all that goes in, or a random number."""
+
+
+def _bytes(variable: xr.Variable) -> bytes:
+    values = np.asarray(variable.values)
+    return repr(values.tolist()).encode() if values.dtype == object else np.ascontiguousarray(values).tobytes()
+
+
+def said_times(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """How times are to be stored, by name: as the caller has said in ``ds.time.encoding``, else in fixed units.
+
+    Left alone, xarray counts in the units that the dates at hand happen to fit ("days since 2024-05-12 10:46:31"), and
+    a date that is added later does not. What it has guessed so is still in the encoding when a store is opened again,
+    beside the chunks it was read in: nobody has said it.
+    """
+    out = {}
+    for name, variable in ds.variables.items():
+        if variable.dtype.kind not in "Mm":
+            continue
+        said = {k: v for k, v in variable.encoding.items() if k in ("units", "calendar", "dtype")}
+        units = str(said.get("units", ""))
+        guessed = bool({"chunks", "preferred_chunks", "original_shape", "source"} & set(variable.encoding))
+        if not units or (guessed and units.lower().startswith(_COARSE)) or not _exact(variable, said):
+            said.pop("dtype", None)
+            said = {k: v for k, v in said.items() if k == "calendar"} | {"units": _units(variable)}
+            if not _exact(variable, said):  # a calendar that does not know these dates
+                said.pop("calendar", None)
+        out[str(name)] = {"dtype": np.dtype("int64")} | said
+        if variable.dtype.kind == "m":
+            out[str(name)].pop("calendar", None)
+    return out
+
+
+def _units(variable: xr.Variable) -> str:
+    """Nanoseconds, which hold all that numpy's usual dates can be; microseconds where dates are too far for these."""
+    values = variable.values
+    values = values[~np.isnat(values)]
+    far = values.size and (values.astype("M8[us]" if values.dtype.kind == "M" else "m8[us]").astype("int64"))
+    step = "microseconds" if np.size(far) and np.abs(far).max() > 9.2e15 else "nanoseconds"
+    return f"{step} since {EPOCH}" if values.dtype.kind == "M" else step
+
+
+def _exact(variable: xr.Variable, said: dict[str, Any]) -> bool:
+    """Whether times are the same to the last digit after they are encoded and decoded."""
+    wanted = xr.Variable(variable.dims, variable.values, encoding={"dtype": np.dtype("int64")} | said)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            encoded = xr.conventions.encode_cf_variable(wanted, name="time")
+            found = xr.conventions.decode_cf_variable("time", encoded, decode_timedelta=True).values
+    except (ValueError, OverflowError, TypeError, ImportError, AttributeError):  # xarray's, of what it cannot read
+        return False
+    if str(encoded.attrs.get("units")).split()[:1] != str(said["units"]).split()[:1]:
+        return False  # xarray takes finer units where the given ones do not fit: others for every date
+    a, b = np.asarray(found), variable.values
+    return bool(a.dtype.kind == b.dtype.kind and ((a == b) | (np.isnat(a) & np.isnat(b))).all())
+
+
+def skeleton(
+    ds: xr.Dataset, grids: list[Grid], store: Any, run: str, said: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write all but the pixels: metadata, coordinates and small variables.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+    grids : list of Grid
+    store : path, URL or Zarr store
+    run : str
+    said : mapping, optional
+        Name → encoding of variables that are not pixels, as `said_times` gives it.
+    """
+    from zarr.codecs import BloscCodec
+
+    codec = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
+    encoding: dict[str, dict[str, Any]] = {}
+    lazy: dict[Hashable, Any] = {}
+    for grid in grids:
+        for name, array in grid.arrays.items():
+            variable = ds[name].variable
+            attrs = dict(variable.attrs)
+            packing = grid.packings.get(name)
+            kind = array.dtype if packing is None else np.dtype(packing.dtype)
+            nodata: Any = packing.nodata if packing else np.nan if kind.kind == "f" else _declared(ds[name])
+            for key in ("_FillValue", "missing_value", "nodata"):
+                attrs.pop(key, None)
+            if name in grid.units:
+                attrs = {k: v for k, v in attrs.items() if k not in UNPACKED} | {"units": grid.units[name]}
+            if packing and packing.scale != 1:
+                attrs["scale_factor"] = packing.scale
+            encoding[name] = {
+                "chunks": grid.chunks,
+                "compressors": (codec,),
+                "grid_mapping": variable.encoding["grid_mapping"],
+            }
+            if nodata is not None and kind.kind != "b":
+                value = kind.type(nodata)
+                # fill_value is what a chunk that is not on disk reads as; 0 would be a measurement.
+                encoding[name] |= {"_FillValue": value, "fill_value": value}
+            lazy[name] = (grid.dims, da.zeros(array.shape, dtype=kind, chunks=-1), attrs)
+    dates: set[Hashable] = {dim for grid in grids for dim in grid.dims[:-2]}
+    dates |= {dim for dim in ds.dims if dim in ds.coords and ds[dim].dtype.kind == "M"}
+    for own, small in ds.variables.items():
+        if own in lazy:
+            continue
+        encoding[str(own)] = dict((said or {}).get(str(own), {}))
+        if dates & set(small.dims):
+            each = DATES if small.ndim == 1 else 1
+            encoding[str(own)]["chunks"] = tuple(each if d in dates else ds.sizes[d] for d in small.dims)
+    template = ds.assign(lazy).assign_attrs({RUN: run})
+    with quiet():
+        template.to_zarr(store, mode="a", encoding=encoding, compute=False, zarr_format=3, consolidated=False)
+
+
+def _declared(variable: xr.DataArray) -> float | None:
+    """Nodata of integers. Bands that declare none have Sentinel-2's own, 0; other variables have none."""
+    said = any(k in variable.attrs for k in ("_FillValue", "missing_value", "nodata"))
+    return nodata_of(variable) if said or find(variable.name) else None
+
+
+# From lazy pixels to chunks on disk, and from chunks on disk to whether they are this run's.
+
+
+class Place(Protocol):
+    """Where regions are written, and which of them have been: a whole store, or dates that are added to one.
+
+    Attributes
+    ----------
+    root : str
+    local : bool
+    first : int
+        Where along its first axis a variable is written from.
+    claim : Claim
+    ready : bool
+        Whether there can be regions.
+    """
+
+    root: str
+    local: bool
+    first: int
+
+    @property
+    def claim(self) -> Claim: ...
+    @property
+    def ready(self) -> bool: ...
+    def array(self, name: str, mode: str = "r+") -> Any:
+        """An array of the store, which has room for what is written."""
+
+    def done(self, grid: int, region: int) -> bool:
+        """Whether a region is on disk."""
+
+    def mark(self, grid: int, region: int) -> None:
+        """Note that a region is on disk."""
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A variable in the store, which is written to by the run that holds the lock, and by no task that is late."""
+
+    array: Any
+    folder: str
+    claim: Claim
+    local: bool
+    first: int = 0
+
+    def __setitem__(self, index: Region, block: npt.NDArray[Any]) -> None:
+        index = _shifted(index, self.first)
+        with named(self.claim.target):
+            self.claim.check()
+            self.array[index] = block
+            if self.local:  # the region's marker must not outlive its chunks in a power cut
+                flush(self._files(index))
+
+    def _files(self, index: Region) -> Iterator[str]:
+        """Files of the chunks in a window."""
+        encode = self.array.metadata.chunk_key_encoding.encode_chunk_key
+        spans = (range(s.start // c, -(-s.stop // c)) for s, c in zip(index, self.array.chunks, strict=True))
+        for chunk in product(*spans):
+            yield f"{self.folder}/{encode(chunk)}"
+
+
+@dataclass(frozen=True)
+class _Check:
+    """A variable in the store, with which blocks are compared instead of being written."""
+
+    array: Any
+    name: str
+    target: str
+    where: tuple[int, ...] | None
+    dates: tuple[str, ...]
+
+    def __setitem__(self, index: Region, block: npt.NDArray[Any]) -> None:
+        if self.where is None:
+            pairs = [(block, self.array[index], "")]
+        else:
+            days = range(index[0].start, index[0].stop)
+            pairs = [
+                (block[i], self.array[(self.where[day], *index[1:])], f" on {self.dates[day]}")
+                for i, day in enumerate(days)
+            ]
+        for new, old, when in pairs:
+            if not np.array_equal(new, old, equal_nan=new.dtype.kind == "f"):
+                remedy = "with ds.drop_sel of that date" if when else f"with ds.drop_vars({self.name!r})"
+                raise StoreError(
+                    f"{self.target} holds {self.name}{when} already, with other pixels: leave it out {remedy}, or "
+                    "write all anew, here with overwrite=True or to another path"
+                )
+
+
+def checks(grids: list[Grid], place: Place, dim: str, where: Sequence[int], dates: Sequence[str]) -> Iterator[Any]:
+    """One lazy comparison per region with what the store holds.
+
+    Parameters
+    ----------
+    grids : list of Grid
+    place : Place
+    dim : str
+        Along which dates lie.
+    where : sequence of int
+        Position in the store of each date.
+    dates : sequence of str
+        Names of the dates, for messages.
+    """
+    for grid in grids:
+        dated = dim in grid.dims
+        at = (tuple(where), tuple(dates)) if dated else (None, ())
+        targets: list[Any] = [_Check(place.array(name, mode="r"), name, place.root, *at) for name in grid.arrays]
+        for region in grid.regions:
+            sources = [_stored(grid, name, region) for name in grid.arrays]
+            yield da.store(sources, targets, regions=[region] * len(sources), lock=False, compute=False)
+
+
+def put(place: Place, values: Mapping[str, npt.NDArray[Any]], first: int) -> None:
+    """Write what has one value per date, from `first` on, with all that lies in the same chunks."""
+    for name, new in values.items():
+        array = place.array(name)
+        begin = first - first % array.chunks[0]
+        old = array[begin:first]
+        target = _Target(array, f"{place.root}/{name}", place.claim, place.local)
+        both = np.concatenate([old, new]) if len(old) else new
+        target[(slice(begin, begin + len(both)), *(slice(0, n) for n in array.shape[1:]))] = both
+
+
+def _shifted(index: Region, first: int) -> Region:
+    return (slice(index[0].start + first, index[0].stop + first), *index[1:]) if first else index
+
+
+def write_regions(grids: list[Grid], state: Place, progress: bool) -> None:
+    """Compute and write the regions that are not on disk yet, and note each as soon as it is."""
+    todo = [(g, r) for g, grid in enumerate(grids) for r in range(len(grid.regions)) if not state.done(g, r)]
+    run_pieces(
+        _writes(grids, state, todo),
+        [grids[g].blocks(grids[g].regions[r]) * len(grids[g].arrays) for g, r in todo],
+        lambda i: state.mark(*todo[i]),
+        progress=progress,
+    )
+
+
+def _writes(grids: list[Grid], state: Place, todo: list[tuple[int, int]]) -> Iterator[Any]:
+    """One lazy write per region."""
+    targets = [
+        {
+            name: _Target(state.array(name), f"{state.root}/{name}", state.claim, state.local, state.first)
+            for name in grid.arrays
+        }
+        for grid in grids
+    ]
+    for g, r in todo:
+        grid, region = grids[g], grids[g].regions[r]
+        sources = [_stored(grid, name, region) for name in grid.arrays]
+        stores: list[Any] = list(targets[g].values())
+        yield da.store(sources, stores, regions=[region] * len(sources), lock=False, compute=False)
+
+
+def _stored(grid: Grid, name: str, region: Region) -> da.Array:
+    """A region of a variable as it goes to disk: whole chunks, packed."""
+    array = grid.arrays[name][region]
+    packing = grid.packings.get(name)
+    whole = tuple(
+        b if all(n % c == 0 for n in b[:-1]) else c * max(1, round(max(b) / c))
+        for b, c in zip(array.chunks, grid.chunks, strict=True)
+    )
+    out: da.Array = array.rechunk(whole)
+    if packing is not None:
+        meta = np.empty((0,) * array.ndim, packing.dtype)
+        out = da.map_blocks(pack, out, packing, dtype=packing.dtype, meta=meta)
+    elif out.dtype.kind == "b":
+        out = out.astype(np.int8)  # as xarray stores booleans
+    return out
+
+
+def probe(state: Place, grids: list[Grid]) -> None:
+    """Compute one chunk of each region that was written before, and see that this run would write the same."""
+    for g, grid in enumerate(grids):
+        olds = {name: state.array(name, mode="r") for name in grid.arrays} if state.ready else {}
+        for region in (region for r, region in enumerate(grid.regions) if state.done(g, r)):
+            first = next(iter(olds.values()))
+            windows = _windows(region, grid.chunks)
+            window = next(
+                (w for w in windows if not np.all(_is_fill(first[_shifted(w, state.first)], first))),
+                next(_windows(region, grid.chunks)),
+            )
+            news = compute(*(_stored(grid, name, window) for name in olds))
+            for (name, old), new in zip(olds.items(), news, strict=True):
+                if not np.array_equal(new, old[_shifted(window, state.first)], equal_nan=new.dtype.kind == "f"):
+                    raise StoreError(
+                        f"{state.root} belongs to another run: its {name} has other pixels. Write to "
+                        "another path, or replace it with overwrite=True"
+                    )
+
+
+def _windows(region: Region, chunks: tuple[int, ...]) -> Iterator[Region]:
+    counts = [-(-(s.stop - s.start) // c) for s, c in zip(region, chunks, strict=True)]
+    for index in np.ndindex(*counts):
+        yield tuple(
+            slice(s.start + i * c, min(s.stop, s.start + (i + 1) * c))
+            for i, s, c in zip(index, region, chunks, strict=True)
+        )
+
+
+def _is_fill(block: Any, array: Any) -> Any:
+    return np.isnan(block) if block.dtype.kind == "f" else block == array.fill_value
+
 
 CHUNK = 1200
 """Longest side of a chunk on disk, in pixels, unless the caller chooses."""

@@ -15,16 +15,23 @@ import xarray as xr
 from xsen2.arguments import whole
 from xsen2.bands import find
 from xsen2.cube import canonicalise
-from xsen2.disk import named
 from xsen2.errors import StoreError
+from xsen2.files import named
 from xsen2.grid import axes_of, filled, located, spacing
-from xsen2.sinks._sources import stamp
-from xsen2.sinks._zarr_append import add, check_dim
-from xsen2.sinks._zarr_layout import fingerprint, georeferenced, loaded, said_times, skeleton
-from xsen2.sinks._zarr_pixels import probe, write_regions
-from xsen2.sinks.pack import PACKINGS, clean
-from xsen2.sinks.regions import Grid, plan
-from xsen2.sinks.state import State, sections
+from xsen2.radiometry import PACKINGS, clean
+from xsen2.sinks.append import add, check_dim
+from xsen2.sinks.regions import (
+    Grid,
+    fingerprint,
+    georeferenced,
+    loaded,
+    plan,
+    probe,
+    said_times,
+    skeleton,
+    write_regions,
+)
+from xsen2.sinks.resume import State, sections, stamp
 
 __all__ = ["to_zarr"]
 

@@ -1,1 +1,1 @@
-"""Where cubes come from: STAC items, stores, the embedded sample."""
+"""Where cubes come from: STAC, SAFE, EOPF, Zarr, saved scenes, code."""

@@ -15,12 +15,10 @@ import xarray as xr
 
 from xsen2.bands import BANDS
 from xsen2.errors import BandError, GridError, RadiometryError
-from xsen2.sources._assemble import side_of
-from xsen2.sources._eopf_grids import agree, box_of, epsg_of
-from xsen2.sources._eopf_metadata import Meaning, about, meaning
-from xsen2.sources._eopf_store import BANDS_AT, Layer, Product
-from xsen2.sources._product import Need, asked, product_cube, settle
-from xsen2.sources._safe_metadata import GSD, Radiometry
+from xsen2.sources.assemble import side_of
+from xsen2.sources.eopf_store import BANDS_AT, Layer, Meaning, Product, about, agree, box_of, epsg_of, meaning
+from xsen2.sources.safe import Need, asked, product_cube, settle
+from xsen2.sources.safe_metadata import GSD, Radiometry
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store

@@ -13,8 +13,8 @@ from xsen2.errors import SourceError
 from xsen2.geometry import padded
 from xsen2.grid import Bounds
 from xsen2.paths import is_url
-from xsen2.sources._safe_files import given, is_product
-from xsen2.sources._zarr_store import is_store
+from xsen2.sources.safe_files import given, is_product
+from xsen2.sources.zarr import is_store
 
 __all__ = ["Wanted", "open_source"]
 
@@ -99,7 +99,7 @@ def _is_zarr(source: str) -> bool:
 
 
 def _open_zarr(source: str, wanted: Wanted) -> Cube:
-    from xsen2.sources._zarr import open_tree
+    from xsen2.sources.zarr import open_tree
 
     tree = open_tree(source)
     return _cut(tree if tree.children else tree.to_dataset(), wanted, source)
@@ -108,7 +108,7 @@ def _open_zarr(source: str, wanted: Wanted) -> Cube:
 def _is_eopf(source: str) -> bool:
     if not _is_zarr(source):
         return False
-    from xsen2.sources._eopf_store import is_eopf
+    from xsen2.sources.eopf_store import is_eopf
 
     return is_eopf(source)
 
@@ -141,7 +141,7 @@ def _is_stac(source: str) -> bool:
 
 
 def _open_stac(source: str, wanted: Wanted) -> Cube:
-    from xsen2.sources._items import read
+    from xsen2.sources.items import read
     from xsen2.sources.search import items_at
     from xsen2.sources.stac import load
 
@@ -155,8 +155,8 @@ def _open_stac(source: str, wanted: Wanted) -> Cube:
 
 def _cut(cube: Cube, wanted: Wanted, source: str) -> Cube:
     """What the area touches of a cube that is one file."""
+    from xsen2.area import Area, lonlat
     from xsen2.cube import DIMS, recognise
-    from xsen2.sources._area import Area, lonlat
 
     if wanted.datetime is not None:
         raise SourceError(f"--datetime chooses among STAC items, and {source} is none: choose dates with xarray's .sel")

@@ -3,29 +3,254 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
-from xsen2.bands import BANDS, GRIDS, canonical
-from xsen2.errors import BandError, RadiometryError, SourceError
-from xsen2.layers import find
-from xsen2.sources._area import Area, Box
-from xsen2.sources._assemble import assemble, side_of
-from xsen2.sources._assets import EXTRA_ATTRS, EXTRAS, gsd_of
-from xsen2.sources._calibrate import calibrated, classes, first
-from xsen2.sources._engines import Grid, engine_named, read_all
-from xsen2.sources._items import TILE, Given, Item, basics, split
-from xsen2.sources._offsets import doubtful, offsets_of
-from xsen2.sources._reading import Reading, ReadWarning, Skipped, skipped
-from xsen2.sources._select import first_of_tiles, one_grid, passes, touching
-from xsen2.sources._stores import opened, placed
-from xsen2.sources._when import interval
+from xsen2.area import Area, Box, lonlat
+from xsen2.bands import BANDS, GRIDS, canonical, find_layer
+from xsen2.cube import DIMS, recognise
+from xsen2.errors import BandError, CRSError, RadiometryError, SourceError, Xsen2Error
+from xsen2.sources.assemble import assemble, side_of
+from xsen2.sources.engines import Grid, engine_named, read_all
+from xsen2.sources.items import (
+    EXTRA_ATTRS,
+    EXTRAS,
+    TILE,
+    Given,
+    Item,
+    as_number,
+    basics,
+    gsd_of,
+    level_of,
+    named,
+    platform_of,
+    split,
+    tile_of,
+    zarr_root,
+)
+from xsen2.sources.offsets import calibrated, classes, doubtful, first, offsets_of
+from xsen2.sources.reading import Reading, ReadWarning, Skipped, skipped
+from xsen2.sources.when import interval
 
-__all__ = ["EARTH_SEARCH", "PLANETARY_COMPUTER", "ReadWarning", "Skipped", "load", "skipped"]
+__all__ = ["EARTH_SEARCH", "PLANETARY_COMPUTER", "ReadWarning", "Skipped", "load", "skipped", "touching"]
+
+
+# Of all items given, those that make one cube: in the area, on one grid, one per acquisition and tile.
+
+
+_SAME_PASS = timedelta(minutes=30)
+"""Two orbits see a place at least 50 minutes apart; copies of one acquisition differ by seconds."""
+
+
+def touching(items: Sequence[Item], area: Area) -> list[Item]:
+    """The items whose pixels lie in the area.
+
+    Raises
+    ------
+    SourceError
+        If there are none.
+    """
+    places = {(item.extent, item.epsg) for item in items}  # few, however many the dates
+    inside = {place for place in places if area.box(*place) is not None}
+    found = [item for item in items if (item.extent, item.epsg) in inside]
+    if not found:
+        tiles = {item.tile: _degrees(lonlat(item.extent, item.epsg)) for item in items}
+        raise SourceError(
+            f"the area {_degrees(area.bounds)} lies outside all items: "
+            + "; ".join(f"tile {tile} {where}" for tile, where in sorted(tiles.items()))
+            + " (west, south, east, north in degrees)"
+        )
+    return found
+
+
+def _degrees(bounds: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{v:.4f}" for v in bounds) + ")"
+
+
+def one_grid(items: Sequence[Item]) -> None:
+    """Refuse what cannot be one cube; several tiles can, if they share their CRS: all then have the same lattice.
+
+    Raises
+    ------
+    CRSError
+        If the items have several CRS.
+    SourceError
+        If they are of L1C and L2A.
+    """
+    tiles: dict[int, set[str]] = {}
+    for item in items:
+        tiles.setdefault(item.epsg, set()).add(item.tile)
+    if len(tiles) > 1:
+        named = "; ".join(f"EPSG:{epsg}: {', '.join(sorted(names))}" for epsg, names in sorted(tiles.items()))
+        raise CRSError(
+            f"the items are in {len(tiles)} CRS ({named}), and a cube has one; nothing is reprojected here. "
+            f"{_hint(items)}"
+        )
+    levels = sorted({item.level for item in items if item.level})
+    if len(levels) > 1:
+        raise SourceError(f"the items are of both levels, {' and '.join(levels)}: search one collection at a time")
+
+
+def _hint(items: Sequence[Item]) -> str:
+    """How to split the items into one cube per CRS, as code that runs."""
+    for key in ("proj:code", "proj:epsg"):
+        values = list(dict.fromkeys(item.properties.get(key) for item in items))
+        if len(values) > 1 and None not in values:
+            break
+    else:
+        return "Load the items of each apart"
+    get = f'i["properties"]["{key}"]' if items[0].plain else f'i.properties["{key}"]'
+    one = f"xsen2.load([i for i in items if {get} == crs], bbox=bbox)"
+    return f"Load a cube of each, and reproject the results if they have to be one: {{crs: {one} for crs in {values}}}"
+
+
+def passes(items: Sequence[Item]) -> list[list[Item]]:
+    """Items by acquisition, in the order of time: tiles in the order of their names, of each the best copy first.
+
+    What one satellite saw within half an hour it saw in one pass. Two satellites that fly one behind the other, as
+    after a launch, each have a pass of their own.
+
+    A tile and pass is there more than once when it was processed anew, and when a datastrip ended in it: then each
+    copy has its own part of the ground. So all copies count. The one of highest sequence, else of the newest
+    processing, comes first. An older processing of the same part of the same datastrip is left out: it has nothing
+    that the newer one does not have.
+    """
+    out: list[list[Item]] = []
+    latest: dict[str, list[Item]] = {}
+    for item in sorted(items, key=lambda item: item.time):
+        here = latest.get(item.platform)
+        if here is not None and item.time - here[0].time < _SAME_PASS:
+            here.append(item)
+        else:
+            latest[item.platform] = [item]
+            out.append(latest[item.platform])
+    return [_ordered(copies) for copies in out]
+
+
+def _ordered(copies: Sequence[Item]) -> list[Item]:
+    by_tile: dict[str, list[Item]] = {}
+    for item in sorted(copies, key=lambda item: (item.rank, item.id), reverse=True):
+        better = by_tile.setdefault(item.tile, [])
+        if not any(_superseded(item, other) for other in better):
+            better.append(item)
+    return [item for tile in sorted(by_tile) for item in by_tile[tile]]
+
+
+def _superseded(item: Item, better: Item) -> bool:
+    """Whether a better copy is known to have every pixel of an item: the same files, or the same part processed anew.
+
+    The same part is the same datastrip with the same outline and no more nodata. Where that is not told, both are read.
+    """
+    if item.extent != better.extent or not item.assets.keys() <= better.assets.keys():
+        return False
+    if all(asset["href"] == better.assets[name]["href"] for name, asset in item.assets.items()):
+        return True
+    empty, less = (as_number(of.properties.get("s2:nodata_pixel_percentage")) for of in (item, better))
+    told = item.strip is not None and None not in (empty, less) and item.footprint and better.footprint
+    return bool(told and item.strip == better.strip and less <= empty and _near(item, better))  # type: ignore[operator]
+
+
+def _near(item: Item, other: Item) -> bool:
+    """Whether two outlines are one: their corners' extremes are within 20 m of each other."""
+    ends = [tuple(end(axis) for axis in zip(*of.footprint, strict=True) for end in (min, max)) for of in (item, other)]
+    return all(abs(a - b) < 2e-4 for a, b in zip(*ends, strict=True))
+
+
+def first_of_tiles(date: Sequence[Item]) -> list[Item]:
+    """Of one pass, the best copy of each tile."""
+    return list({item.tile: item for item in reversed(date)}.values())
+
+
+# STAC items whose pixels are EOPF products in Zarr: each opened as a product, then one cube of them all.
+
+
+@dataclass(frozen=True)
+class Store:
+    """One item's product.
+
+    Attributes
+    ----------
+    item : Item
+        Its grid is that of the product, its assets are the product.
+    cube : xarray.Dataset
+        Of one date, lazy.
+    """
+
+    item: Item
+    cube: xr.Dataset
+
+
+def opened(given: Given, bands: Sequence[str] | None, chunks: int, offset: float | Mapping[str, float] | None) -> Store:
+    """Open the product of an item, which reads its metadata.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be opened, saying why and what else would open it.
+    """
+    from xsen2.sources.eopf import open_eopf
+
+    with named(given):
+        name, properties, time = basics(given)
+        root = given.home.resolve({"href": zarr_root(given.raw)})
+        added = offset.get(name) if isinstance(offset, Mapping) else offset
+        try:
+            cube = open_eopf(root, bands, chunks, offset=added)
+        except Xsen2Error as error:
+            message = f"item {name!r} has its pixels in Zarr, which load opens as an EOPF product: {error}. Else "
+            raise SourceError(message + given.advice) from error
+        if bands is None:  # as with raster files, layers come only when they are asked for
+            cube = cube[[band for band in BANDS if band in cube]]
+        whole = recognise(cube)
+        left, bottom, right, top = (round(edge) for edge in whole.bounds)
+        item = Item(
+            id=name,
+            time=time,
+            tile=tile_of(properties, name) or str(cube.attrs["tile"]).removeprefix("T"),
+            plain=given.plain,
+            level=level_of(given.raw, properties) or cube.attrs.get("level"),
+            platform=platform_of(properties, name),
+            epsg=whole.crs.to_epsg(),
+            extent=(left, bottom, right, top),
+            assets={str(band): {"href": root} for band in cube.data_vars},
+            keys={},
+            properties=properties,
+        )
+    return Store(item, cube)
+
+
+def placed(stores: Sequence[Store], name: str, gsd: int, box: Box, chunk: int) -> da.Array:
+    """Lazy (item, y, x) of one variable, in a box: NaN, or 0 in layers, where a product has none."""
+    layers = []
+    height, width = (box[3] - box[1]) // gsd, (box[2] - box[0]) // gsd
+    dtype = np.dtype("float32" if name in BANDS else "uint8")
+    nothing = np.nan if name in BANDS else 0
+    for store in stores:
+        if name not in store.cube:  # a band that one product does not have
+            layers.append(da.full((1, height, width), nothing, dtype, chunks=(1, chunk, chunk)))
+            continue
+        left, _, _, top = store.item.extent
+        pixels = store.cube[name].transpose("time", *DIMS[gsd]).data
+        cut, margins = [], [(0, 0)]
+        for start, size, length in (
+            ((top - box[3]) // gsd, pixels.shape[1], height),
+            ((box[0] - left) // gsd, pixels.shape[2], width),
+        ):
+            first = min(max(start, 0), size)
+            last = max(min(start + length, size), first)
+            cut.append(slice(first, last))
+            margins.append((first - start, start + length - last))
+        part = pixels[(slice(None), *cut)]
+        layers.append(da.pad(part, margins, constant_values=nothing).rechunk((1, chunk, chunk)))
+    out: da.Array = da.concatenate(layers)
+    return out
+
 
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 """Earth Search v1: `sentinel-2-l2a`, `sentinel-2-c1-l2a`, `sentinel-2-l1c`. Open, no account."""
@@ -265,7 +490,7 @@ def _names(bands: Sequence[str] | None, items: Sequence[Item], skip: bool) -> tu
     else:
         given = [bands] if isinstance(bands, str) else list(bands)
         upper = {name: name.upper() for name in given if isinstance(name, str) and name.upper() in EXTRAS}
-        other = [name for name in given if name not in upper and find(name) and find(name) not in EXTRAS]
+        other = [name for name in given if name not in upper and find_layer(name) and find_layer(name) not in EXTRAS]
         if other:
             raise BandError(
                 f"bands= names {', '.join(map(str, other))}, layers that are not loaded from STAC: leave them out; of "

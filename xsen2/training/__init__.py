@@ -1,1 +1,1 @@
-"""Training: scenes to patches, patches to weights, weights to a card."""
+"""Training and fine-tuning of networks."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from xsen2.networks import WEIGHTS
+from xsen2.networks.cards import WEIGHTS
 from xsen2.networks.load import verified
 from xsen2.networks.local import at
 from xsen2.training.calibrate import spread_of

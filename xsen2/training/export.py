@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from xsen2 import disk
+from xsen2 import files
 from xsen2.errors import WeightsError
-from xsen2.networks import WEIGHTS, Card
+from xsen2.networks.cards import WEIGHTS, Card
 from xsen2.networks.load import build, halo_of, infinite
 from xsen2.training.fit import Recipe
 from xsen2.training.patches import Pair
@@ -47,7 +47,7 @@ def save(
     """
     last = _last(run / "log.jsonl")
     name = f"{network}-{10 * recipe.ratio}m"
-    with disk.named(run):
+    with files.named(run):
         for old in (run / f"{name}.json", run / f"{name}.safetensors"):
             old.unlink(missing_ok=True)
     return write(

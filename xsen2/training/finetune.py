@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from xsen2 import disk, files, paths
+from xsen2 import files, paths
 from xsen2.bands import grid_of
 from xsen2.cube import recognise
+from xsen2.engine.operators import OPERATORS, Operator
 from xsen2.errors import BandError, GridError, MethodError, WeightsError, once
-from xsen2.kernels import OPERATORS, Operator
-from xsen2.networks import DEFAULT, Card, NetworkMethod
-from xsen2.protocol import Array
-from xsen2.registry import resolve
+from xsen2.methods.protocol import Array
+from xsen2.methods.registry import resolve
+from xsen2.networks.cards import DEFAULT, Card, NetworkMethod
 from xsen2.training.patches import Blur, Pair, degrade_bands, pairs
 from xsen2.training.scenes import Scene, scenes_of
 
@@ -77,7 +77,7 @@ class Adapted:
             If nothing can be written, because the disk is full or may not be written to.
         """
         target = paths.local(folder, WeightsError)
-        with disk.named(target, disk.ANEW):
+        with files.named(target, files.ANEW):
             if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
                 raise WeightsError(f"{target} is not an empty folder: give another")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def finetune(
             "the cube is too small to adapt a network to: valid pixels of the 20 m bands over at least 500 x 500 m are "
             "needed"
         )
-    with disk.named("a temporary folder", disk.ANEW, "free space, or name another folder in TMPDIR"):
+    with files.named("a temporary folder", files.ANEW, "free space, or name another folder in TMPDIR"):
         adapted = _adapt(first.card, general, near, far, steps, seed, device, quiet)
     for other, _, raw in others:
         alike = replace(other, network=f"{first.card.network}-adapted", path="")

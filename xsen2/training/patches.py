@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import GRIDS
-from xsen2.classical.bicubic import upsample
+from xsen2.engine.operators import degrade_array, taps
 from xsen2.errors import SourceError
-from xsen2.kernels import degrade_array, taps
-from xsen2.networks import GAIN
+from xsen2.methods.bicubic import upsample
+from xsen2.networks.cards import GAIN
 from xsen2.training.scenes import Scene
 
 __all__ = ["Blur", "Pair", "balance", "batches", "degrade_bands", "pairs", "surrogates"]

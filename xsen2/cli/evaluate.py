@@ -1,0 +1,95 @@
+"""``xsen2 evaluate``: every method on a folder of scenes, as a report."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xsen2.cli.options import UserPath
+
+__all__ = ["evaluate"]
+
+
+@click.command()
+@click.argument("folder", type=UserPath(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=UserPath(file_okay=False, path_type=Path), required=True, help="Folder of the report.")
+@click.option(
+    "--methods",
+    metavar="NAMES",
+    help="What `xsen2 methods` lists, or paths of weights, as supreme,run20/; all by default.",
+)
+@click.option("--operators", default="mtf,dsen2", show_default=True, help="How scenes are degraded: mtf, dsen2, box.")
+@click.option(
+    "--scales",
+    default="2,6,1",
+    show_default=True,
+    help="2: 20 m bands, 6: 60 m bands, 1: at full scale, without a truth.",
+)
+@click.option("--border", type=click.IntRange(0), default=0, show_default=True, help="Pixels left out along the edges.")
+@click.option(
+    "--transfer",
+    type=UserPath(exists=True, path_type=Path),
+    help="Weights trained at 80 to 40 m, for Table 3.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def evaluate(
+    folder: Path,
+    out: Path,
+    methods: str | None,
+    operators: str,
+    scales: str,
+    border: int,
+    transfer: Path | None,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Compare methods on a folder of scenes, and write a report.
+
+    FOLDER holds cubes: ESA .SAFE folders or .zip files, Zarr stores, .npz files. Scenes are made coarser and brought
+    back, so that the truth is known; at scale 1 they are judged without one. OUT receives report.html, which holds its
+    pictures, report.md with figures/, scores.csv and scores.json. They replace those of a former report when all
+    is finished. What has been judged is kept in OUT/cells: the same command goes on after a stop, and further
+    methods are added to what is there.
+
+    \b
+    xsen2 evaluate scenes/ --out report
+    xsen2 evaluate scenes/ --out report --methods bicubic,supreme,twogrid --scales 2
+    """  # noqa: D301  # click wants the sign itself
+    import xsen2
+    from xsen2.evaluation.report import report
+
+    names = [name for name in xsen2.methods().index if name != "default"] if methods is None else _split(methods)
+    numbers = [_number(scale) for scale in _split(scales)]
+    options: dict[str, Any] = {"--methods": methods, "--operators": operators, "--scales": scales, "--border": border}
+    options |= {"--transfer": transfer, "--device": device}
+    given = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
+    report(
+        folder,
+        out,
+        {name: name for name in names},
+        scales=numbers,
+        operators=_split(operators),  # type: ignore[arg-type]  # checked there
+        border=border,
+        transfer=None if transfer is None else {"trained at 80 → 40 m": str(transfer)},
+        device=device,
+        command=shlex.join(["xsen2", "evaluate", str(folder), "--out", str(out), *given]),
+        say=(lambda line: None) if quiet else (lambda line: click.echo(line, err=True)),
+    )
+
+
+def _split(text: str) -> list[str]:
+    """What is between commas."""
+    found = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not found:
+        raise click.UsageError("an option is empty: give names separated by commas, or leave it out")
+    return found
+
+
+def _number(text: str) -> int:
+    if text not in ("1", "2", "6"):
+        raise click.UsageError(f"--scales {text}: use 2, 6 and 1")
+    return int(text)

@@ -1,0 +1,128 @@
+"""``xsen2 weights``: which weights there are, and how others come to them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xsen2 import files
+from xsen2.cli.options import UserPath
+from xsen2.errors import WeightsError, printable
+from xsen2.methods.registry import installed
+from xsen2.networks import local
+from xsen2.networks.cards import Card, cards
+
+__all__ = ["weights"]
+
+
+@click.group()
+def weights() -> None:
+    """List, show and convert weights of networks.
+
+    The user's own weights are in the folder that XSEN2_WEIGHTS names, by default xsen2/weights where the user's
+    data lie (~/.local/share). `xsen2 methods` lists their networks among all that --method takes.
+    """
+
+
+@weights.command()
+@click.argument("file", type=UserPath(path_type=Path))
+@click.option("--out", type=UserPath(file_okay=False, path_type=Path), help="Folder; the user's own folder by default.")
+def convert(file: Path, out: Path | None) -> None:
+    """Convert Keras weights of DSen2 or VDSen2 that you have downloaded.
+
+    FILE is HDF5, as the authors of DSen2 release it; depth, width and bands are told by what is in it. Their weights
+    are under GPL-3.0, and stay so. Those for the 20 m and for the 60 m bands together are one network, which
+    --method takes as dsen2-official or vdsen2-official, or by its folder if you give --out.
+    """
+    from xsen2.networks.convert import SCORE, STORAGE, convert
+
+    card = convert(file, out)
+    storage, score = card.validation[STORAGE], card.validation[SCORE]["mean ratio"]
+    method = card.network if out is None else str(out)
+    click.echo(f"{card.name}: {card.source}")
+    click.echo(f"Licence: {card.licence}")
+    moved = storage["largest difference, DN"]
+    why = f"float16 moves pixels by up to {moved} DN" if isinstance(moved, float) else "float16 overflows"
+    click.echo(f"Stored as {storage['stored as']} in {card.file}; {why}")
+    click.echo(f"RMSE on the embedded sample, degraded: {score} of bicubic interpolation's")
+    if score >= 1:
+        click.echo("Warning: that is no better than bicubic. Is this the file that it should be?", err=True)
+    click.echo(f"Use: method={method!r} makes the {10 * card.ratio} m bands")
+
+
+@weights.command("list")
+def list_() -> None:
+    """List the weights that came with xsen2, and the user's own."""
+    import pandas as pd
+
+    rows = []
+    bad: list[tuple[Path, Exception]] = [(entry.path, entry.error) for entry in installed()[1]]
+    for card in _usable():
+        try:
+            with files.opened(card.file, card.file.stat().st_size) as file:
+                size = file.seek(0, 2)
+                file.seek(0)
+                if hashlib.file_digest(file, "sha256").hexdigest() != card.sha256:
+                    raise WeightsError(f"{card.file.name} is not what its card says: its sha256 is another")
+        except (OSError, WeightsError) as error:
+            bad.append((card.file.with_suffix(".json"), error))
+            continue
+        rows.append(
+            {
+                "name": card.name,
+                "network": card.network,
+                "bands": f"{10 * card.ratio} m",
+                "MB": f"{size / 1e6:.1f}",
+                "sha256": card.sha256[:12],
+                "licence": re.split("[;,]", card.licence)[0],
+                "path": printable(str(card.file)),
+            }
+        )
+    click.echo(pd.DataFrame(rows).to_string(index=False))
+    for path, why in bad:
+        click.echo(printable(f"broken: {path}: {why}"))
+
+
+@weights.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show the card of weights: what they are, their licence, how they were made, what they measured.
+
+    NAME is one that `xsen2 weights list` shows, of weights or of a network, or a path.
+    """
+    known = _usable()
+    found = [card for card in known if name in (card.name, card.network)]
+    broken = [entry for entry in installed()[1] if name in (entry.path.stem, entry.network)]
+    if not found and not broken:
+        if not local.is_path(name):
+            names = ", ".join(card.name for card in known)
+            raise WeightsError(f"no weights named {printable(name)!r}: use one of {names}, or a path")
+        found = list(local.at(name))
+    for card in found:
+        click.echo("\n".join(_lines({**asdict(card), "path": str(card.file)})) + "\n")
+    for entry in broken:
+        raise entry.error
+
+
+def _usable() -> list[Card]:
+    return [card for groups in (cards(), installed()[0]) for group in groups.values() for card in group]
+
+
+def _lines(said: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A mapping as indented lines, for people."""
+    for key, value in said.items():
+        if isinstance(value, Mapping):
+            yield indent + printable(f"{key}:")
+            yield from _lines(value, f"{indent}  ")
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            yield indent + printable(f"{key}:")
+            yield from (f"{indent}  - {json.dumps(item)}" for item in value)
+        else:
+            yield indent + printable(f"{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")

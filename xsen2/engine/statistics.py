@@ -1,0 +1,164 @@
+"""Statistics of a whole image, gathered lazily: sums per block, added in a tree, from which the method learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from dask.base import tokenize
+from dask.graph_manipulation import clone
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import Task, TaskRef
+
+from xsen2.bands import GRIDS, grid_of
+from xsen2.cube import Cube
+from xsen2.engine.fill import fill
+from xsen2.engine.halo import Layer, map_windows, trim
+from xsen2.methods.protocol import Method, Statistical, finest_halo
+from xsen2.radiometry import Scale, to_dn
+
+__all__ = ["learnt"]
+
+_MERGE = 16  # blocks whose sums one task adds up
+
+Sums = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Gather:
+    """One round over the windows of one block."""
+
+    method: Statistical
+    windows: tuple[tuple[str, ...], ...]
+    scales: tuple[tuple[Scale, ...], ...]
+
+    def with_method(self, method: Statistical) -> _Gather:
+        return _Gather(method, self.windows, self.scales)
+
+    @property
+    def context(self) -> int:
+        """What `gather` asks for, in 10 m pixels; the windows carry twice that, for filling nodata."""
+        return finest_halo(self.method, self.method.gather_halo)
+
+    def __call__(self, windows: list[npt.NDArray[Any]]) -> Sums | None:
+        """The block's sums; None if none of its pixels is valid."""
+        halo = self.context
+        factor = grid_of(self.windows[0][0]) // 10
+        size = tuple(n * factor for n in windows[0].shape[-2:])
+        valid = np.ones((size[0] - 2 * halo, size[1] - 2 * halo), bool)
+        inputs = {g // 10: np.empty((0, *(n * 10 // g for n in valid.shape)), np.float32) for g in GRIDS}
+        for names, window, scales in zip(self.windows, windows, self.scales, strict=True):
+            factor = grid_of(names[0]) // 10
+            # Each date has statistics of its own, so a window holds one date.
+            dn, seen = to_dn(window.reshape(len(names), *window.shape[-2:]), scales)
+            steps = halo // factor
+            valid &= trim(seen, steps).all(axis=0).repeat(factor, axis=0).repeat(factor, axis=1)
+            x = dn if seen.all() else fill(dn, seen, steps)
+            inputs[factor] = np.ascontiguousarray(trim(x, steps))
+        own = np.zeros_like(valid)
+        trim(own, halo)[:] = trim(valid, halo)
+        if not own.any():
+            return None
+        return self.method.gather(inputs[1], inputs[2], inputs[6], valid, own)
+
+
+def learnt(
+    cube: Cube,
+    method: Statistical,
+    chunks: tuple[tuple[int, ...], tuple[int, ...]],
+    scales: Mapping[str, Scale],
+    arrays: Mapping[str, da.Array],
+    use: Callable[[Any], Any],
+) -> da.Array:
+    """What `use` makes of the method once it has learnt, lazily, for each date.
+
+    The pixels are read anew for each round: to hold a whole image until its statistics are known would take memory
+    without bound.
+
+    Parameters
+    ----------
+    cube, method, chunks, scales, arrays
+        As `xsen2.engine.block.apply` takes them; one date per chunk.
+    use : callable
+        Takes the method.
+
+    Returns
+    -------
+    dask.array.Array
+        ``(time,)`` or ``()``, of objects, in chunks of one.
+    """
+    windows = tuple(names for grid in GRIDS.values() if (names := tuple(b for b in grid if b in method.needs)))
+    gather = _Gather(method, windows, tuple(tuple(scales[b] for b in names) for names in windows))
+    found: da.Array | None = None
+    for number in range(method.rounds):
+        again = clone(*(arrays[b] for names in windows for b in names), seed=f"{method.name}-{number}")
+        copies = iter(again)
+        layers = [Layer([next(copies) for _ in names], grid_of(names[0]) // 10) for names in windows]
+        sums = map_windows(
+            gather if found is None else _each(_with, found, gather),
+            layers,
+            shape=cube.shape(10),
+            halo=2 * gather.context,
+            chunks=chunks,
+            bands=1,
+            label=f"xsen2-{method.name}-statistics",
+            reduces=True,
+        )
+        found = _learn(method if found is None else found, sums)
+    assert found is not None
+    return _each(_use, found, use)
+
+
+def _with(method: Statistical, gather: _Gather) -> _Gather:
+    return gather.with_method(method)
+
+
+def _use(method: Method, use: Callable[[Any], Any]) -> Any:
+    return use(method)
+
+
+def _each(function: Callable[..., Any], of: da.Array, *more: Any) -> da.Array:
+    """`function` of each object of a lazy array."""
+    name = f"{function.__name__.strip('_')}-{tokenize(function, of.name, more)}"
+    graph = {(name, *d): Task((name, *d), function, TaskRef((of.name, *d)), *more) for d in np.ndindex(*of.shape)}
+    return _objects(name, graph, [of], of.shape)
+
+
+def _learn(method: Statistical | da.Array, sums: da.Array) -> da.Array:
+    """Add up the sums of all blocks of a date, and let the method learn from them."""
+    name = f"learn-{tokenize(method.name if isinstance(method, da.Array) else method, sums.name)}"
+    dates = sums.numblocks[1:-2]
+    graph: dict[Any, Task] = {}
+    for date in np.ndindex(*dates):
+        level = [TaskRef((sums.name, 0, *date, *place)) for place in np.ndindex(*sums.numblocks[-2:])]
+        depth = 0
+        while len(level) > _MERGE:
+            groups = [level[i : i + _MERGE] for i in range(0, len(level), _MERGE)]
+            level = []
+            for number, group in enumerate(groups):
+                key = (f"add-{name}", depth, number, *date)
+                graph[key] = Task(key, _add, *group)
+                level.append(TaskRef(key))
+            depth += 1
+        one = TaskRef((method.name, *date)) if isinstance(method, da.Array) else method
+        graph[name, *date] = Task((name, *date), _taught, one, *level)
+    return _objects(name, graph, [sums, *([method] if isinstance(method, da.Array) else [])], dates)
+
+
+def _add(*sums: Sums | None) -> Sums | None:
+    some = [s for s in sums if s is not None]
+    return np.sum(some, axis=0) if some else None
+
+
+def _taught(method: Statistical, *sums: Sums | None) -> Statistical:
+    total = _add(*sums)
+    return method if total is None else method.learn(total)  # without a valid pixel nothing is ever asked of it
+
+
+def _objects(name: str, graph: dict[Any, Task], of: Sequence[da.Array], shape: tuple[int, ...]) -> da.Array:
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=list[Any](of))
+    return da.Array(layers, name, tuple((1,) * n for n in shape), meta=np.empty((0,) * len(shape), object))

@@ -1,0 +1,1 @@
+"""Metrics, scores, comparisons without a reference, reports and figures."""

@@ -1,0 +1,1 @@
+"""The protocol that every method follows, the registry, and the classical methods."""

@@ -1,0 +1,192 @@
+"""The names that ``method=`` takes, and what stands behind them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xsen2.bands import B, C, grid_of
+from xsen2.errors import BandError, MethodError, WeightsError
+from xsen2.methods import atprk, bdsd, glp_hpm, pracs, regression, resr, sen2res, supreme
+from xsen2.methods.bicubic import Bicubic
+from xsen2.methods.kept import kept
+from xsen2.methods.protocol import Method, finest_halo
+from xsen2.networks import local
+from xsen2.networks.cards import DEFAULT, Card, cards, network_methods
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Method", "finest_halo", "installed", "methods", "resolve"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name: what it is, where it comes from, and how to make it for some bands."""
+
+    kind: str
+    licence: str
+    source: str
+    make: Callable[[tuple[str, ...], str, str, str], Sequence[Method]]  # bands, device, dtype, operator
+
+
+def _classical(source: str, make: Callable[[tuple[str, ...], str], Sequence[Any]]) -> Entry:
+    def made(bands: tuple[str, ...], device: str, dtype: str, operator: str) -> Sequence[Method]:
+        return kept(make(bands, operator))
+
+    return Entry("classical", "Apache-2.0", source, made)
+
+
+CLASSICAL: dict[str, Entry] = {
+    "bicubic": Entry(
+        "classical",
+        "Apache-2.0",
+        "Keys 1981, a = -0.5, half-pixel centres, symmetric edges",
+        lambda bands, device, dtype, operator: [Bicubic(b) for b in bands],
+    ),
+    "regression": _classical("least squares on the degraded 10 m bands, residual interpolated", regression.make),
+    "atprk": _classical("Wang, Shi, Li, Atkinson 2016: area-to-point regression kriging", atprk.make),
+    "atprk-matched": _classical("the same with the blur of the operator for its PSF", atprk.make_matched),
+    "supreme": _classical("Lanaras, Bioucas-Dias, Baltsavias, Schindler 2017: SupReME", supreme.make),
+    "supreme-matched": _classical("the same with the blur of the operator for its PSF", supreme.make_matched),
+    "sen2res": _classical("after Brodu 2017: shared values and band-independent mixtures", sen2res.make),
+    "pracs": _classical("Choi, Yu, Kim 2011: partial replacement, adaptive component substitution", pracs.make),
+    "glp_hpm": _classical("MTF-GLP-HPM-PP, Lee & Lee 2010: low-pass matched to the operator", glp_hpm.make),
+    "bdsd": _classical("Garzelli, Nencini, Capobianco 2008: one set of gains for the image", bdsd.make),
+    "resr": _classical("ResSR, Duba-Sullivan et al. 2024: low-rank closed form, residual interpolated", resr.make),
+}
+"""Methods without weights. A new one adds its file to this folder and its line here."""
+
+
+def _built_in() -> dict[str, Entry]:
+    networks = {name: _network(found) for name, found in cards().items()}
+    return {"default": networks[DEFAULT], **networks, **CLASSICAL}
+
+
+def installed() -> tuple[dict[str, tuple[Card, ...]], list[local.Broken]]:
+    """Weights in the user's own folder, see `xsen2.networks.local.installed`."""
+    return local.installed(_built_in())
+
+
+def _network(found: Sequence[Card], broken: Sequence[local.Broken] = ()) -> Entry:
+    def make(bands: tuple[str, ...], device: str, dtype: str, operator: str) -> Sequence[Method]:
+        made = network_methods(found, bands, device, dtype)
+        if broken and not set(bands) <= {b for m in made for b in m.produces}:
+            raise broken[0].error
+        return made
+
+    licence, source = ("; ".join(dict.fromkeys(getattr(c, key) for c in found)) for key in ("licence", "source"))
+    return Entry("network", licence, source, make)
+
+
+def _own() -> tuple[dict[str, Entry], list[local.Broken]]:
+    """The usable names of the user's own weights, and what is broken among them."""
+    found, broken = installed()
+    return {name: _network(group, [b for b in broken if b.network == name]) for name, group in found.items()}, broken
+
+
+def methods() -> pd.DataFrame:
+    """The names that ``method=`` takes: those of the package, and of weights in the user's own folder.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by name: kind (network or classical), licence, source.
+
+    See Also
+    --------
+    xsen2.networks.local.folder : where the user's own weights are.
+
+    Examples
+    --------
+    >>> import xsen2
+    >>> xsen2.methods().loc["bicubic", "kind"]
+    'classical'
+    """
+    import pandas as pd
+
+    entries = {**_built_in(), **_own()[0]}
+    rows = {name: {"kind": e.kind, "licence": e.licence, "source": e.source} for name, e in entries.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def resolve(
+    method: str | os.PathLike[str] | Method,
+    bands: Sequence[str],
+    device: str = "auto",
+    dtype: str = "auto",
+    operator: str = "mtf",
+) -> list[Method]:
+    """The methods that together make `bands`.
+
+    Parameters
+    ----------
+    method : str, path or Method
+        A name of `methods`; the path of weights, as `xsen2.networks.local.at` takes them; or an object
+        that follows the protocol. A name stands for what it means even where a folder has the same name.
+    bands : sequence of str
+        Canonical names of 20 m and 60 m bands.
+    device, dtype
+        For networks, as `xsen2.superresolve.superresolve` takes them.
+    operator : str
+        How the bands came about, for methods that model it, likewise.
+
+    Raises
+    ------
+    MethodError
+        If the name is unknown, or the object does not follow the protocol.
+    WeightsError
+        If the weights that are named or pointed at are missing or broken.
+    BandError
+        If the method makes none of a band.
+    """
+    if isinstance(method, (str, os.PathLike)):
+        make = _find(method).make
+        found = list(make(tuple(bands), device, dtype, operator))
+        made = {b for m in found for b in m.produces}
+        able = made if set(bands) <= made else {b for m in make((*B, *C), device, dtype, operator) for b in m.produces}
+    elif isinstance(method, type):
+        raise MethodError(f"method={method.__name__} is a class: pass an object, as method={method.__name__}(…)")
+    elif isinstance(method, Method):
+        found, able = [method], set(method.produces)
+    else:
+        raise MethodError(
+            f"method={method!r} is neither a name of xsen2.methods() nor a path of weights, nor follows "
+            "xsen2.methods.protocol.Method"
+        )
+    missing = [b for b in bands if b not in able]
+    if missing:
+        grids = ", ".join(f"{b} ({grid_of(b)} m)" for b in missing)
+        name = method.name if isinstance(method, Method) else os.fspath(method)
+        raise BandError(
+            f"method {name!r} does not make {grids}: it makes {', '.join(sorted(able))}; ask for those alone, with "
+            "bands=[…]"
+        )
+    return found
+
+
+def _find(method: str | os.PathLike[str]) -> Entry:
+    """What stands behind a name or a path."""
+    if not isinstance(method, str):
+        return _network(local.at(method))
+    entries = _built_in()
+    if method in entries:  # whatever state the user's folder is in
+        return entries[method]
+    own, broken = _own()
+    if method in own:
+        return own[method]
+    for network, _, error in broken:
+        if network == method:
+            raise error
+    if method in local.UNSHIPPED:
+        raise WeightsError(f"there are no weights of {method!r} in {local.folder()}: {local.UNSHIPPED[method]}")
+    if local.is_path(method):
+        return _network(local.at(method))
+    near = difflib.get_close_matches(method, [*entries, *own, *local.UNSHIPPED], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise MethodError(
+        f"unknown method {method!r}: use one of {', '.join([*entries, *own])}, or the path of weights{hint}"
+    )

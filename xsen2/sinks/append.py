@@ -1,0 +1,698 @@
+"""Add dates to a finished Zarr store, so that whoever reads it sees it as it was or as it will be, never half of that.
+
+What is written first lies beyond the shape of the arrays, where nobody looks: the chunks of the new dates, and, for
+what has one value per date, the chunk that the last date shares with the new ones, which is replaced in one step by one
+that begins with the same values. Then one file, the group's metadata with those of all its arrays, is replaced in one
+step. After that the arrays' own metadata follow, which are read only by who does not want the group's.
+
+Meanwhile the folder ``.xsen2-append`` in the store says which run this is (``run``), has a marker for each region that
+is on disk (``done-G-N``), and says in ``commit`` how many dates there were and will be, once the metadata are replaced.
+A killed run leaves it, and the same call goes on from there. What another call has left was never seen, and is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from xsen2.bands import find
+from xsen2.errors import CRSError, StoreError
+from xsen2.files import named
+from xsen2.radiometry import clean
+from xsen2.sinks.lock import Claim
+from xsen2.sinks.progress import run_pieces
+from xsen2.sinks.regions import (
+    Grid,
+    Stored,
+    checks,
+    fingerprint,
+    georeferenced,
+    loaded,
+    plan,
+    probe,
+    put,
+    skeleton,
+    write_regions,
+)
+from xsen2.sinks.resume import ADDED, RUN, State, digest, quiet, sections, stamp
+
+__all__ = ["add", "check_dim"]
+
+_HOW = "xsen2_"
+"""How attributes begin that say how pixels were made: of one series, all are made alike."""
+
+
+def check_dim(ds: xr.Dataset, dim: str) -> None:
+    """Refuse what has no dates to be told apart by.
+
+    Raises
+    ------
+    StoreError
+        `dim` is no dim of `ds`, or has no coordinate, or holds a date twice or none.
+    """
+    if dim not in ds.dims:
+        single = f": ds.expand_dims({dim!r}) makes it one" if dim in ds.coords else ""
+        raise StoreError(f"there is no dim {dim!r} to append along, only {', '.join(map(str, ds.dims))}{single}")
+    if dim not in ds.coords:
+        raise StoreError(
+            f"{dim!r} has no coordinate, so nobody could tell which dates are there already: "
+            f"ds.assign_coords({dim}=…) first"
+        )
+    values = ds[dim].values
+    if values.dtype.kind in "Mm" and np.isnat(values).any():
+        raise StoreError(f"a date is missing in {dim!r} (NaT): ds.dropna({dim!r}) first")
+    if len(set(values.tolist())) < len(values):
+        raise StoreError(f"{dim!r} holds a date twice: ds.drop_duplicates({dim!r}) first")
+
+
+def add(ds: xr.Dataset, place: State, dim: str, dtype: str | None, chunks: int | None, progress: bool) -> None:
+    """Add the dates of `ds` that a finished store does not hold yet.
+
+    Raises
+    ------
+    StoreError
+        The store is not one that these dates can be added to, or holds one of them with other pixels.
+    """
+    with named(place.root):
+        _mend(place)
+        there = _Series.of(place, dim)
+    ds = georeferenced(clean(ds))
+    ds = there.fitted(ds)
+    ds, grids = there.planned(ds, dtype, chunks)
+    run = fingerprint(ds, grids)
+    there.check_same_kind(ds, grids)
+
+    known, new = there.split(ds)
+    tokens = there.tokens
+    mine = [(digest(run), number) for number in range(ds.sizes[dim])]
+    doubtful = [number for number in known if mine[number] not in [tokens[p] for p in known[number]]]
+    still = [grid for grid in grids if dim not in grid.dims]
+    if doubtful:
+        some, where = ds.isel({dim: doubtful}), [known[number][0] for number in doubtful]
+        some, same = there.planned(some, dtype, None)
+        there.check_values(some, where, {name for grid in same for name in grid.arrays})
+        _compare(there, same, where, some, progress)
+    elif still and new:
+        _compare(there, still, [], ds, progress)
+    for number in doubtful:
+        tokens[known[number][0]] = mine[number]
+    if not new:
+        return
+    if len(new) < ds.sizes[dim]:
+        ds = ds.isel({dim: new})
+        ds, grids = there.planned(ds, dtype, None)
+        run = fingerprint(ds, grids)
+    grids = [grid for grid in grids if dim in grid.dims]
+    _write(_Addition(place, there, len(new)), ds, grids, run, tokens + [mine[number] for number in new], progress)
+
+
+def _compare(there: _Series, grids: list[Grid], where: list[int], ds: xr.Dataset, progress: bool) -> None:
+    """See that dates that are there already have these pixels."""
+    run_pieces(
+        checks(grids, there.place, there.dim, where, [_said(v) for v in ds[there.dim].values]),
+        [grid.blocks(region) * len(grid.arrays) for grid in grids for region in grid.regions],
+        lambda _: None,
+        progress=progress,
+    )
+
+
+def _write(
+    new: _Addition, ds: xr.Dataset, grids: list[Grid], run: str, tokens: list[tuple[str, int]], progress: bool
+) -> None:
+    """Begin or go on, until the dates are in the store."""
+    with named(new.root):
+        values = new.there.encoded(ds, grids)
+        sources = stamp(array for grid in grids for array in grid.arrays.values())
+        if not new.goes_on(run, grids) or new.place.changed(f"{ADDED}/sources", sources):
+            new.begin(run, sources)
+    write_regions(grids, new, progress)
+    with named(new.root):
+        put(new, values, new.first)
+        new.finish(ds.attrs, tokens)
+
+
+@dataclass(frozen=True)
+class _Series:
+    """A finished store, and what dates that are added to it must be like.
+
+    Attributes
+    ----------
+    place : State
+    dim : str
+        Along which dates lie.
+    group : dict
+        The group's metadata.
+    old : xarray.Dataset
+        The store, opened.
+    """
+
+    place: State
+    dim: str
+    group: dict[str, Any]
+    old: xr.Dataset
+
+    @classmethod
+    def of(cls, place: State, dim: str) -> _Series:
+        """Look at a store.
+
+        Raises
+        ------
+        StoreError
+            Nothing can be appended to it along `dim`.
+        """
+        group = place.group
+        members = (group.get("consolidated_metadata") or {}).get("metadata") or {}
+        try:
+            with quiet():
+                old = xr.open_zarr(place.root, decode_coords="all", chunks={})
+        except ValueError as error:
+            raise StoreError(
+                f"{place.root} cannot be opened, so nothing is appended to it: {error}. Write it anew, with "
+                "overwrite=True"
+            ) from error
+        series = cls(place, dim, group, old)
+        if dim not in old.dims:
+            raise StoreError(
+                f"{place.root} has no dim {dim!r}, so no date can be appended to it: write it anew with "
+                f"ds.expand_dims({dim!r}) and overwrite=True, then append"
+            )
+        if dim not in old.coords:
+            raise StoreError(f"{place.root} has no coordinate {dim!r}: write it anew with one, and overwrite=True")
+        for name, axis in series.along.items():
+            own = json.loads(place.read(f"{name}/zarr.json") or b"{}").get("shape", [])
+            if own != members[name]["shape"]:
+                raise StoreError(
+                    f"{place.root}: {name} has the shape {own} by its own metadata and {members[name]['shape']} by "
+                    "those of the group: another program has added dates and was stopped, or left the group's as "
+                    f"they were. If these dates are whole, zarr.consolidate_metadata({place.root!r}) brings them in; "
+                    "else write the store anew with overwrite=True"
+                )
+            if axis or members[name]["shape"][0] != old.sizes[dim]:
+                raise StoreError(
+                    f"{place.root}: {dim!r} is not the first dim of {name}, so nothing can be appended along it: write "
+                    f"it anew with ds.transpose({dim!r}, ...) and overwrite=True"
+                )
+            if name in old.data_vars and old[name].ndim > 2 and series.chunks(name)[0] != 1:
+                raise StoreError(
+                    f"{place.root}: chunks of {name} hold {series.chunks(name)[0]} dates, so that adding one would "
+                    "write over others: write it anew with to_zarr(…, overwrite=True), which gives each date its own"
+                )
+        return series
+
+    @property
+    def count(self) -> int:
+        """How many dates there are."""
+        return int(self.old.sizes[self.dim])
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """Metadata of the arrays, by name."""
+        found: dict[str, Any] = self.group["consolidated_metadata"]["metadata"]
+        return found
+
+    @property
+    def along(self) -> dict[str, int]:
+        """Arrays that grow with the dates, and along which axis."""
+        dims = {name: about.get("dimension_names") or [] for name, about in self.members.items()}
+        return {name: names.index(self.dim) for name, names in dims.items() if self.dim in names}
+
+    def chunks(self, name: str) -> tuple[int, ...]:
+        """Shape of a chunk of an array."""
+        return tuple(self.members[name]["chunk_grid"]["configuration"]["chunk_shape"])
+
+    @property
+    def tokens(self) -> list[tuple[str, int]]:
+        """Which run has written each date, and as which of its dates."""
+        return _tokens(self.group.get("attributes", {}).get(RUN), self.count)
+
+    def fitted(self, ds: xr.Dataset) -> xr.Dataset:
+        """The dataset with what it says once for all its dates said for each, where the store says it for each."""
+        for name in ds.coords:
+            if ds[name].ndim == 0 and name in self.old.coords and self.old[name].dims == (self.dim,):
+                each = ds[name].variable.set_dims({self.dim: ds.sizes[self.dim]}).copy()
+                ds = ds.assign_coords({name: each})
+            elif name in self.old.coords and ds[name].dims == (self.dim,) and self.old[name].ndim == 0:
+                values = ds[name].values
+                if all(_same(value, values[0]) for value in values):
+                    ds = ds.assign_coords({name: ds[name].variable[0]})
+        return ds
+
+    def planned(self, ds: xr.Dataset, dtype: str | None, chunks: int | None) -> tuple[xr.Dataset, list[Grid]]:
+        """What there is to write, in the chunks and types of the store.
+
+        Raises
+        ------
+        StoreError
+            The caller wants others.
+        """
+        like = {}
+        for name, about in self.members.items():
+            if name in ds.data_vars and about.get("node_type") == "array":
+                like[name] = Stored(str(about["data_type"]), self.chunks(name))
+        for key, variable in ds.data_vars.items():
+            name = str(key)
+            held = like.get(name)
+            if dtype and held and find(name) and variable.dtype.kind == "f" and held.dtype != dtype:
+                raise StoreError(
+                    f"{self.place.root} holds {name} as {held.dtype}, not {dtype}: leave out dtype=, or write to "
+                    "another path"
+                )
+        grids = plan(ds, "int16", None, like)
+        if chunks is not None:
+            for grid in plan(ds, "int16", chunks):
+                for name in grid.arrays:
+                    if name in like and like[name].chunks != grid.chunks:
+                        raise StoreError(
+                            f"{self.place.root} has chunks of {like[name].chunks} for {name}, not {grid.chunks}: leave "
+                            "out chunks=, or write to another path"
+                        )
+        for grid in grids:
+            if self.dim in grid.dims[1:]:
+                name = next(iter(grid.arrays))
+                raise StoreError(f"{self.dim!r} is not the first dim of {name}: ds.transpose({self.dim!r}, ...) first")
+        return loaded(ds, grids), grids
+
+    def check_same_kind(self, ds: xr.Dataset, grids: list[Grid]) -> None:
+        """Refuse dates of another series.
+
+        Raises
+        ------
+        CRSError, StoreError
+            Says what differs.
+        """
+        crs = self.old.rio.crs
+        if crs is None:
+            raise CRSError(f"{self.place.root} has no CRS, so nobody knows whether these dates belong to it")
+        differ = []
+        if crs != ds.rio.crs:
+            differ.append(_unlike("CRS", crs.to_string(), ds.rio.crs.to_string()))
+        attrs = self.group.get("attributes", {})
+        for key in sorted(set(attrs) | set(ds.attrs)):
+            how = key.startswith(_HOW) and key not in (RUN, "xsen2_version")
+            unit = key in ("units", "level") and key in attrs and key in ds.attrs
+            if (how or unit) and not _same(attrs.get(key), ds.attrs.get(key)):
+                differ.append(_unlike(f"attribute {key}", attrs.get(key), ds.attrs.get(key)))
+        mine = self._described(ds, grids)
+        pixels = {name for grid in grids for name in grid.arrays}
+        here, held = set(mine), {n for n, about in self.members.items() if about.get("node_type") == "array"}
+        if here - held:
+            differ.append(
+                f"variables (the store has no {', '.join(sorted(here - held))}: ds.drop_vars leaves them out)"
+            )
+        if held - here:
+            differ.append(f"variables (there is no {', '.join(sorted(held - here))} here, which the store has)")
+        for name in sorted(here & held):
+            differ += self._differences(ds, name, mine[name], pixels)
+        if differ:
+            raise StoreError(
+                f"nothing can be appended to {self.place.root}, which has other {'; '.join(differ)}. Write to another "
+                "path, or write all dates anew with overwrite=True"
+            )
+
+    def _described(self, ds: xr.Dataset, grids: list[Grid]) -> dict[str, Any]:
+        """Metadata that the arrays would have if these dates were a store of their own."""
+        store = self._own_store(ds, grids)
+        return {str(name): array.metadata.to_dict() for name, array in store.arrays()}
+
+    def _own_store(self, ds: xr.Dataset, grids: list[Grid]) -> Any:
+        import zarr
+        from zarr.storage import MemoryStore
+
+        memory = MemoryStore()
+        said = {str(name): self._encoding(str(name), variable) for name, variable in ds.variables.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that times do not fit the store's units is seen when they are read back
+            skeleton(ds, grids, memory, "", said)
+        return zarr.open_group(memory, mode="r")
+
+    def _encoding(self, name: str, variable: xr.Variable) -> dict[str, Any]:
+        """How the store holds a variable that is not pixels."""
+        said = self.old[name].encoding if name in self.old.variables else {}
+        kept = ("units", "calendar") if variable.dtype.kind in "Mm" else ("scale_factor", "add_offset")
+        out = {key: said[key] for key in kept if key in said}
+        kind = said.get("dtype")
+        if kind is not None and variable.dtype.kind in "Mmiuf" and np.dtype(kind).kind in "iuf":
+            out["dtype"] = np.dtype(kind)
+            if "_FillValue" in said:
+                out["_FillValue"] = said["_FillValue"]
+        return out
+
+    def _differences(self, ds: xr.Dataset, name: str, mine: Mapping[str, Any], pixels: set[str]) -> list[str]:
+        """In what an array of the store differs from what it would be for these dates."""
+        held = self.members[name]
+        dims, own_dims = (list(about.get("dimension_names") or []) for about in (held, mine))
+        if dims != own_dims:
+            return [_unlike(f"dims of {name}", dims, own_dims)]
+        size, own_size = (
+            tuple(n for n, d in zip(about["shape"], dims, strict=False) if d != self.dim) for about in (held, mine)
+        )
+        if size != own_size:
+            return [_unlike(f"grid of {name}", size, own_size)]
+        pairs = [(f"dtype of {name}", held["data_type"], mine["data_type"])]
+        pairs += [(f"nodata of {name}", held["fill_value"], mine["fill_value"])]
+        theirs, ours = held.get("attributes") or {}, mine.get("attributes") or {}
+        if name != ds.rio.grid_mapping:  # there are several texts for one CRS
+            # How times are counted is the store's matter; whether it holds these is seen when they are encoded.
+            counted = {"units", "calendar", "dtype"} if ds[name].dtype.kind in "Mm" else set()
+            both = sorted((set(theirs) & set(ours)) - {"coordinates", "_FillValue"} - counted)
+            pairs += [(f"attribute {key} of {name}", theirs[key], ours[key]) for key in both]
+            packed = ("scale_factor", "add_offset") if name in ds.data_vars else ()
+            pairs += [(f"{key} of {name}", theirs.get(key), ours.get(key)) for key in packed if key not in both]
+        if self.dim not in dims and name not in pixels:
+            a, b = np.asarray(self.old[name].values), np.asarray(ds[name].values)
+            if name in ds.dims and not _same(a, b):
+                return [_unlike(f"grid in {name}", _span(a), _span(b))]
+            pairs += [(f"{name} for all dates alike", a.tolist(), b.tolist())] if not _same(a, b) else []
+        return [_unlike(what, a, b) for what, a, b in pairs if not _same(a, b)]
+
+    def split(self, ds: xr.Dataset) -> tuple[dict[int, list[int]], list[int]]:
+        """Dates that the store holds, with their positions in it, and dates that it does not.
+
+        Raises
+        ------
+        StoreError
+            A new date lies before others of a store that is in order.
+        """
+        old, here = self.old[self.dim].values, ds[self.dim].values
+        if old.dtype.kind != here.dtype.kind:
+            raise StoreError(f"{self.place.root}: {self.dim!r} is {old.dtype} in the store, and {here.dtype} here")
+        places: dict[Any, list[int]] = {}
+        for number, value in enumerate(old):
+            places.setdefault(_key(value), []).append(number)
+        known = {number: places[_key(v)] for number, v in enumerate(here) if _key(v) in places}
+        new = [number for number in range(len(here)) if number not in known]
+        ordered = len(old) < 2 or bool((old[1:] > old[:-1]).all())
+        last = old[-1]
+        if ordered:
+            for number in new:
+                if here[number] > last:
+                    last = here[number]
+                    continue
+                raise StoreError(
+                    f"{_said(here[number])} would come after {_said(last)}, and a series in order stays in order: "
+                    + (
+                        f"ds.sortby({self.dim!r}) first"
+                        if here[number] > old[-1]
+                        else f"write all anew, xr.concat([xr.open_zarr({self.place.root!r}, decode_coords='all'), ds], "
+                        f"{self.dim!r}).sortby({self.dim!r}), with overwrite=True or to another path"
+                    )
+                )
+        return known, new
+
+    def check_values(self, ds: xr.Dataset, where: list[int], pixels: set[str]) -> None:
+        """Refuse dates that are there already with other coordinates.
+
+        Raises
+        ------
+        StoreError
+            Says which.
+        """
+        for key, variable in ds.variables.items():
+            name = str(key)
+            if self.dim not in variable.dims or name in pixels:
+                continue
+            held = self.old[name].isel({self.dim: where}).transpose(*variable.dims).values
+            if not _same(held, variable.values):
+                raise StoreError(
+                    f"{self.place.root} holds dates of these with another {name}: leave them out with ds.drop_sel, or "
+                    "write all anew with overwrite=True"
+                )
+
+    def encoded(self, ds: xr.Dataset, grids: list[Grid]) -> dict[str, Any]:
+        """What has one value per date, as it lies in the store.
+
+        Raises
+        ------
+        StoreError
+            The store cannot hold one of them exactly.
+        """
+        own = self._own_store(ds, grids)
+        pixels = {name for grid in grids for name in grid.arrays}
+        out = {}
+        for name in self.along:
+            if name in pixels:
+                continue
+            raw, attrs = own[name][...], dict(self.members[name].get("attributes") or {})
+            # Read as the store will be: what xarray could not write in the store's units it has written in others.
+            try:
+                back = xr.conventions.decode_cf_variable(name, xr.Variable(ds[name].dims, raw, attrs)).values
+            except (ValueError, OverflowError):  # a number of days that is no date
+                back = None
+            if not _same(back, ds[name].values):
+                how = ", ".join(map(str, [self.old[name].encoding.get("dtype"), *filter(None, [attrs.get("units")])]))
+                raise StoreError(
+                    f"{self.place.root} holds {name} as {how}, which cannot hold {_said(ds[name].values.ravel()[0])} "
+                    "exactly: write the store anew, xr.open_zarr(…, decode_coords='all').dsen2.to_zarr(…, "
+                    "overwrite=True), then append"
+                )
+            out[name] = raw
+        return out
+
+
+class _Addition:
+    """Dates on their way into a finished store.
+
+    Parameters
+    ----------
+    place : State
+        Where the store is.
+    there : _Series
+        What it holds.
+    count : int
+        How many dates are added.
+    """
+
+    def __init__(self, place: State, there: _Series, count: int) -> None:
+        self.place, self.there = place, there
+        self.root, self.local, self.first = place.root, place.local, there.count
+        self.total = there.count + count
+        self._marks = set(place.ls(ADDED))
+
+    @property
+    def claim(self) -> Claim:
+        """The lock that this run holds."""
+        return self.place.claim
+
+    @property
+    def ready(self) -> bool:
+        """Whether there can be regions."""
+        return "run" in self._marks
+
+    def array(self, name: str, mode: str = "r+") -> Any:
+        """An array of the store as it will be, with room for the new dates, which its metadata do not say yet."""
+        import zarr
+
+        found = zarr.open_array(f"{self.root}/{name}", mode=mode)
+        about: Any = found.metadata
+        grown = about.update_shape((self.total, *found.shape[1:]))
+        return zarr.Array(zarr.AsyncArray(metadata=grown, store_path=found.store_path))
+
+    def done(self, grid: int, region: int) -> bool:
+        """Whether a region is on disk."""
+        return f"done-{grid}-{region}" in self._marks
+
+    def mark(self, grid: int, region: int) -> None:
+        """Note that a region is on disk."""
+        with named(self.root):
+            self.claim.check()
+            self.place.put(f"{ADDED}/done-{grid}-{region}")
+
+    def goes_on(self, run: str, grids: list[Grid]) -> bool:
+        """Whether what a killed run has left is the beginning of this one."""
+        left = self.place.read(f"{ADDED}/run") or b""
+        run = self._named(run)
+        if left.decode(errors="replace") == run:
+            return True
+        old, new = sections(left.decode(errors="replace")), sections(run)
+        if any(old.get(name) != new[name] for name in new if name != "pixels"):
+            return False
+        try:
+            probe(self, grids)  # the same steps from sources of other names: links that were signed anew
+        except StoreError:
+            return False
+        self.place.put(f"{ADDED}/run", run.encode())
+        return True
+
+    def begin(self, run: str, sources: Mapping[str, str]) -> None:
+        """Claim the place after the last date."""
+        self.claim.check()
+        if "run" in self._marks:
+            self.place.remove(f"{ADDED}/run")  # first: markers say nothing without it
+        for name in self._marks - {"run"}:
+            self.place.remove(f"{ADDED}/{name}")
+        self._marks = set()
+        self._sweep(self.first)
+        self.place.make(ADDED)
+        self.place.put(f"{ADDED}/sources", json.dumps(sources).encode())
+        self.place.put(f"{ADDED}/run", self._named(run).encode())
+
+    def finish(self, attrs: Mapping[str, Any], tokens: list[tuple[str, int]]) -> None:
+        """Let the store have the new dates."""
+        self._sweep(self.total)
+        self.claim.check()
+        group = json.loads(self.place.read("zarr.json") or b"{}")
+        for name in self.there.along:
+            group["consolidated_metadata"]["metadata"][name]["shape"][0] = self.total
+        said = group.setdefault("attributes", {})
+        run = said.get(RUN)
+        said |= _joined({k: v for k, v in said.items() if k != RUN}, attrs)
+        for key in [k for k in said if k in attrs and not _same(said[k], attrs[k]) and not isinstance(said[k], str)]:
+            del said[key]  # it says something of some dates only
+        said[RUN] = _history(run, self.there.dim, tokens)
+        about = {"from": self.first, "to": self.total, "along": sorted(self.there.along)}
+        self.place.replace_file(f"{ADDED}/commit", json.dumps(about).encode(), via=ADDED)
+        self.place.replace_file("zarr.json", _json(group), via=ADDED)
+        _follow(self.place, about)
+
+    def _named(self, run: str) -> str:
+        """A run's fingerprint, with that of the store that it adds to."""
+        return f"{run};base={digest(self.there.group)};dim={self.there.dim}"
+
+    def _sweep(self, first: int) -> None:
+        """Delete what dead runs have left from a date on, and files that were never whole."""
+        for name in self.there.along:
+            if self.there.members[name]["chunk_key_encoding"] != _KEYS:
+                continue
+            size = self.there.chunks(name)[0]
+            for part in self.place.ls(f"{name}/c"):
+                if part.endswith(".partial") or (part.isdecimal() and int(part) * size >= first):
+                    self.place.remove(f"{name}/c/{part}")
+                elif self.local and part.isdecimal() and int(part) * size >= self.first:
+                    for half in Path(self.root, name, "c", part).rglob("*.partial"):
+                        half.unlink()
+
+
+_KEYS = {"name": "default", "configuration": {"separator": "/"}}
+
+
+def _mend(place: State) -> None:
+    """Finish what was stopped after the new dates were in the store."""
+    if not place.ls(ADDED):
+        return
+    try:
+        about = json.loads(place.read(f"{ADDED}/commit") or b"")
+        first, total, along = int(about["from"]), int(about["to"]), list(about["along"])
+        members = place.group["consolidated_metadata"]["metadata"]
+        shapes = {members[name]["shape"][0] for name in along}
+    except (ValueError, KeyError, TypeError, IndexError):
+        return
+    if shapes == {total} and first != total:
+        place.claim.check()
+        _follow(place, about)
+
+
+def _follow(place: State, about: Mapping[str, Any]) -> None:
+    """Let the arrays' own metadata say what those of the group say, and clear up."""
+    for name in about["along"]:
+        own = json.loads(place.read(f"{name}/zarr.json") or b"{}")
+        if own["shape"][0] == about["from"]:
+            own["shape"][0] = about["to"]
+            place.replace_file(f"{name}/zarr.json", _json(own), via=ADDED)
+    place.clear(ADDED, last=("run", "commit"))
+
+
+def _json(about: Any) -> bytes:
+    """Metadata as Zarr writes them, to the byte."""
+    return json.dumps(about, indent=2, allow_nan=True).encode()
+
+
+def _tokens(run: Any, count: int) -> list[tuple[str, int]]:
+    """Which run has written each date, and as which of its dates; nobody's for dates that others have added.
+
+    Examples
+    --------
+    >>> _tokens("grids=1;dates=ab:0-2,cd:1-2", 4)
+    [('ab', 0), ('ab', 1), ('cd', 1), ('', 3)]
+    """
+    said = sections(run) if isinstance(run, str) else {}
+    out: list[tuple[str, int]] = []
+    if "dates" in said:
+        for entry in said["dates"].split(","):
+            token, _, span = entry.partition(":")
+            with suppress(ValueError):
+                start, stop = map(int, span.split("-"))
+                out += [(token, number) for number in range(start, min(stop, start + count))]
+    elif said:
+        out = [(digest(run), number) for number in range(count)]
+    return [*out[:count], *(("", number) for number in range(len(out), count))]
+
+
+def _history(run: Any, dim: str, tokens: list[tuple[str, int]]) -> str:
+    """What the store says about who has written it: the first run, and which run each date is of."""
+    first = sections(run) if isinstance(run, str) else {}
+    spans: list[list[Any]] = []
+    for token, number in tokens:
+        if spans and spans[-1][0] == token and spans[-1][2] == number:
+            spans[-1][2] = number + 1
+        else:
+            spans.append([token, number, number + 1])
+    said = {k: v for k, v in first.items() if k and k not in ("along", "dates")}
+    said |= {"along": dim, "dates": ",".join(f"{token}:{start}-{stop}" for token, start, stop in spans)}
+    return ";".join(f"{k}={v}" for k, v in said.items())
+
+
+def _joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes that are lists in words, such as those of the sources, with what the new dates add to them.
+
+    Examples
+    --------
+    >>> _joined({"source": "a, b", "of": "data 2023"}, {"source": "c", "of": "data 2024", "more": "x"})
+    {'source': 'a, b, c', 'of': 'data 2023, 2024'}
+    """
+    out = {}
+    for key, value in old.items():
+        added = new.get(key)
+        if key.startswith(_HOW) or not isinstance(value, str) or not isinstance(added, str) or value == added:
+            continue
+        common = 0
+        while common < min(len(value), len(added)) and value[common] == added[common]:
+            common += 1
+        head = value[: value.rfind(" ", 0, common) + 1]
+        parts = [*value[len(head) :].split(", "), *added[len(head) :].split(", ")]
+        out[key] = head + ", ".join(dict.fromkeys(parts))
+    return out
+
+
+def _key(value: Any) -> Any:
+    """What two values of a coordinate have in common if they are the same date, in whatever unit."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return (pd.Timestamp if isinstance(value, np.datetime64) else pd.Timedelta)(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether values are the same; what is missing is the same as what is missing."""
+    x, y = np.asarray(a), np.asarray(b)
+    if x.shape != y.shape:
+        return False
+    if x.dtype.kind in "OUT" or y.dtype.kind in "OUT":
+        return bool(x.tolist() == y.tolist())
+    if x.dtype.kind in "Mm" or y.dtype.kind in "Mm":
+        return x.dtype.kind == y.dtype.kind and bool(((x == y) | (np.isnat(x) & np.isnat(y))).all())
+    return bool(np.array_equal(x, y, equal_nan=x.dtype.kind == y.dtype.kind == "f"))
+
+
+def _said(value: Any) -> str:
+    return str(value.astype("datetime64[ms]")) if isinstance(value, np.datetime64) else str(value)
+
+
+def _unlike(what: str, old: Any, new: Any) -> str:
+    return f"{what} ({_short(old)} in the store, {_short(new)} here)"
+
+
+def _short(value: Hashable | Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _span(values: Any) -> str:
+    return f"{values[0]:.10g} … {values[-1]:.10g}" if values.dtype.kind in "iuf" and len(values) else _short(values)

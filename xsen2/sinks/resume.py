@@ -1,0 +1,583 @@
+"""What a half-written store knows about itself, so that the next call can finish it.
+
+The folder ``.xsen2`` inside the store holds ``names`` (of all that the store has at its top, so that nothing else is
+ever deleted), ``run`` (which run this is), ``sources`` (what the files that it reads were like when it began),
+``ready`` (all metadata is written), ``group.json`` (the group's metadata, put in place last) and ``done-G-N`` for each
+finished region. Each step can be repeated after a kill at any point, a step that was cut short included.
+
+A store that replaces another is written beside it, in the hidden folder ``.NAME.xsen2-new``; in the end the two
+change places. A run holds a lock meanwhile: ``.NAME.xsen2-lock`` beside a local store, where it stays whatever changes
+places, and ``.xsen2/lock`` at a URL, where whoever may write to the store may write.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.blockwise import Blockwise
+
+from xsen2.errors import StoreError
+from xsen2.files import flush, named
+from xsen2.paths import is_url, refuse_link, writable
+from xsen2.sinks.lock import Claim, locked
+
+__all__ = ["ADDED", "RUN", "State", "digest", "quiet", "sections", "stamp"]
+
+
+# Which local files pixels are read from, and whether they are still what they were.
+
+
+_VALUES = 20_000
+"""Parts of graphs that are looked through: a long series of large images has some thousands that name a source."""
+
+_FILES = 200_000
+"""Files of which size and time are read: half a second for the chunks of some tiles and years."""
+
+_STORES = ("zarr.json", ".zarray", ".zgroup", ".zmetadata", "manifest.safe")
+"""Names by which a folder is told to be all one source."""
+
+_HIDDEN = ("_thread", "threading", "_asyncio", "asyncio")
+
+
+def stamp(arrays: Iterable[da.Array]) -> dict[str, str]:
+    """Local files and stores that graphs name, each with a fingerprint of its sizes and times of change.
+
+    No file is opened. What a graph names only by a URL, a file handle, or inside a function is not found.
+
+    Parameters
+    ----------
+    arrays : iterable of dask arrays
+
+    Examples
+    --------
+    >>> stamp([da.zeros(3)])
+    {}
+    """
+    finder = _Finder()
+    seen: set[str] = set()
+    left = _VALUES
+    for array in arrays:
+        for name, layer in array.dask.layers.items():
+            if name in seen or left <= 0:
+                continue
+            seen.add(name)
+            values: list[Any] = []
+            if isinstance(layer, Blockwise):
+                values = [value for value, index in layer.indices if index is None]
+            elif not array.dask.dependencies.get(name):  # what others are made of
+                values = list(islice(layer.values(), left))
+            left -= len(values)
+            for value in values:
+                finder.look(value)
+    left, out = _FILES, {}
+    for path in sorted(finder.paths):
+        about = list(_about(path, left))
+        left -= len(about)
+        if about:
+            out[path] = digest(about)
+    return out
+
+
+def _about(path: str, most: int) -> Iterable[tuple[str, int, int]]:
+    """Name, size and time of change of a file, or of all files of a store."""
+    if not os.path.isdir(path):
+        with suppress(OSError):
+            found = os.stat(path)
+            yield path, found.st_size, found.st_mtime_ns
+        return
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            if most <= 0:
+                return
+            most -= 1
+            with suppress(OSError):
+                found = os.stat(os.path.join(folder, name))
+                yield os.path.relpath(os.path.join(folder, name), path), found.st_size, found.st_mtime_ns
+
+
+class _Nowhere(io.RawIOBase):
+    def write(self, content: Any) -> int:
+        return len(content)
+
+
+class _Finder(pickle.Pickler):
+    """Visits all that an object is made of, as pickle does, and keeps what names a local file."""
+
+    def __init__(self) -> None:
+        super().__init__(_Nowhere(), protocol=5)
+        self.paths: set[str] = set()
+        self._inside: list[Any] = []
+        self._functions: set[int] = set()
+
+    def look(self, value: Any) -> None:
+        """Visit one object; what cannot be visited is left out."""
+        self._inside = [value]
+        while self._inside:
+            with suppress(Exception):
+                self.dump(self._inside.pop())
+
+    def persistent_id(self, obj: Any) -> str | None:
+        """Called with each object; those that it names are not visited."""
+        if isinstance(obj, np.ndarray):
+            mapped: Any = obj if isinstance(obj, np.memmap) else None
+            if mapped is not None and mapped.filename is not None:
+                self._note(os.fspath(mapped.filename))
+            return "pixels" if obj.dtype != object or obj.size > 1000 else None
+        if isinstance(obj, str | os.PathLike):
+            with suppress(TypeError, ValueError, OSError):
+                self._note(os.fspath(obj))
+            return None
+        if isinstance(obj, FunctionType):  # pickle has only their names
+            if id(obj) not in self._functions:
+                self._functions.add(id(obj))
+                with suppress(ValueError):  # a cell that is still empty
+                    self._inside += [cell.cell_contents for cell in obj.__closure__ or ()]
+                self._inside += [*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values()]
+            return "function"
+        if isinstance(obj, type | BuiltinFunctionType | ModuleType) or type(obj).__module__ in _HIDDEN:
+            return "no data"
+        return None
+
+    def _note(self, path: Any) -> None:
+        if not isinstance(path, str) or len(path) > 4096 or "\0" in path or "\n" in path:
+            return
+        path = re.sub(r"^(file://|/vsi(zip|tar|gzip)/\{?)+", "", path).rstrip("}")
+        if not os.path.isabs(path) or len(path) < 2:
+            return
+        while not os.path.lexists(path) and len(os.path.dirname(path)) > 1:  # inside an archive
+            path = os.path.dirname(path)
+        if os.path.isfile(path) or any(os.path.lexists(os.path.join(path, name)) for name in _STORES):
+            self.paths.add(os.path.realpath(path))
+
+
+RUN = "xsen2_run"
+"""Attribute of a finished store that says which run wrote it."""
+
+ADDED = ".xsen2-append"
+"""Folder, in a finished store, of what is known about dates that are being added to it."""
+
+_GROUP = {"zarr.json", ".zgroup", ".zmetadata", ".zarray"}
+_ZARR = {*_GROUP, ".xsen2"}
+_OWN = {*_ZARR, ".zattrs", ADDED}
+_CHUNK = re.compile(r"c|\d+([./]\d+)*")
+_HALF = ".partial"
+"""How names of files end that Zarr is writing."""
+
+
+class State:
+    """A store on its way from nothing to finished.
+
+    Parameters
+    ----------
+    store : path
+        Local path, or a URL that fsspec knows.
+    claim : Claim, optional
+        The lock under which it is written; without one it is only looked at.
+    """
+
+    def __init__(self, store: str | os.PathLike[str], claim: Claim | None = None) -> None:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+        from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+        given = os.fspath(store) if isinstance(store, os.PathLike) else store
+        store = given if isinstance(given, str) and is_url(given) else writable(given)
+        self._fs, self._path = url_to_fs(store)
+        self._claim = claim
+        self.local = isinstance(self._fs, LocalFileSystem)
+        if self.local:
+            self._path = writable(self._path)
+        #: Where zarr and xarray find the store, from any working directory.
+        self.root: str = self._path if self.local else store.rstrip("/")
+        if self.root.endswith(".zip"):
+            raise StoreError(f"{store}: a zip cannot be written in pieces; write a folder and zip it afterwards")
+        if self.local and os.path.exists(self._path) and not os.path.isdir(self._path):
+            raise StoreError(f"{store} is a file: give the path of a new folder")
+        self._marks = set(self.ls(".xsen2")) - {"lock"}
+
+    @contextmanager
+    def locked(self) -> Iterator[State]:
+        """The store as it is once this run alone may write to it.
+
+        Raises
+        ------
+        StoreError
+            Another run is writing to it.
+        """
+        path = self._sibling("lock") if self.local else self._at(".xsen2/lock")
+        with ExitStack() as stack:
+            with named(self.root):
+                if self.local:
+                    for own in (*map(self._sibling, ("lock", "new", "old")), self._at(".xsen2"), self._at(ADDED)):
+                        refuse_link(own)
+                (claim,) = stack.enter_context(locked(self._fs, [path], [self.root]))
+            yield State(self.root, claim)
+
+    @property
+    def claim(self) -> Claim:
+        """The lock that this run holds."""
+        if self._claim is None:
+            raise RuntimeError("a store is only written under a lock")
+        return self._claim
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be done: finished, and no trace of the writing or of a replacement."""
+        return self.complete and not self._marks and not (self.local and self._fs.exists(self._sibling("old")))
+
+    def check(self, run: str) -> str | None:
+        """Which run the store belongs to: None when there is nothing there yet.
+
+        Raises
+        ------
+        StoreError
+            The store is not ours, or differs from `run` in more than the names of its pixels.
+        """
+        names = self._names()
+        if not names:
+            return None
+        found = self._run()
+        if found is None:
+            if names == {".xsen2"}:  # killed before its first file was complete
+                return None
+            replaceable = bool(names & _ZARR) and not self._foreign(names)
+            raise StoreError(
+                f"{self.root} exists and was not written by this call: write to another path"
+                + (", or replace it with overwrite=True" if replaceable else "")
+            )
+        old, new = sections(found), sections(run)
+        differ = [name for name in new if name != "pixels" and old.get(name) != new[name]]
+        if differ:
+            raise StoreError(
+                f"{self.root} belongs to another run, with other {', '.join(differ)}: write to another path, "
+                "or replace it with overwrite=True"
+            )
+        return found
+
+    def beside(self) -> State:
+        """Where to write what shall replace this store: here, if there is nothing that can be read.
+
+        Raises
+        ------
+        StoreError
+            There is something that is not a Zarr store, or a store that cannot be replaced in one step.
+        """
+        names = self._names()
+        if not names or (".xsen2" in names and not names & _GROUP):
+            return self
+        self._check_own(names)
+        if not self.local:
+            raise StoreError(
+                f"{self.root} exists, and stores at a URL are not replaced, since they cannot be moved in one step: "
+                "delete it first or write to another path"
+            )
+        return State(self._sibling("new"), self._claim)
+
+    def replace(self, new: State) -> None:
+        """Put a finished store in the place of this one."""
+        self.claim.check()
+        self._check_own(self._names())  # somebody may have put a file there meanwhile
+        place, old = os.path.realpath(self._path), self._sibling("old")
+        self._fs.mv(place, old)
+        self._fs.mv(new._path, place)
+        self._fs.rm(old, recursive=True)
+
+    def mend(self) -> None:
+        """Finish a replacement that was cut short."""
+        if self.local and self._fs.exists(old := self._sibling("old")):
+            if not self._fs.exists(place := os.path.realpath(self._path)):
+                self._fs.mv(self._sibling("new"), place)
+            self._fs.rm(old, recursive=True)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the store is finished."""
+        return "consolidated_metadata" in self._group()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is a trace of the writing."""
+        return bool(self._marks)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all metadata is there, so that regions can be written."""
+        return "ready" in self._marks
+
+    def begin(self, run: str, variables: Iterable[str]) -> None:
+        """Clear the place and claim it for `run`, which will write these variables.
+
+        Raises
+        ------
+        StoreError
+            There is something at the path that is not of a Zarr store.
+        """
+        self.claim.check()
+        names = self._names()
+        self._check_own(names)
+        if self.ready:
+            self._fs.rm(self._at(".xsen2/ready"))
+        self._fs.makedirs(self._at(".xsen2"), exist_ok=True)
+        # What stands here and what will: whatever else is found here after a kill is somebody's.
+        said = json.dumps(sorted((names - _OWN) | set(variables)))
+        self.replace_file(".xsen2/names", said.encode(), via=".xsen2")
+        self._put(".xsen2/run", run.encode())
+        # The group's metadata goes first: what is half deleted does not open.
+        for name in sorted(names - {".xsen2"}, key=lambda n: n not in _ZARR):
+            self._fs.rm(self._at(name), recursive=True)
+        for name in self._marks - {"run", "ready", "names", "half"}:
+            self._fs.rm(self._at(f".xsen2/{name}"))
+        self._marks = {"run", "names"}
+
+    def adopt(self, run: str) -> None:
+        """Let what another call has written count as written by `run`, which would write the same."""
+        self.claim.check()
+        group = json.loads(self._fs.cat_file(self._at(".xsen2/group.json")))
+        group["attributes"][RUN] = run
+        self._put(".xsen2/group.json", json.dumps(group).encode())
+        self._put(".xsen2/run", run.encode())  # last: until then the other run's name asks for another look
+
+    def set_ready(self) -> None:
+        """Hide the group's metadata until the end, and note that regions can be written."""
+        self._put(".xsen2/group.json", self._fs.cat_file(self._at("zarr.json")))
+        if self.local:
+            flush(str(path) for path in Path(self._path).rglob("*") if path.is_file())
+        self._fs.rm(self._at("zarr.json"))
+        self._put(".xsen2/ready", b"")
+        self._marks |= {"group.json", "ready"}
+
+    def sweep(self) -> None:
+        """Sweep up files that a killed writer or worker left half written beside the chunks."""
+        if self.local:
+            for path in Path(self._path).rglob("*.partial"):
+                path.unlink()
+
+    def done(self, grid: int, region: int) -> bool:
+        """Whether a region is on disk."""
+        return f"done-{grid}-{region}" in self._marks
+
+    def mark(self, grid: int, region: int) -> None:
+        """Note that a region is on disk."""
+        with named(self.root):
+            self.claim.check()
+            self._put(f".xsen2/done-{grid}-{region}", b"")
+
+    def finish(self) -> None:
+        """Put the group's metadata in place and remove every trace of the writing."""
+        import zarr
+
+        self.claim.check()
+        self.sweep()
+        if not self.complete:
+            self._put("zarr.json", self._fs.cat_file(self._at(".xsen2/group.json")))
+            with quiet():
+                zarr.consolidate_metadata(self.root)
+        if self.local:
+            flush([self._at("zarr.json")])
+        if self._marks:
+            # `run` goes last: without it the folder would look like a start, not an end.
+            self.clear(".xsen2", last=("run",), keep=("lock",))
+
+    first = 0
+    """Where along its first axis a variable is written from."""
+
+    def array(self, name: str, mode: str = "r+") -> Any:
+        """A variable's array in the store."""
+        import zarr
+
+        return zarr.open_array(f"{self.root}/{name}", mode=mode)
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """Metadata of the group, with those of its arrays if they are consolidated; empty where there is none."""
+        return self._json("zarr.json")
+
+    def read(self, name: str) -> bytes | None:
+        """What a small file in the store says."""
+        try:
+            content: bytes = self._fs.cat_file(self._at(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return content
+
+    def replace_file(self, name: str, content: bytes, via: str) -> None:
+        """Let a small file say something else, in one step: who reads it sees what it said or what it says.
+
+        `via` is the folder in the store, of the run's own, where a local file is written before it takes its place.
+        """
+        if not self.local:
+            self._fs.pipe_file(self._at(name), content)  # object stores have no other way
+            return
+        half = self._at(f"{via}/half")
+        self._fs.pipe_file(half, content)
+        flush([half])
+        os.replace(half, self._at(name))
+        flush([self._at(name)])
+
+    def put(self, name: str, content: bytes = b"") -> None:
+        """Write a note."""
+        self._put(name, content)
+
+    def changed(self, note: str, now: Mapping[str, str]) -> list[str]:
+        """Sources of which a note says otherwise than what they are now; none where there is no such note."""
+        was = self._json(note)
+        return sorted(name for name in {*was, *now} if was.get(name) != now.get(name)) if was else []
+
+    def make(self, folder: str) -> None:
+        """Make a folder."""
+        self._fs.makedirs(self._at(folder), exist_ok=True)
+
+    def ls(self, folder: str) -> list[str]:
+        """Names in a folder of the store; none where it is not there."""
+        return [name.rpartition("/")[2] for name in self._ls(self._at(folder))]
+
+    def remove(self, name: str) -> None:
+        """Delete a file or a folder."""
+        self._fs.rm(self._at(name), recursive=True)
+
+    def clear(self, folder: str, last: tuple[str, ...] = (), keep: tuple[str, ...] = ()) -> None:
+        """Delete a folder of notes, one by one, those of `last` at the end, in their order."""
+        names = [name for name in self.ls(folder) if name not in keep]
+        for name in sorted(names, key=lambda n: (n in last, last.index(n) if n in last else 0)):
+            self._fs.rm(self._at(f"{folder}/{name}"))
+        if self.local and os.path.isdir(self._at(folder)):
+            self._fs.rmdir(self._at(folder))
+
+    def _run(self) -> str | None:
+        """The run that a finished or half-written store names."""
+        group = self._group()
+        if "consolidated_metadata" in group:
+            run = group.get("attributes", {}).get(RUN)
+        else:
+            run = self._fs.cat_file(self._at(".xsen2/run")).decode() if "run" in self._marks else None
+        return run or None
+
+    def _group(self) -> dict[str, Any]:
+        return self._json("zarr.json")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads(self.read(name) or b"{}")
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _names(self) -> set[str]:
+        names = {name.rpartition("/")[2] for name in self._ls(self._path)}
+        # A lock alone makes that folder too, at a URL, and says nothing about what lies beside it.
+        return names if self.local or self._marks else names - {".xsen2"}
+
+    def _check_own(self, names: set[str]) -> None:
+        """Refuse to delete what is not of this store: all that nobody has said to be one of its arrays."""
+        if names and not names & _ZARR:
+            raise StoreError(f"{self.root} is not a Zarr store, so it is not deleted: write to another path")
+        foreign = self._foreign(names)
+        if foreign:
+            some = ", ".join(sorted(foreign)[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+            raise StoreError(
+                f"{self.root} holds what is not of one Zarr store and would be deleted ({some}): write to another "
+                "path, or move that away first"
+            )
+
+    def _foreign(self, names: set[str]) -> set[str]:
+        """What lies in the store and is not of it."""
+        own = self._owned(names)
+        foreign = {name for name in names - own if not name.endswith(_HALF)}
+        return foreign | {f"{name}/{inner}" for name in names & own - _OWN for inner in self._foreign_in(name)}
+
+    def _owned(self, names: set[str]) -> set[str]:
+        """Names at the top that are the store's own: its metadata, and arrays that these or a killed run name."""
+        own = set(_OWN)
+        group = self._group()
+        listed = group.get("consolidated_metadata")
+        members = listed.get("metadata") if isinstance(listed, dict) else None
+        if isinstance(members, dict):
+            own |= {str(name).split("/")[0] for name in members}
+        old = self._json(".zmetadata").get("metadata")
+        if isinstance(old, dict):
+            own |= {str(name).split("/")[0] for name in old}
+        if group.get("node_type") == "array" or ".zarray" in names:
+            own |= {name for name in names if _CHUNK.fullmatch(name)}
+        elif not isinstance(members, dict) and not isinstance(old, dict) and (names & _GROUP or "run" in self._marks):
+            # Nothing lists them, so each has to say itself that it is an array. A group may be another store.
+            own |= {n for n in names - own if self._is_array(n)}
+        try:
+            said = json.loads(self.read(".xsen2/names") or b"[]") if "names" in self._marks else []
+        except ValueError:
+            said = []
+        return own | ({str(name) for name in said} if isinstance(said, list) else set())
+
+    def _is_array(self, name: str) -> bool:
+        if self.local and os.path.islink(self._at(name)):
+            return False
+        return self._json(f"{name}/zarr.json").get("node_type") == "array" or "shape" in self._json(f"{name}/.zarray")
+
+    def _foreign_in(self, name: str) -> list[str]:
+        """Names in an array's folder that are not an array's."""
+        if self._json(f"{name}/zarr.json").get("node_type") == "group" or self.read(f"{name}/.zgroup") is not None:
+            return []  # one of a hierarchy, which is listed as a whole
+        known = {"zarr.json", ".zarray", ".zattrs"}
+        return [n for n in self.ls(name) if n not in known and not _CHUNK.fullmatch(n) and not n.endswith(_HALF)]
+
+    def _sibling(self, what: str) -> str:
+        folder, name = os.path.split(os.path.realpath(self._path))
+        return os.path.join(folder, f".{name}.xsen2-{what}")
+
+    def _at(self, name: str) -> str:
+        return f"{self._path.rstrip('/')}/{name}"
+
+    def _put(self, name: str, content: bytes) -> None:
+        self._fs.pipe_file(self._at(name), content)
+
+    def _ls(self, path: str) -> list[str]:
+        self._fs.invalidate_cache()
+        try:
+            return [str(name).rstrip("/") for name in self._fs.ls(path, detail=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # links in a circle, in the place of a folder of notes: refused by `locked`
+                return []
+            raise StoreError(
+                f"{self.root} cannot be read ({error}): get the permission to, or write elsewhere"
+            ) from error
+
+
+def digest(said: Any) -> str:
+    """Fingerprint of what makes a call what it is: text, numbers, and lists and dicts of them."""
+    return hashlib.sha256(json.dumps(said, default=str, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def sections(run: str) -> dict[str, str]:
+    """A run's fingerprint, by what it is the fingerprint of.
+
+    Examples
+    --------
+    >>> sections("grid=1a;pixels=2b")
+    {'grid': '1a', 'pixels': '2b'}
+    """
+    return dict(part.partition("=")[::2] for part in run.split(";"))
+
+
+class quiet(warnings.catch_warnings):
+    """Silences zarr's notes that consolidated metadata is young and that ``.xsen2`` is not an array."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+        warnings.filterwarnings("ignore", r"Object at \.xsen2")

@@ -1,0 +1,71 @@
+"""Raw pixels through odc-stac."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import odc.stac
+import pystac
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from odc.loader import RioDriver, RioReader
+from odc.loader.types import RasterLoadParams, RasterSource
+
+from xsen2.sources.engines import COLLECTION, Grid, dtype_of, small
+from xsen2.sources.items import Item
+from xsen2.sources.reading import Reading
+
+__all__ = ["read"]
+
+
+class _Reader(RioReader):
+    """What odc asks for the pixels of one asset."""
+
+    def __init__(self, src: RasterSource, ctx: Any, reading: Reading) -> None:
+        super().__init__(src, ctx)
+        self._reading = reading
+
+    def read(self, cfg: RasterLoadParams, dst_geobox: GeoBox, **_: Any) -> Any:
+        left, bottom, right, top = (round(edge) for edge in dst_geobox.boundingbox.bbox)
+        where = f"the block from {left}, {bottom} to {right}, {top}"
+        shape = int(dst_geobox.shape[0]), int(dst_geobox.shape[1])
+        found = self._reading.part(self._src.uri, where, (left, top), shape, np.dtype(cfg.dtype))
+        empty = slice(0, 0)
+        if found is None:
+            return (empty, empty), np.zeros((0, 0), cfg.dtype)
+        return (slice(0, shape[0]), slice(0, shape[1])), found
+
+
+class _Driver(RioDriver):
+    def __init__(self, reading: Reading) -> None:
+        super().__init__()
+        self._reading = reading
+
+    def open(self, src: RasterSource, ctx: Any) -> RioReader:
+        return _Reader(src, ctx, self._reading)
+
+
+def read(items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Reading) -> dict[str, da.Array]:
+    """Name → (item, y, x) raw pixels, 0 where there are none."""
+    left, bottom, right, top = grid.box
+    geobox = GeoBox(
+        ((top - bottom) // grid.gsd, (right - left) // grid.gsd),
+        Affine(grid.gsd, 0, left, 0, -grid.gsd, top),
+        f"EPSG:{grid.epsg}",
+    )
+    code = {"proj:code": f"EPSG:{grid.epsg}"}
+    kinds = {name: {"data_type": str(dtype_of(name)), "nodata": 0} for name in names}
+    found = odc.stac.load(
+        [pystac.Item.from_dict(small(item, names, grid, code, number)) for number, item in enumerate(items)],
+        bands=list(names),
+        geobox=geobox,
+        chunks={"time": 1, "y": grid.chunk, "x": grid.chunk},
+        groupby="id",  # "solar_day" would merge copies before each has its offset
+        resampling="nearest",
+        stac_cfg={COLLECTION: {"assets": kinds}},
+        driver=_Driver(reading),
+    )
+    return {name: found[name].data for name in names}

@@ -1,0 +1,132 @@
+"""Raw pixels of one native grid through stackstac or odc-stac: lazy, uint, one chunk a date and tile.
+
+Both are handed the same small items with nothing left to interpret: canonical names as asset keys, one
+CRS in the spelling that they read, the outer edges of the tile, no scale, no offset. What they read is
+then the same by construction, and no key of a catalogue can change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import import_module
+from typing import Any
+
+import dask.array as da
+import numpy as np
+
+from xsen2.area import Box, lonlat
+from xsen2.bands import LAYERS
+from xsen2.errors import SourceError
+from xsen2.sources.items import Item, Place
+from xsen2.sources.reading import Reading, tagged
+
+__all__ = ["COLLECTION", "Grid", "dtype_of", "engine_named", "read_all", "small"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One native grid of a cube: where it lies, how it is chunked.
+
+    Attributes
+    ----------
+    gsd : int
+    box : tuple of int
+        Outer edges: left, bottom, right, top.
+    epsg : int
+    chunk : int
+        Pixels along y and x.
+    """
+
+    gsd: int
+    box: Box
+    epsg: int
+    chunk: int
+
+
+COLLECTION = "sentinel-2"
+
+Engine = Callable[[Sequence[Item], Sequence[str], Grid, Reading], dict[str, da.Array]]
+
+
+def engine_named(name: str) -> Engine:
+    """The function that reads: items, names, a grid and how → name → (item, y, x) array with nodata 0.
+
+    Raises
+    ------
+    SourceError
+        If there is no such engine.
+    ImportError
+        If its package is not installed.
+    """
+    if name not in _ENGINES:
+        raise SourceError(f"engine={name!r} is unknown: use {' or '.join(map(repr, _ENGINES))}")
+    package, module = _ENGINES[name]
+    try:
+        import_module(package)
+        read: Engine = import_module(module).read
+    except ImportError as error:
+        raise ImportError(f"engine={name!r} needs {error.name}: pip install 'xsen2[stac]'") from error
+    return read
+
+
+def read_all(
+    engine: Engine, items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Reading
+) -> dict[str, da.Array]:
+    """What the engine reads, and 0 for items that do not have an asset: engines do not all know such items."""
+    whole = [name for name in names if all(name in item.assets for item in items)]
+    out = engine(items, whole, grid, reading) if whole else {}
+    for name in names:
+        if name not in out:
+            found = engine([item for item in items if name in item.assets], [name], grid, reading)[name]
+            layers = iter(found[i : i + 1] for i in range(len(found)))
+            none = da.zeros((1, *found.shape[1:]), found.dtype, chunks=(1, *found.chunks[1:]))
+            out[name] = da.concatenate([next(layers) if name in item.assets else none for item in items])
+    return out
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Of the raw pixels."""
+    return np.dtype(LAYERS[name].dtype if name in LAYERS else "uint16")
+
+
+def small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, Any], number: int) -> dict[str, Any]:
+    """The item with nothing left to interpret; `number` sets copies of one name apart."""
+    left, bottom, right, top = item.extent
+    west, south, east, north = lonlat(item.extent, grid.epsg)
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    shape = ((top - bottom) // grid.gsd, (right - left) // grid.gsd)
+    place = Place(grid.epsg, left, top, grid.gsd, *shape)
+    placed = {
+        "proj:transform": [grid.gsd, 0, left, 0, -grid.gsd, top],
+        "proj:shape": list(shape),
+        "type": "image/tiff",
+        "roles": ["data"],
+    }
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "stac_extensions": ["https://stac-extensions.github.io/projection/v2.0.0/schema.json"],
+        "id": f"{number:06}",
+        "collection": COLLECTION,
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "bbox": [west, south, east, north],
+        "properties": {"datetime": _iso(item.time), **projection},
+        "assets": {
+            name: {"href": tagged(item.assets[name]["href"], item.id, item.keys[name], place), **placed}
+            for name in names
+        },
+        "links": [],
+    }
+
+
+def _iso(time: datetime) -> str:
+    return time.isoformat() + "Z"
+
+
+_ENGINES = {
+    "stackstac": ("stackstac", "xsen2.sources.engine_stackstac"),
+    "odc": ("odc.stac", "xsen2.sources.engine_odc"),
+}
+"""Name → the package that reads, and the module here that tells it what."""

@@ -1,0 +1,434 @@
+"""Reading remote files that fail now and then: signed, tried again, and named when it is no use."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+import numpy.typing as npt
+
+from xsen2.errors import CRSError, GridError, RadiometryError, SourceError
+from xsen2.sources.items import Place
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+__all__ = ["ENV", "PAUSES", "ReadWarning", "Reading", "Skipped", "secretless", "skipped", "tagged"]
+
+
+# Pixels of one raster file: opened with the drivers of the products alone, checked, read as they are.
+
+
+DRIVERS = ("GTiff", "COG", "JP2OpenJPEG")
+"""Formats that catalogues keep Sentinel-2 in. GDAL guesses the format of a file by its content, whatever its name, and
+some of the formats it knows (VRT above all) are lists of other files to open, local ones too."""
+
+
+def opened(url: str) -> DatasetReader:
+    """Open a file, which must be a GeoTIFF or JPEG 2000."""
+    from rasterio.env import ensure_env_with_credentials
+    from rasterio.io import DatasetReader
+
+    # rasterio.open takes one driver, and does no more than this.
+    found: DatasetReader = ensure_env_with_credentials(DatasetReader)(url, driver=list(DRIVERS), sharing=False)
+    return found
+
+
+def check(file: DatasetReader, what: str, place: Place) -> None:
+    """Refuse a file that lies elsewhere than its item says, or is no single image: nothing would say so later.
+
+    Raises
+    ------
+    CRSError, GridError
+        If the CRS is another; or the corner, the size of the pixels, their number, or that of the bands.
+    """
+    crs, transform, shape = file.crs, file.transform, file.shape
+    epsg = _epsg(crs.to_wkt()) if crs else None
+    fix = "correct the item, or leave it out"
+    if epsg != place.epsg:
+        said = "no CRS" if not crs else f"EPSG:{epsg}" if epsg else crs.to_string()[:80]
+        raise CRSError(f"{what}: the file is in {said}, but the item says EPSG:{place.epsg}: {fix}")
+    want = (place.gsd, 0, place.left, 0, -place.gsd, place.top)
+    if shape != (place.height, place.width) or not _near(transform, want):
+        raise GridError(
+            f"{what}: the file has {shape[0]} x {shape[1]} pixels of {transform.a:g} x {-transform.e:g} m from the "
+            f"corner {transform.c:.10g}, {transform.f:.10g}, but the item says {place.height} x {place.width} of "
+            f"{place.gsd} m from {place.left}, {place.top}: {fix}"
+        )
+    if file.count != 1:
+        raise GridError(f"{what}: the file has {file.count} bands, where one is expected: {fix}")
+
+
+@lru_cache(maxsize=256)
+def _epsg(wkt: str) -> int | None:
+    from rasterio.crs import CRS
+
+    found: int | None = CRS.from_wkt(wkt).to_epsg()
+    return found
+
+
+def _near(transform: Any, want: tuple[int, ...]) -> bool:
+    return all(abs(found - value) < 1e-3 for found, value in zip(tuple(transform)[:6], want, strict=True))
+
+
+def part(
+    file: DatasetReader, what: str, place: Place, left: int, top: int, shape: tuple[int, int], dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Pixels of a box that begins at `left`, `top`, in metres; 0 where the file has none.
+
+    Raises
+    ------
+    RadiometryError
+        If pixels are not whole numbers that `dtype` holds: cut or rounded they would be others.
+    """
+    out = np.zeros(shape, dtype)
+    row, column = (place.top - top) // place.gsd, (left - place.left) // place.gsd
+    rows = slice(max(row, 0), min(row + shape[0], place.height))
+    columns = slice(max(column, 0), min(column + shape[1], place.width))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return out
+    raw = file.read(1, window=((rows.start, rows.stop), (columns.start, columns.stop)))
+    hidden = _hidden(file, raw, rows, columns)
+    if hidden is not None:
+        raw[hidden] = 0
+    if raw.dtype.kind not in "iuf":
+        raise RadiometryError(f"{what}: the file has pixels of type {raw.dtype}, not whole numbers: leave it out")
+    if raw.dtype != dtype:
+        low, high = raw.min(), raw.max()
+        if low < 0 or high > np.iinfo(dtype).max or (raw.dtype.kind == "f" and not np.array_equal(np.rint(raw), raw)):
+            raise RadiometryError(
+                f"{what}: the file has {raw.dtype} pixels from {low:g} to {high:g}, which are not whole "
+                f"numbers that {dtype} holds, as those of the product are: leave it out"
+            )
+    out[rows.start - row : rows.stop - row, columns.start - column : columns.stop - column] = raw
+    return out
+
+
+def _hidden(file: DatasetReader, raw: npt.NDArray[Any], rows: slice, columns: slice) -> npt.NDArray[np.bool_] | None:
+    """Where the file says that there are no data, in its own words; None where 0 says it."""
+    from rasterio.enums import MaskFlags
+
+    flags = file.mask_flag_enums[0]
+    if raw.dtype.kind == "f":
+        nothing: npt.NDArray[np.bool_] = np.isnan(raw)
+        if file.nodata is not None:
+            nothing |= raw == file.nodata
+        return nothing
+    if MaskFlags.all_valid in flags or (MaskFlags.nodata in flags and file.nodata == 0):
+        return None
+    masked: npt.NDArray[np.bool_] = (
+        file.read_masks(1, window=((rows.start, rows.stop), (columns.start, columns.stop))) == 0
+    )
+    return masked
+
+
+ENV: dict[str, str] = {
+    # With several threads GDAL reads on over tiles of a cut-off JPEG 2000 file that cannot be decoded, and what
+    # it returns is whatever was in memory; with one it says so. Chunks are read in parallel anyway.
+    "GDAL_NUM_THREADS": "1",
+    # No files beside the image: each would be a request, and could move it or change its values.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    # 429 and 5xx are tried again by GDAL itself, which repeats one request and not the whole block.
+    "GDAL_HTTP_MAX_RETRY": "2",
+    "GDAL_HTTP_RETRY_DELAY": "0.25",
+    # Tiles beside each other come in one request.
+    "GDAL_HTTP_MULTIRANGE": "YES",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    # A server that does not answer is an error, not a task that never ends; nor one that trickles.
+    "GDAL_HTTP_TIMEOUT": "300",
+    "GDAL_HTTP_CONNECTTIMEOUT": "15",
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
+}
+
+PAUSES: tuple[float, ...] = (0.5, 1.0, 2.0)
+"""Seconds before the second, third and fourth attempt."""
+
+_FINAL = re.compile(r"HTTP response code: (400|401|404|405|410)|No such file or directory")
+"""What the next attempt would only repeat. 403 is not among them: a token that ran out is signed anew."""
+
+_REMOTE = {"http": "/vsicurl/http", "https": "/vsicurl/https", "s3": "/vsis3"}
+
+_LIMIT = 10_000
+
+
+class ReadWarning(UserWarning):
+    """A block, or an asset that an item does not have, became nodata since ``on_error="skip"`` allows it."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One block that could not be read.
+
+    Attributes
+    ----------
+    item : str
+        Id of the STAC item.
+    asset : str
+        Key of the asset in it.
+    where : str
+        Rows and columns, or the box, of the block.
+    reason : str
+        What GDAL, the server or the signer said at the last attempt.
+    """
+
+    item: str
+    asset: str
+    where: str
+    reason: str
+
+
+_record: deque[Skipped] = deque(maxlen=_LIMIT)
+_lock = threading.Lock()
+
+
+def skipped(forget: bool = False) -> tuple[Skipped, ...]:
+    """What this process could not read and made nodata, under ``xsen2.load(..., on_error="skip")``.
+
+    Pixels are read when a cube is computed, so look here afterwards. A block that is computed twice is
+    there twice. Each is also warned of, with `ReadWarning`. The workers of a distributed cluster are
+    other processes: their warnings reach the client, their records do not.
+
+    Parameters
+    ----------
+    forget : bool
+        Empty the record, so that the next computation starts a new one. It holds the latest 10 000.
+
+    Returns
+    -------
+    tuple of Skipped
+
+    Examples
+    --------
+    >>> skipped()
+    ()
+    """
+    with _lock:
+        found = tuple(_record)
+        if forget:
+            _record.clear()
+    return found
+
+
+def tagged(href: str, item: str, asset: str, place: Place) -> str:
+    """`href` with what it is in its fragment: far from the items, what is read can be checked, and named in errors."""
+    return f"{href}#{quote(item, safe='')}/{quote(asset, safe='')}/{place.text()}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read; travels to the workers.
+
+    Attributes
+    ----------
+    sign : callable or None
+        URL → URL that may be read.
+    skip : bool
+        Whether what cannot be read becomes nodata.
+    """
+
+    sign: Callable[[str], Any] | None = None
+    skip: bool = False
+
+    def url(self, url: str) -> str:
+        """What to open for a tagged URL, signed now.
+
+        Raises
+        ------
+        SourceError
+            If the signer fails, or gives no URL.
+        """
+        href = url.rpartition("#")[0]
+        if self.sign is None:
+            return href
+        try:
+            found = self.sign(href)
+        except Exception as error:  # a signer asks a server, and may fail in any way
+            raise SourceError(f"sign= failed with {type(error).__name__}: {error}") from error
+        if not isinstance(found, str):
+            raise SourceError(f"sign= gave a {type(found).__name__} for a URL, not a URL")
+        return found
+
+    def part(
+        self,
+        url: str,
+        where: str,
+        corner: tuple[int, int],
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+        keep: int | None = None,
+    ) -> npt.NDArray[Any] | None:
+        """Pixels of a file, tried up to four times; None when they are skipped.
+
+        Parameters
+        ----------
+        url : str
+            As `tagged` gives it.
+        where : str
+            The part that is read, for messages.
+        corner : tuple of int
+            Left and top of the part, in metres.
+        shape : tuple of int
+            Its rows and columns; where the file has none, they are 0.
+        dtype : numpy.dtype
+        keep : int, optional
+            Number under which the open file is kept for the next part that this thread reads of it.
+
+        Raises
+        ------
+        SourceError
+            If it still fails; names the item, the asset and the last reason.
+        CRSError, GridError
+            If the file does not lie where the item says.
+        RadiometryError
+            If its pixels are not whole numbers that `dtype` holds.
+        """
+        *named, place = url.rpartition("#")[2].split("/")
+        item, asset = (unquote(part) for part in named)
+        about, what = Place.read(place), f"item {item!r}, asset {asset!r}"
+
+        def read(signed: str | None) -> npt.NDArray[Any]:
+            key = (keep, os.getpid(), _stamp(url))
+            file = None if keep is None or signed is not None else _kept().pop(key, None)
+            sound = False
+            try:
+                if file is None:
+                    file = opened(self.url(url) if signed is None else signed)
+                    check(file, what, about)
+                found = part(file, what, about, *corner, shape, dtype)
+                sound = keep is not None
+                return found
+            finally:
+                if sound:
+                    _keep(key, file)
+                elif file is not None:
+                    file.close()
+
+        return self._attempts(url, item, asset, where, read)
+
+    def _attempts(
+        self, url: str, item: str, asset: str, where: str, read: Callable[[str | None], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any] | None:
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        pauses, tries, signed = list(PAUSES), 0, None
+        while True:
+            tries += 1
+            try:
+                # GDAL remembers that a file could not be opened; unless told to forget, it asks no more.
+                signed = self.url(url) if tries > 1 else None
+                with rasterio.Env(**(ENV | ({"CPL_VSIL_CURL_NON_CACHED": _vsi(signed)} if signed else {}))):
+                    return read(signed)
+            except (RasterioError, OSError, RuntimeError, UnicodeError, SourceError) as error:
+                reason = _reason(error)
+                last: Exception = error
+            if _FINAL.search(reason) and pauses:
+                remote = _vsi(signed or url)
+                pauses = [0.0] if tries == 1 and remote else []  # once more, past GDAL's memory
+            if not pauses:
+                break
+            time.sleep(pauses.pop(0))
+        reason = secretless(reason)
+        if not self.skip:
+            raise SourceError(
+                f"item {item!r}, asset {asset!r}: {where} cannot be read after {tries} attempts: {reason}. "
+                f'{_hint(url, reason)}Try again later, leave the item out, or pass on_error="skip", which makes it '
+                "nodata and says so"
+            ) from last
+        _skip(Skipped(item, asset, where, reason))
+        return None
+
+
+_CDSE = (
+    "s3://eodata is the Copernicus Data Space's own object store: set the environment variables "
+    "AWS_S3_ENDPOINT=eodata.dataspace.copernicus.eu, AWS_VIRTUAL_HOSTING=FALSE, and AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY to the keys of your account there. "
+)
+
+
+def _hint(url: str, reason: str) -> str:
+    """What to do about a failure whose cause is known."""
+    if url.startswith("s3://eodata/"):
+        return _CDSE
+    if "not recognized as being in a supported file format" in reason:
+        return "Only GeoTIFF and JPEG 2000 are read, and no file that refers to others, such as a VRT. "
+    if url.startswith("s3://"):
+        return (
+            "For s3 addresses, set AWS_NO_SIGN_REQUEST=YES where the bucket is open, else AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and, where the reader pays, AWS_REQUEST_PAYER=requester. "
+        )
+    return ""
+
+
+_files = threading.local()
+"""Open files of each thread: GDAL's are not safe in two, and a JPEG 2000 or COG is costly to open for each block."""
+
+_MOST_OPEN = 16
+"""For each thread, however many dates there are: each is a file descriptor, and memory."""
+
+
+def _kept() -> OrderedDict[Any, Any]:
+    """The files that this thread has open, the latest last."""
+    if not hasattr(_files, "open"):
+        _files.open = OrderedDict()
+    found: OrderedDict[Any, Any] = _files.open
+    return found
+
+
+def _keep(key: Any, file: Any) -> None:
+    files = _kept()
+    files[key] = file
+    while len(files) > _MOST_OPEN:
+        files.popitem(last=False)[1].close()
+
+
+def _stamp(url: str) -> tuple[int, ...]:
+    """What changes when a local file is replaced; nothing of a remote one."""
+    try:
+        about = os.stat(url.rpartition("#")[0])
+    except (OSError, ValueError):  # an address; or no file, which opening it will say
+        return ()
+    return about.st_size, about.st_mtime_ns, about.st_ino
+
+
+def _skip(what: Skipped) -> None:
+    with _lock:
+        _record.append(what)
+    message = f"item {what.item!r}, asset {what.asset!r}: {what.where} is nodata, it could not be read: {what.reason}"
+    if "distributed" in sys.modules:  # on a worker, this warns the client too
+        from distributed.worker import warn
+
+        warn(message, ReadWarning)
+    else:
+        warnings.warn(message, ReadWarning, stacklevel=2)
+
+
+def _vsi(url: str) -> str:
+    """GDAL's name of a remote file; empty for a local one."""
+    scheme, _, rest = url.partition("://")
+    return f"{_REMOTE[scheme]}{'' if scheme == 's3' else ':/'}/{rest}" if scheme in _REMOTE else ""
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost message: what GDAL said, without the words of the libraries between."""
+    while error.__cause__ is not None and not isinstance(error, SourceError):
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def secretless(reason: str) -> str:
+    """A message without the query of a URL, which is where signatures are."""
+    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1?…", reason)
