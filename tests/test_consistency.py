@@ -36,9 +36,6 @@ class Lopsided:
     needs = (*A, *B, *C)
     halo = 2
 
-    def fit(self, cube):
-        return self
-
     def __call__(self, a, b, c):
         detail = a[0] - np.roll(a[1], (1, 3), (0, 1)) * 0.7
         return np.concatenate([upsample(b, 2), upsample(c, 6)]) * 0.9 + 0.4 * detail

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from cubes import make_cube
 
-from xsen2.methods.protocol import Statistical
-
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -30,7 +28,7 @@ def test_the_method_of_the_guide_is_better_than_bicubic(names):
 
 def test_it_keeps_the_promises_of_every_method(names):
     method = names["HighPass"]()
-    assert isinstance(method, Statistical)
+    assert method.rounds
     ds = make_cube(8, 9, dates=2)
     whole = ds.dsen2.superresolve(["B05", "B12"], method).compute()
     cut = ds.chunk({"y": 30, "x": 17, "y_20m": 8, "x_20m": 9}).dsen2.superresolve(["B05", "B12"], method).compute()

@@ -17,7 +17,7 @@ import xsen2
 from xsen2.bands import BANDS, A, B, C, grid_of
 from xsen2.cube import lazy, recognise
 from xsen2.engine.statistics import learnt
-from xsen2.methods.protocol import Method, Statistical, finest_halo
+from xsen2.methods.protocol import Method, finest_halo
 from xsen2.methods.registry import resolve
 from xsen2.radiometry import scales_of
 
@@ -44,9 +44,6 @@ class Taught:
             object.__setattr__(self, name, getattr(self.method, name))
         object.__setattr__(self, "lattice", getattr(self.method, "lattice", 1))
 
-    def fit(self, cube):
-        return self
-
     def __call__(self, a, b, c):
         return self.method(a, b, c)
 
@@ -57,7 +54,7 @@ def taught(ds, name):
     arrays = {band: lazy(array.data) for band, array in cube.bands.items()}
     out = []
     for one in resolve(name, [*B, *C], dtype="float32"):
-        if isinstance(one, Statistical):
+        if one.rounds:
             chunks = tuple((n,) for n in cube.shape(10))
             one = Taught(learnt(cube, one, chunks, scales_of(cube, None), arrays, lambda method: method).compute())
         out.append(one)

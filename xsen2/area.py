@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -122,6 +122,11 @@ class Aoi:
     corner: tuple[float, float]
     size: float
     parts: tuple[Part, ...]
+
+    def finer(self, zoom: int) -> Aoi:
+        """The same area in pixels of which `zoom` along each side make one of the cube's."""
+        rows, columns = (slice(span.start * zoom, span.stop * zoom) for span in (self.rows, self.columns))
+        return replace(self, rows=rows, columns=columns, size=self.size / zoom)
 
     def blocks(self, chunks: Chunks, cell: int, least: tuple[int, int] = (1, 1)) -> Chunks:
         """Blocks of the whole grid, on multiples of `cell`, of which none holds more of the outside than it must.

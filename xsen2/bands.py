@@ -13,7 +13,21 @@ from typing import Any
 
 from xsen2.errors import BandError
 
-__all__ = ["BANDS", "GRIDS", "LAYERS", "UNUSED", "A", "B", "C", "Layer", "canonical", "find", "grid_of", "in_title"]
+__all__ = [
+    "BANDS",
+    "GRIDS",
+    "LAYERS",
+    "UNUSED",
+    "A",
+    "B",
+    "C",
+    "Layer",
+    "canonical",
+    "factor_of",
+    "find",
+    "grid_of",
+    "in_title",
+]
 
 
 # The bands of Sentinel-2's MSI: native grid, wavelength, MTF, and every catalogue's name for them.
@@ -137,6 +151,17 @@ def canonical(names: Iterable[str]) -> tuple[str, ...]:
 def grid_of(name: str) -> int:
     """Ground sampling distance, in metres, of the grid that a band was measured on."""
     return BANDS[name].gsd
+
+
+def factor_of(name: str) -> int:
+    """How many pixels of the 10 m grid a pixel of the band is wide.
+
+    Examples
+    --------
+    >>> factor_of("B02"), factor_of("B11"), factor_of("B09")
+    (1, 2, 6)
+    """
+    return BANDS[name].gsd // 10
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from xsen2.bands import BANDS, GRIDS, UNUSED, find, grid_of
+from xsen2.bands import BANDS, GRIDS, UNUSED, factor_of, find, grid_of
 from xsen2.engine.halo import split
 from xsen2.errors import BandError, CRSError, GridError, ResampledWarning, SingleGridError, TimeError, once, warn_once
 from xsen2.grid import (
@@ -640,13 +640,25 @@ class Cube:
         """Native grids (10, 20, 60) that the cube has bands on."""
         return tuple(g for g in GRIDS if any(grid_of(b) == g for b in self.bands))
 
-    def shape(self, gsd: int) -> tuple[int, int]:
+    @property
+    def times(self) -> npt.NDArray[np.datetime64] | None:
+        """The dates; None for a cube without."""
+        if self.time is None:
+            return None
+        times: npt.NDArray[np.datetime64] = next(iter(self.bands.values()))["time"].values
+        return times
+
+    def factor(self, band: str) -> int:
+        """How many pixels of the finest grid a pixel of the band is wide."""
+        return factor_of(band)
+
+    def shape(self, gsd: float) -> tuple[int, int]:
         """Rows and columns of the grid of nominal `gsd` that these bounds hold."""
         west, south, east, north = self.bounds
         size = self.resolution * gsd / 10
         return round((north - south) / size), round((east - west) / size)
 
-    def centres(self, gsd: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def centres(self, gsd: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Pixel centres, y falling and x rising, of the grid of nominal `gsd`."""
         west, _, _, north = self.bounds
         size = self.resolution * gsd / 10
@@ -876,13 +888,18 @@ def lazy(data: Any) -> da.Array:
     return out
 
 
-def nearest(array: xr.DataArray, gsd: int) -> da.Array:
-    """A variable of the grid of `gsd` on the 10 m grid, lazily."""
-    data, ratio = lazy(array.data), gsd // 10
-    if ratio > 1:
-        wide = (*data.chunks[:-2], *(tuple(n * ratio for n in c) for c in data.chunks[-2:]))
-        data = da.map_blocks(_repeat, data, ratio, chunks=wide, dtype=data.dtype, meta=data._meta)
-    return data
+def nearest(array: xr.DataArray, gsd: int, zoom: int = 1) -> da.Array:
+    """A variable of the grid of `gsd` on the 10 m grid, or on one that is `zoom` times finer, lazily."""
+    return repeated(lazy(array.data), gsd // 10 * zoom)
+
+
+def repeated(data: da.Array, ratio: int) -> da.Array:
+    """Every pixel of ``(…, y, x)`` `ratio` times along each side."""
+    if ratio == 1:
+        return data
+    wide = (*data.chunks[:-2], *(tuple(n * ratio for n in c) for c in data.chunks[-2:]))
+    out: da.Array = da.map_blocks(_repeat, data, ratio, chunks=wide, dtype=data.dtype, meta=data._meta)
+    return out
 
 
 def _repeat(x: npt.NDArray[Any], ratio: int) -> npt.NDArray[Any]:

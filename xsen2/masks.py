@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from xsen2.cube import Cube, carry, lazy, nearest
+from xsen2.cube import Cube, carry, lazy, nearest, repeated
+from xsen2.engine.halo import split
 from xsen2.errors import BandError, GridError, MethodError, RadiometryError, TimeError
 from xsen2.radiometry import nodata_of
 
@@ -41,6 +42,18 @@ class Hidden:
 
     where: da.Array
     what: str
+
+    def finer(self, zoom: int) -> Hidden:
+        """The same for `zoom` pixels per 10 m pixel along each side."""
+        return replace(self, where=repeated(self.where, zoom))
+
+    def coarser(self, factor: int) -> Hidden:
+        """The same for pixels of `factor` 10 m pixels along each side: hidden where any of those is."""
+        if factor == 1:
+            return self
+        rows, columns = (split(sizes, factor) for sizes in self.where.chunks[-2:])
+        whole = self.where.rechunk((*self.where.chunks[:-2], rows, columns))
+        return replace(self, where=da.coarsen(np.any, whole, {whole.ndim - 2: factor, whole.ndim - 1: factor}))
 
 
 def read(cube: Cube, mask: Mask) -> Hidden:

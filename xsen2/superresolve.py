@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from typing import TypedDict, Unpack
 
 import dask.array as da
 import numpy as np
@@ -13,16 +14,15 @@ import xarray as xr
 
 from xsen2.area import Aoi, locate
 from xsen2.arguments import names_of
-from xsen2.bands import BANDS, B, C, canonical, grid_of
+from xsen2.bands import BANDS, A, B, C, canonical, factor_of, grid_of
 from xsen2.cube import Cube, carried, lazy, nearest, recognise, write_crs
 from xsen2.engine.block import Block, apply, block_of
-from xsen2.engine.consistency import Projection
 from xsen2.engine.halo import blocks, common_dates, thinnest
 from xsen2.engine.operators import OPERATORS, Operator
 from xsen2.errors import BandError, MethodError
 from xsen2.grid import without_place
-from xsen2.masks import Mask, hide, read
-from xsen2.methods.protocol import Method, Statistical
+from xsen2.masks import Hidden, Mask, hide, read
+from xsen2.methods.protocol import Method, adopt, zoom_of
 from xsen2.methods.registry import resolve
 from xsen2.radiometry import STORED, Scale, finite, scales_of, to_nan
 
@@ -39,6 +39,7 @@ def assemble(
     chunks: tuple[tuple[int, ...], tuple[int, ...]],
     attrs: Mapping[str, str],
     scales: Mapping[str, Scale],
+    zoom: int = 1,
 ) -> xr.Dataset:
     """Put together what was made.
 
@@ -48,11 +49,13 @@ def assemble(
     made, errors : mapping
         Band → ``([time,] y, x)`` pixels, and their standard errors.
     chunks : tuple
-        Rows and columns of the blocks.
+        Rows and columns of the blocks, in 10 m pixels.
     attrs : mapping
         Attributes that are added to the cube's.
     scales : mapping
         Band → what its values mean.
+    zoom : int
+        Pixels of the result, along each side, per 10 m pixel.
 
     Returns
     -------
@@ -60,17 +63,21 @@ def assemble(
         With the cube's other variables, and the caller's names of bands and dims.
     """
     lead = () if cube.time is None else ("time",)
-    size = round(cube.resolution) if cube.resolution == round(cube.resolution) else cube.resolution
-    like = next(a for b, a in cube.bands.items() if grid_of(b) == 10)
+    size = cube.resolution / zoom
+    size = round(size) if size == round(size) else size
+    like = next(a for b, a in cube.bands.items() if factor_of(b) == 1)
     variables: dict[Hashable, xr.DataArray] = {}
     coords = {n: c for n, c in like.coords.items() if n != "spatial_ref" and n in without_place({n: c})}
+    if zoom > 1:
+        for dim, centres in zip("yx", cube.centres(10 / zoom), strict=True):
+            coords[dim] = xr.DataArray(centres, dims=dim, attrs=like[dim].attrs)
     for band in (b for b in BANDS if b in made):
         out = xr.DataArray(made[band], coords, (*lead, "y", "x"), attrs=carried(cube.bands[band].attrs))
         scale = scales[band]
         if scale.gain != 1:  # reflectance: said in the way that CF decoding leaves behind too, for whatever comes after
             out.encoding["scale_factor"] = 1 / scale.gain
         units = {"units": scale.units} if scale.told else {}  # else whoever reads it must look at the pixels again
-        out.attrs |= units | {"gsd": size, "native_gsd": round(size * grid_of(band) / 10)}
+        out.attrs |= units | {"gsd": size, "native_gsd": round(cube.resolution * factor_of(band))}
         own_name = cube.names[band]
         variables[own_name] = out
         if band in errors:
@@ -85,8 +92,8 @@ def assemble(
             continue
         dims = (*(("time",) if "time" in extra.dims else ()), "y", "x")
         own = {n: c for n, c in coords.items() if set(c.dims) <= set(dims)}
-        target = (*(dates if "time" in extra.dims else ()), *chunks)
-        data = nearest(extra, gsd).rechunk(target)
+        wide = tuple(tuple(n * zoom for n in sizes) for sizes in chunks)
+        data = nearest(extra, gsd, zoom).rechunk((*(dates if "time" in extra.dims else ()), *wide))
         if data.dtype.kind == "f":
             data = da.map_blocks(finite, data, dtype=data.dtype, meta=data._meta)
         variables[name] = xr.DataArray(data, own, dims, attrs=without_place(extra.attrs))
@@ -157,12 +164,19 @@ def context_of(
         raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
     most = 0
     for one in resolve(method, wanted, operator=operator):
-        exact = getattr(one, "consistency", False) if consistency is None else consistency
-        low = tuple(band for band in one.produces if grid_of(band) != 10)
-        cell = max(grid_of(band) for band in (*one.needs, *one.produces)) // 10
-        projection = Projection(one.produces, low, operator, cell, (cell, cell)) if exact else None
-        most = max(most, Block(one, (), (), projection).halo)
+        exact = one.consistency if consistency is None else consistency
+        most = max(most, block_of(one, one.produces, {}, operator if exact else None, (0, 0)).halo)
     return -(-most * 10 // 60) * 60
+
+
+class Options(TypedDict, total=False):
+    """Further keyword arguments of `superresolve`."""
+
+    area_crs: object | None
+    clip: bool
+    device: str
+    dtype: str
+    quantification: float | None
 
 
 def superresolve(
@@ -171,18 +185,16 @@ def superresolve(
     method: str | os.PathLike[str] | Method = "default",
     native: bool = True,
     *,
+    gsd: float | None = None,
+    frames: int | None = None,
     area: object | None = None,
-    area_crs: object | None = None,
-    clip: bool = False,
     mask: Mask | None = None,
     consistency: bool | None = None,
     operator: Operator = "mtf",
     uncertainty: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantification: float | None = None,
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Make every band a 10 m band, lazily.
+    """Make every band a 10 m band, or a finer one, lazily.
 
     Parameters
     ----------
@@ -190,30 +202,29 @@ def superresolve(
         A cube: bands on their native grids, offset removed; see `xsen2.cube.recognise` for what is
         accepted. ``(time, y, x)`` per grid, time optional.
     bands : sequence of str, optional
-        Bands to make, under any known name. All of the cube's by default.
+        Bands to make, under any known name. By default all of the cube's; below 10 m, those that the method makes.
     method : str, path or Method
         A name of `xsen2.methods`, the path of weights, or an object that follows `xsen2.methods.protocol.Method`. What
         a classical method makes is kept within what was measured around, see `xsen2.methods.kept.bounded`.
     native : bool
-        Whether the 10 m bands come along, unchanged, even if `bands` does not name them.
+        Whether the 10 m bands come along, unchanged, even if `bands` does not name them. Below 10 m there are none.
+    gsd : float, optional
+        Pixel size of the result in metres: 10, or what the method makes.
+    frames : int, optional
+        Dates that each date of the result is made of, itself and its nearest in time: 1, or what the method reads.
     area : bbox, GeoJSON, geometry or path, optional
         Area of interest, of any size: ``(west, south, east, north)``, a GeoJSON dict, the path of a file with one, or a
         geometry of shapely or geopandas. The result is cut to the 10 m pixels that its bounds touch. Its pixels are
         those of the whole cube's result, of which only what they depend on is computed: methods that gather
         statistics still read all of it. Where the area reaches over the cube's edge, the result ends there.
-    area_crs : CRS, optional
-        What the coordinates of `area` are in, as ``"EPSG:32633"``: by default lon/lat, or what `area` itself says, as
-        geopandas does.
-    clip : bool
-        Whether pixels whose centre is outside of the polygons of `area`, and that none of its lines and points touches,
-        become nodata: in bands NaN, in other variables their nodata value, which is 0 where none is declared.
     mask : str, sequence of int, xarray.DataArray or callable, optional
         What becomes NaN in the bands, those of 10 m and standard errors too, after they have been made, so that the
-        method still sees it as context. ``"scl"``: no data, saturated, cloud shadow, clouds of medium and high
-        probability and thin cirrus (`xsen2.masks.SCL`) of the cube's variable SCL, but not snow and water;
-        ``[3, 8, 9]``: those classes of SCL; ``"classi"``: opaque cloud and cirrus of CLASSI, which `xsen2.open_safe`
-        reads of L1C. Or booleans, True for what is left out, on any of the cube's grids; or a function that makes
-        them of the cube, with canonical names: ``lambda cube: cube.CLDPRB > 40``.
+        method still sees it as context; where a date is made of several, before, so that others fill it. ``"scl"``: no
+        data, saturated, cloud shadow, clouds of medium and high probability and thin cirrus (`xsen2.masks.SCL`) of the
+        cube's variable SCL, but not snow and water; ``[3, 8, 9]``: those classes of SCL; ``"classi"``: opaque cloud and
+        cirrus of CLASSI, which `xsen2.open_safe` reads of L1C. Or booleans, True for what is left out, on any of the
+        cube's grids; or a function that makes them of the cube, with canonical names:
+        ``lambda cube: cube.CLDPRB > 40``.
     consistency : bool, optional
         Whether every band, degraded, must give back the one that was measured: the smallest correction that
         does so is added, see `xsen2.engine.consistency`. The RMSE is under 0.1 DN then, with a third of the pixels lost
@@ -227,14 +238,22 @@ def superresolve(
     uncertainty : bool
         Whether every band that is made comes with its standard error, ``B05`` with ``B05_se``: in the units of
         the band, such that at the lower scale 68 % of the errors were smaller. Networks only.
-    device : str
-        ``"auto"`` takes CUDA, MPS or the CPU, whichever the worker has; or a torch device.
-    dtype : {"auto", "float32", "bfloat16", "float16"}
-        What networks compute in. ``"auto"`` takes bfloat16 where the device is faster in it.
-    quantification : float, optional
-        Value of a reflectance of 1 in the data: 10000 for DN, 1 for reflectance. By default 1 for floats
-        that CF decoding has scaled (``encoding["scale_factor"]``) or whose ``units`` are "1", else 10000. Pixels that
-        contradict it are refused.
+    **options
+        ``area_crs`` : CRS, optional
+            What the coordinates of `area` are in, as ``"EPSG:32633"``: by default lon/lat, or what `area` itself says,
+            as geopandas does.
+        ``clip`` : bool
+            Whether pixels whose centre is outside of the polygons of `area`, and that none of its lines and points
+            touches, become nodata: in bands NaN, in other variables their nodata value, which is 0 where none is
+            declared. False by default.
+        ``device`` : str
+            ``"auto"``, the default, takes CUDA, MPS or the CPU, whichever the worker has; or a torch device.
+        ``dtype`` : {"auto", "float32", "bfloat16", "float16"}
+            What networks compute in. ``"auto"`` takes bfloat16 where the device is faster in it.
+        ``quantification`` : float, optional
+            Value of a reflectance of 1 in the data: 10000 for DN, 1 for reflectance. By default 1 for floats
+            that CF decoding has scaled (``encoding["scale_factor"]``) or whose ``units`` are "1", else 10000. Pixels
+            that contradict it are refused.
 
     Returns
     -------
@@ -277,6 +296,11 @@ def superresolve(
     >>> xsen2.sample().dsen2.superresolve(method="bicubic", area=pixel, area_crs=sr.rio.crs)["B11"].shape
     (2, 1, 1)
     """
+    unknown = [name for name in options if name not in Options.__annotations__]
+    if unknown:
+        raise TypeError(f"superresolve() got an unexpected keyword argument {unknown[0]!r}")
+    device, dtype = options.get("device", "auto"), options.get("dtype", "auto")
+    clip, quantification = options.get("clip", False), options.get("quantification")
     cube = recognise(ds)
     if not isinstance(device, str) or (device != "auto" and not re.fullmatch(r"(cpu|mps|cuda)(:\d+)?", device)):
         raise MethodError(f"device={device!r}: use 'auto', 'cpu', 'mps', 'cuda' or 'cuda:1'")
@@ -290,19 +314,29 @@ def superresolve(
         )
     if clip and area is None:
         raise MethodError("clip=True clips to area=, which is missing")
-    targets = _targets(cube, bands, native)
-    aoi = None if area is None else locate(cube, area, area_crs)
+    wanted = _wanted(cube, gsd, frames)
+    makes = _makes(cube, wanted, method)
+    targets = _targets(cube, bands, native, makes)
+    aoi = None if area is None else locate(cube, area, options.get("area_crs"))
     hidden = None if mask is None else read(cube, mask)
     scales = scales_of(cube, quantification)
-    low = [band for band in targets if grid_of(band) != 10]
-    methods = resolve(method, low, device, dtype, operator)
+    methods = resolve(
+        method,
+        [band for band in targets if band in makes or factor_of(band) > 1],
+        device,
+        dtype,
+        operator,
+        wanted,
+        frames,
+    )
+    zoom = max((zoom_of(one) for one in methods), default=1)
     arrays = common_dates({band: lazy(array.data) for band, array in cube.bands.items()})
-    if cube.time and any(isinstance(one, Statistical) for one in methods):  # each date has statistics of its own
+    if cube.time and any(one.rounds or one.frames != 1 for one in methods):  # blocks are of one date then
         arrays = {band: array.rechunk({0: 1}) for band, array in arrays.items()}
     for one in methods:
         _require(cube, one)
-    methods = [(_doubtful(one) if uncertainty else one).fit(cube) for one in methods]
-    exact = [getattr(one, "consistency", False) if consistency is None else consistency for one in methods]
+    methods = [one.with_uncertainty() if uncertainty else one for one in methods]
+    exact = [one.consistency if consistency is None else bool(consistency) for one in methods]
     tasks = [
         block_of(one, tuple(cube.bands), scales, operator if consistently else None, cube.shape(10))
         for one, consistently in zip(methods, exact, strict=True)
@@ -310,40 +344,58 @@ def superresolve(
     chunks = _chunks(cube, arrays, tasks, aoi)
     made: dict[str, da.Array] = {}
     errors: dict[str, da.Array] = {}
-    used: dict[str, str] = {}
     consistent: dict[str, bool] = {}
-    for fitted, consistently in zip(methods, exact, strict=True):
-        stack = apply(cube, fitted, chunks, scales, arrays, operator if consistently else None)
-        for number, band in enumerate(fitted.produces):
+    for one, consistently in zip(methods, exact, strict=True):
+        several = one.frames != 1 and hidden is not None
+        source = _hidden(arrays, cube, one, hidden, scales) if several and hidden is not None else arrays
+        stack = apply(cube, one, chunks, scales, source, operator if consistently else None)
+        for number, band in enumerate(one.produces):
             if band in targets:
                 made[band] = stack[number]
-                consistent[band] = bool(consistently)
+                consistent[band] = consistently
                 if uncertainty:
-                    errors[band] = stack[len(fitted.produces) + number]
-        weights = getattr(fitted, "card", None)
-        used[fitted.name if weights is None else weights.name] = "" if weights is None else weights.sha256[:16]
-    for band in cube.bands:
-        if grid_of(band) == 10 and (native or band in targets):
-            made[band] = _passed(arrays[band], chunks, scales[band])
-    if hidden is not None:
-        made = {band: hide(data, hidden) for band, data in made.items()}
-        errors = {band: hide(data, hidden) for band, data in errors.items()}
+                    errors[band] = stack[len(one.produces) + number]
+                if hidden is not None and not several:
+                    made[band] = hide(made[band], hidden.finer(zoom))
+                    if uncertainty:
+                        errors[band] = hide(errors[band], hidden.finer(zoom))
+    for band in cube.bands if zoom == 1 else ():
+        if factor_of(band) == 1 and (native or band in targets) and band not in made:
+            passed = _passed(arrays[band], chunks, scales[band])
+            made[band] = passed if hidden is None else hide(passed, hidden)
     attrs = {
-        "xsen2_method": ", ".join(f"{n} ({h})" if h else n for n, h in used.items()) or "none",
+        "xsen2_method": ", ".join(dict.fromkeys(one.version for one in methods)) or "none",
         "xsen2_consistency": _which(consistent, operator),
     }
     if hidden is not None:
         attrs["xsen2_mask"] = hidden.what
-    out = assemble(cube, made, errors, chunks, attrs, scales)
-    return out if aoi is None else aoi.cut(out, cube.dims, clip)
+    out = assemble(cube, made, errors, chunks, attrs, scales, zoom)
+    return out if aoi is None else aoi.finer(zoom).cut(out, cube.dims, clip)
 
 
-def _doubtful(method: Method) -> Method:
-    """The method that gives standard errors too."""
-    if not hasattr(method, "with_uncertainty"):
-        raise MethodError(f"method {method.name!r} cannot say how sure it is: use a network, or uncertainty=False")
-    found: Method = method.with_uncertainty()
-    return found
+def _wanted(cube: Cube, gsd: float | None, frames: int | None) -> float | None:
+    """The pixel size that is asked for, as if the finest grid of the cube had 10 m.
+
+    A degraded cube is a sensor of its own: of bands at 40 m, 20 m pixels are what 5 m are of bands at 10 m.
+    """
+    if frames is not None and (not isinstance(frames, int | np.integer) or isinstance(frames, bool) or frames < 1):
+        raise MethodError(f"frames={frames!r}: a whole number of dates from 1 is needed")
+    if gsd is None:
+        return None
+    if isinstance(gsd, bool) or not isinstance(gsd, int | float | np.number) or not 0 < gsd <= cube.resolution:
+        raise MethodError(f"gsd={gsd!r}: give metres, {cube.resolution:g} or a whole part of it")
+    return 10 * float(gsd) / cube.resolution
+
+
+def _hidden(
+    arrays: Mapping[str, da.Array], cube: Cube, method: Method, hidden: Hidden, scales: Mapping[str, Scale]
+) -> dict[str, da.Array]:
+    """What a fusion of dates reads: pixels any part of which is masked are NaN, so that other dates fill them."""
+    out = dict(arrays)
+    for band in method.needs:
+        seen = da.map_blocks(to_nan, arrays[band], scales[band], dtype=np.float32)
+        out[band] = hide(seen, hidden.coarser(factor_of(band)))
+    return out
 
 
 def _which(consistent: dict[str, bool], operator: str) -> str:
@@ -354,8 +406,15 @@ def _which(consistent: dict[str, bool], operator: str) -> str:
     return operator if all(consistent.values()) else f"{operator} ({', '.join(names)})"
 
 
-def _targets(cube: Cube, bands: Sequence[str] | None, native: bool) -> tuple[str, ...]:
-    low = tuple(b for b in cube.bands if grid_of(b) != 10)
+def _makes(cube: Cube, gsd: float | None, method: object) -> tuple[str, ...]:
+    """Bands of the cube that the method may make: coarse ones; below 10 m, the method's own, or those of 10 m."""
+    own = () if isinstance(method, str | os.PathLike) else adopt(method).produces
+    if (gsd is not None and gsd < 10) or any(b in A for b in own):
+        return tuple(b for b in cube.bands if b in (own or A))
+    return tuple(b for b in cube.bands if factor_of(b) > 1)
+
+
+def _targets(cube: Cube, bands: Sequence[str] | None, native: bool, low: tuple[str, ...]) -> tuple[str, ...]:
     if not low:
         raise BandError(f"only 10 m bands ({', '.join(cube.names.values())}): there is nothing to super-resolve")
     if not any(grid_of(b) == 10 for b in cube.bands):
@@ -390,7 +449,7 @@ def _chunks(
 
     Where chunks are much thinner than what a method sees round them, as those of a striped file, several are one block.
     """
-    cell = math.lcm(max(cube.grids) // 10, *(getattr(task.method, "lattice", 1) for task in tasks))
+    cell = math.lcm(max(cube.factor(b) for b in cube.bands), *(task.method.lattice for task in tasks))
     rows, columns = next(a.chunks[-2:] for b, a in arrays.items() if grid_of(b) == 10)
     halo = max((task.computed for task in tasks), default=0)
     if aoi is not None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from xsen2 import files
-from xsen2.bands import BANDS, GRIDS, grid_of
+from xsen2.bands import BANDS, GRIDS, factor_of
 from xsen2.cube import canonicalise
 from xsen2.errors import GridError, once
 from xsen2.evaluation.evaluate import evaluate
@@ -136,7 +136,7 @@ def _pixels(ds: xr.Dataset, bands: Sequence[str], row: int, column: int, side: i
     found = []
     for band in bands:
         array = ds[band]
-        factor = grid_of(band) // 10 if array.dims[-1] != "x" else 1
+        factor = factor_of(band) if array.dims[-1] != "x" else 1
         ydim, xdim = array.dims[-2:]
         first = (row // factor, column // factor)
         n = side // factor

@@ -10,17 +10,17 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from xsen2.bands import GRIDS, grid_of
+from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
 from xsen2.engine.consistency import Projection, places
 from xsen2.engine.fill import fill
 from xsen2.engine.halo import Layer, map_windows, trim
 from xsen2.engine.statistics import learnt
 from xsen2.errors import MethodError
-from xsen2.methods.protocol import Array, Mask, Method, Statistical, finest_halo, tile
+from xsen2.methods.protocol import Array, Mask, Method, finest_halo, tile, zoom_of
 from xsen2.radiometry import Scale, check_dn, to_dn
 
-__all__ = ["Block", "apply", "block_of", "dot", "mixed"]
+__all__ = ["Block", "apply", "block_of", "dot", "mixed", "neighbours"]
 
 
 # Products that stay in the calling thread, for whatever runs inside a task of dask.
@@ -77,6 +77,8 @@ def mixed(matrix: npt.NDArray[T], x: npt.NDArray[T], out: npt.NDArray[T] | None 
 class Block:
     """A method, and what it takes to call it on windows.
 
+    Sizes are in 10 m pixels, also where the method makes smaller ones.
+
     Attributes
     ----------
     method : Method
@@ -86,22 +88,35 @@ class Block:
         Those of the same bands.
     projection : Projection or None
         What makes the bands consistent. It adds a last window, which tells the place.
+    frames : int
+        How many dates each window holds for one of the result: those of the first band of all frames, of the second…
     """
 
     method: Method
     windows: tuple[tuple[str, ...], ...]
     scales: tuple[tuple[Scale, ...], ...]
     projection: Projection | None
+    frames: int = 1
 
     @property
     def bands(self) -> int:
         """How many bands come out: estimates, and as many standard errors if the method gives them."""
-        return len(self.method.produces) * (2 if getattr(self.method, "uncertainty", False) else 1)
+        return len(self.method.produces) * (2 if self.method.uncertainty else 1)
+
+    @property
+    def zoom(self) -> int:
+        """How many pixels come out, along each side, per 10 m pixel."""
+        return zoom_of(self.method)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the method reads several dates: it then sees nodata as NaN."""
+        return self.method.frames != 1
 
     @property
     def reach(self) -> int:
-        """Context that the projection needs of the method's result, in 10 m pixels."""
-        return 0 if self.projection is None else self._on_tiles(self.projection.reach)
+        """Context that the projection needs of the method's result."""
+        return 0 if self.projection is None else self._on_tiles(self.projection.reach // self.zoom)
 
     def _on_tiles(self, n: int) -> int:
         """The least multiple of the method's tile that is not under `n`."""
@@ -110,14 +125,19 @@ class Block:
 
     @property
     def computed(self) -> int:
-        """Context that is computed with a block on each side, in 10 m pixels."""
+        """Context that is computed with a block on each side."""
         return finest_halo(self.method) + self.reach
 
     @property
+    def spare(self) -> int:
+        """Context round the method's receptive field that only fills nodata within it."""
+        # What fills nodata within the receptive field may lie as far off again.
+        return 0 if self.fuses else finest_halo(self.method)
+
+    @property
     def halo(self) -> int:
-        """Context that the windows carry on each side, in 10 m pixels."""
-        # What fills nodata within the method's receptive field may lie as far off again.
-        return 2 * finest_halo(self.method) + self.reach
+        """Context that the windows carry on each side."""
+        return self.spare + finest_halo(self.method) + self.reach
 
     def with_method(self, method: Method) -> Block:
         """The same with the method after it has learnt."""
@@ -130,71 +150,102 @@ class Block:
         return np.stack([self._date([w[:, t] for w in windows]) for t in range(windows[0].shape[1])], axis=1)
 
     def _date(self, windows: list[npt.NDArray[Any]]) -> Array:
-        halo, reach = finest_halo(self.method), self.reach
-        factor = grid_of(self.windows[0][0]) // 10
-        size = (windows[0].shape[1] * factor, windows[0].shape[2] * factor)
-        valid = np.ones((size[0] - 4 * halo, size[1] - 4 * halo), bool)
-        inputs = {g // 10: np.empty((0, size[0] * 10 // g, size[1] * 10 // g), np.float32) for g in GRIDS}
+        """One date of the block: read, look for nodata, fill it, run the method, make consistent, back to units.
+
+        Three frames lie within each other: the windows, `halo` pixels wider than the block; what the method makes,
+        `reach` wider, since the projection degrades it; the block.
+        """
+        reach, zoom = self.reach, self.zoom
+        first = factor_of(self.windows[0][0])
+        size = (windows[0].shape[1] * first, windows[0].shape[2] * first)
+        made = self.spare + finest_halo(self.method)  # from the windows' edge to what the method makes
+        inputs = {g // 10: np.empty((self.frames, 0, size[0] * 10 // g, size[1] * 10 // g), np.float32) for g in GRIDS}
         seen: dict[int, Mask] = {}
         measured: dict[str, Array] = {}
+        whole = np.ones((self.frames, size[0] - 2 * made, size[1] - 2 * made), bool)  # frames that have all bands there
         for names, window, scales in zip(self.windows, windows, self.scales, strict=False):
-            factor = grid_of(names[0]) // 10
-            dn, there = to_dn(window, scales)
+            factor = factor_of(names[0])
+            dn, there = self._read(window, scales)
             if self.projection is not None:
                 for band in set(names) & set(self.projection.measured):
                     i = names.index(band)
-                    y = np.where(there[i], dn[i], np.float32(np.nan))
-                    measured[band] = trim(y, 2 * halo // factor)
+                    y = np.where(there[0, i], dn[0, i], np.float32(np.nan))  # the first frame is the date itself
+                    measured[band] = trim(y, made // factor)
             needed = [i for i, band in enumerate(names) if band in self.method.needs]
             if not needed:
                 continue
             if len(needed) < len(names):
-                dn, there = dn[needed], there[needed]
+                dn, there = dn[:, needed], there[:, needed]
             inputs[factor], seen[factor] = dn, there
             # One band alone may be as dark as that, in water; only classical methods, which are linear, read one.
             if len(needed) > 2 and scales[0].gain == 1 and not all(scales[i].sure for i in needed):
-                check_dn(list(dn), list(there))
-            inner = trim(seen[factor], 2 * halo // factor).all(axis=0)
+                for frame, known in zip(dn, there, strict=True):
+                    check_dn(list(frame), list(known))
+            inner = trim(there, made // factor).all(axis=1)
             if not inner.all():
-                valid &= inner.repeat(factor, axis=0).repeat(factor, axis=1)
+                whole &= inner.repeat(factor, axis=1).repeat(factor, axis=2)
+        valid: Mask = np.asarray(
+            whole.any(axis=0)
+        )  # a pixel is nodata where no frame is whole: of one date, where a band has no data
         core = trim(valid, reach)
-        if not core.any():
-            return np.full((self.bands, *core.shape), np.nan, np.float32)
+        if not core.any():  # nothing that the method could make would be kept
+            return np.full((self.bands, core.shape[0] * zoom, core.shape[1] * zoom), np.nan, np.float32)
         if self.projection is not None and valid.all() and all(np.isfinite(y).all() for y in measured.values()):
             # Most blocks: the method need not run where only the passes that mend nodata would look.
-            near = self._on_tiles(self.projection.near)
-            spare, reach = reach - near, near
-            size = (size[0] - 2 * spare, size[1] - 2 * spare)
-            valid = trim(valid, spare)
-            inputs = {factor: trim(x, spare // factor) for factor, x in inputs.items()}
-            seen = {factor: trim(x, spare // factor) for factor, x in seen.items()}
-            measured = {band: trim(y, 10 * spare // grid_of(band)) for band, y in measured.items()}
+            near = self._on_tiles(self.projection.near // zoom)
+            less, reach = reach - near, near
+            size = (size[0] - 2 * less, size[1] - 2 * less)
+            valid = trim(valid, less)
+            inputs = {factor: trim(x, less // factor) for factor, x in inputs.items()}
+            seen = {factor: trim(x, less // factor) for factor, x in seen.items()}
+            measured = {band: trim(y, less // factor_of(band)) for band, y in measured.items()}
         for factor, x in inputs.items():
-            if factor in seen and not seen[factor].all():
-                x = fill(x, seen[factor], -(-halo // factor))
-            inputs[factor] = np.ascontiguousarray(trim(x, halo // factor))
+            missing = factor in seen and not seen[factor].all()
+            if self.fuses:
+                inputs[factor] = np.where(seen[factor], x, np.float32(np.nan)) if missing else x
+            else:
+                if missing:
+                    x = fill(x[0], seen[factor][0], -(-self.spare // factor))[None]
+                inputs[factor] = np.ascontiguousarray(trim(x, self.spare // factor)[0])
         out = self.method(inputs[1], inputs[2], inputs[6])
-        want = (self.bands, size[0] - 2 * halo, size[1] - 2 * halo)
+        want = (self.bands, *((n - 2 * self.spare) * zoom for n in size))
         if out.shape != want:
             raise MethodError(f"method {self.method.name!r} gave a block of shape {out.shape} where {want} is needed")
-        out = trim(out, halo)
+        out = trim(out, finest_halo(self.method) * zoom)
+        fine, kept = (x.repeat(zoom, axis=0).repeat(zoom, axis=1) if zoom > 1 else x for x in (valid, core))
         if self.projection is not None:
-            edge = self.halo // self.projection.cell
-            out = self.projection(out, measured, valid, int(windows[-1][0, edge, edge]), reach)
+            edge = self.halo * zoom // self.projection.cell
+            out = self.projection(out, measured, fine, int(windows[-1][0, edge, edge]), reach * zoom)
         gain = self.scales[0][0].gain
-        return np.where(core, out if gain == 1 else out / np.float32(gain), np.float32(np.nan))
+        return np.where(kept, out if gain == 1 else out / np.float32(gain), np.float32(np.nan))
+
+    def _read(self, window: npt.NDArray[Any], scales: tuple[Scale, ...]) -> tuple[Array, Mask]:
+        """DN of a window and where they are, ``(frame, band, h, w)``."""
+        if self.frames == 1:
+            dn, there = to_dn(window, scales)
+            return dn[None], there[None]
+        pairs = [to_dn(window[frame :: self.frames], scales) for frame in range(self.frames)]
+        return np.stack([dn for dn, _ in pairs]), np.stack([there for _, there in pairs])
 
 
 def block_of(
-    method: Method, bands: Sequence[str], scales: Mapping[str, Scale], operator: str | None, shape: tuple[int, int]
+    method: Method,
+    bands: Sequence[str],
+    scales: Mapping[str, Scale],
+    operator: str | None,
+    shape: tuple[int, int],
+    frames: int = 1,
 ) -> Block:
     """What a task is for a cube that has some bands, see `apply`."""
-    measured = tuple(b for b in method.produces if b in bands and grid_of(b) != 10) if operator else ()
-    cell = max(grid_of(b) for b in (*method.needs, *method.produces)) // 10
-    projection = Projection(method.produces, measured, operator, cell, shape) if operator and measured else None
+    zoom = zoom_of(method)
+    measured = tuple(b for b in method.produces if b in bands and factor_of(b) * zoom > 1) if operator else ()
+    projection = None
+    if operator and measured:
+        cell = max(factor_of(b) for b in (*method.needs, *method.produces)) * zoom
+        projection = Projection(method.produces, measured, operator, cell, (shape[0] * zoom, shape[1] * zoom), zoom)
     read = {*method.needs, *measured}
     windows = tuple(names for grid in GRIDS.values() if (names := tuple(b for b in grid if b in read)))
-    return Block(method, windows, tuple(tuple(scales[b] for b in names) for names in windows), projection)
+    return Block(method, windows, tuple(tuple(scales[b] for b in names) for names in windows), projection, frames)
 
 
 def apply(
@@ -221,21 +272,60 @@ def apply(
     Returns
     -------
     dask.array.Array
-        ``(produces, [time,] y, x)``, float32 in the units of the cube, standard errors last.
+        ``(produces, [time,] y, x)``, float32 in the units of the cube, standard errors last; of the method's pixels.
     """
     shape = cube.shape(10)
-    block = block_of(method, tuple(cube.bands), scales, operator, shape)
+    near = neighbours(cube.times, method.frames)
+    frames = len(near[0]) if near else 1
+    block = block_of(method, tuple(cube.bands), scales, operator, shape, frames)
     projection, windows = block.projection, block.windows
-    layers = [Layer([arrays[b] for b in names], grid_of(names[0]) // 10) for names in windows]
+    first = arrays[windows[0][0]]
+    if near and first.ndim == 3:  # each date of the result reads several, so that blocks are of one date
+        orders = [np.array(dates) for dates in zip(*near, strict=True)]
+        layers = [
+            Layer([arrays[b][order].rechunk({0: 1}) for b in names for order in orders], factor_of(names[0]))
+            for names in windows
+        ]
+    else:
+        layers = [Layer([arrays[b] for b in names], factor_of(names[0])) for names in windows]
     if projection is not None:
-        dates = arrays[windows[0][0]].chunks[:-2]
-        layers.append(Layer([places(shape, projection.cell, chunks, dates)], projection.cell))
+        dates = layers[0].arrays[0].chunks[:-2]
+        cell = projection.cell // block.zoom
+        layers.append(Layer([places(shape, cell, chunks, dates)], cell))
     return map_windows(
-        learnt(cube, method, chunks, scales, arrays, block.with_method) if isinstance(method, Statistical) else block,
+        learnt(cube, method, chunks, scales, arrays, block.with_method) if method.rounds else block,
         layers,
         shape=shape,
         halo=block.halo,
         chunks=chunks,
         bands=block.bands,
+        zoom=block.zoom,
         label=f"xsen2-{method.name}",
     )
+
+
+def neighbours(times: npt.NDArray[np.datetime64] | None, frames: int | None) -> list[list[int]]:
+    """The dates that each date is made of: itself, then the others by how near in time they are, the earlier first.
+
+    Parameters
+    ----------
+    times : numpy.ndarray or None
+        Of the series, in any order; None for a cube without dates.
+    frames : int or None
+        How many at most; None for all. 1 gives nothing: every date is by itself.
+
+    Examples
+    --------
+    >>> days = np.array(["2024-06-01", "2024-06-06", "2024-06-16"], "datetime64[D]")
+    >>> neighbours(days, 2), neighbours(days, None)[0]
+    ([[0, 1], [1, 0], [2, 1]], [0, 1, 2])
+    """
+    if frames == 1 or times is None:
+        return []
+    most = len(times) if frames is None else min(frames, len(times))
+    out = []
+    for number, time in enumerate(times):
+        apart = np.abs((times - time) / np.timedelta64(1, "s"))
+        order = sorted(range(len(times)), key=lambda i: (i != number, apart[i], times[i], i))
+        out.append(order[:most])
+    return out

@@ -26,7 +26,7 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from xsen2.bands import grid_of
+from xsen2.bands import factor_of
 from xsen2.engine.fill import fill
 from xsen2.engine.operators import correlate, support, taps
 
@@ -212,9 +212,11 @@ class Projection:
     operator : str
         What consistency is measured with.
     cell : int
-        Size of the coarsest pixels of a block, in 10 m pixels.
+        Size of the coarsest pixels of a block, in pixels of the result.
     shape : tuple of int
-        Rows and columns of the whole image on the 10 m grid.
+        Rows and columns of the whole result.
+    zoom : int
+        Pixels of the result, along each side, per 10 m pixel.
     """
 
     bands: tuple[str, ...]
@@ -222,10 +224,11 @@ class Projection:
     operator: str
     cell: int
     shape: tuple[int, int]
+    zoom: int = 1
 
     @property
     def near(self) -> int:
-        """Context that a pixel depends on, on each side, in 10 m pixels, if there is no nodata within `reach`."""
+        """Context that a pixel of the result depends on, on each side, if there is no nodata within `reach`."""
         return self._reach(whole=True)
 
     @property
@@ -236,7 +239,7 @@ class Projection:
     def _reach(self, whole: bool) -> int:
         most = 0
         for band in self.measured:
-            scale = grid_of(band) // 10
+            scale = factor_of(band) * self.zoom
             # Residuals within a kernel's reach, after the first pass those that fill nodata one further, and the
             # pixels that they read.
             kernels = _kernels(band, scale, self.operator)[: 1 if whole else None]

@@ -174,6 +174,7 @@ def map_windows(
     chunks: tuple[tuple[int, ...], tuple[int, ...]],
     bands: int,
     per_pixel: int = 1,
+    zoom: int = 1,
     dtype: npt.DTypeLike = np.float32,
     label: str = "windows",
     reduces: bool = False,
@@ -186,7 +187,7 @@ def map_windows(
         One for all dates, or a lazy array with one for each, ``(time,)`` or ``()``, in chunks of one.
         Takes one array ``(band, [time,] h, w)`` per layer: the block and its halo, mirrored
         at the outer edges of the image (symmetric, the edge pixel repeats). Gives
-        ``(bands, [time,] h, w)`` of the block alone, `per_pixel` times coarser.
+        ``(bands, [time,] h, w)`` of the block alone, `per_pixel` times coarser, or `zoom` times finer.
     layers : sequence of Layer
         Nested grids with the same outer edges.
     shape : tuple of int
@@ -199,6 +200,8 @@ def map_windows(
         How many bands `func` gives.
     per_pixel : int
         Finest pixels per output pixel.
+    zoom : int
+        Output pixels per finest pixel, along each side.
     reduces : bool
         Whether `func` gives one object per block, of whatever kind, not pixels.
 
@@ -212,7 +215,7 @@ def map_windows(
     if any(array.chunks[:-2] != lead for layer in layers for array in layer.arrays):
         raise ValueError("all layers need the same chunks along time: see common_dates")
     what = tokenize(func.name if isinstance(func, da.Array) else func, [[a.name for a in la.arrays] for la in layers])
-    name = f"{label}-{tokenize(what, shape, halo, chunks, per_pixel)}"
+    name = f"{label}-{tokenize(what, shape, halo, chunks, per_pixel, zoom)}"
     graph: dict[Any, Task] = {}
     rows, columns = (_spans(c) for c in chunks)
     plans = [_plan(layer, rows, columns, shape, halo) for layer in layers]
@@ -246,7 +249,7 @@ def map_windows(
             plan = tuple((*rest, tuple(p.resolved(where) for p in pasted)) for *rest, pasted in layout)
             key = (name, 0, *date, i, j)
             graph[key] = Task(key, _run, call, plan, *refs)
-    out_chunks = ((bands,), *lead, *(tuple(1 if reduces else n // per_pixel for n in c) for c in chunks))
+    out_chunks = ((bands,), *lead, *(tuple(1 if reduces else n * zoom // per_pixel for n in c) for c in chunks))
     arrays: list[Any] = [a for layer in layers for a in layer.arrays] + ([func] if isinstance(func, da.Array) else [])
     meta = np.empty((0,) * len(out_chunks), dtype=dtype)
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=arrays), name, out_chunks, meta=meta)

@@ -14,11 +14,11 @@ from dask.graph_manipulation import clone
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
-from xsen2.bands import GRIDS, grid_of
+from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
 from xsen2.engine.fill import fill
 from xsen2.engine.halo import Layer, map_windows, trim
-from xsen2.methods.protocol import Method, Statistical, finest_halo
+from xsen2.methods.protocol import Method, finest_halo
 from xsen2.radiometry import Scale, to_dn
 
 __all__ = ["learnt"]
@@ -32,11 +32,11 @@ Sums = npt.NDArray[np.float64]
 class _Gather:
     """One round over the windows of one block."""
 
-    method: Statistical
+    method: Method
     windows: tuple[tuple[str, ...], ...]
     scales: tuple[tuple[Scale, ...], ...]
 
-    def with_method(self, method: Statistical) -> _Gather:
+    def with_method(self, method: Method) -> _Gather:
         return _Gather(method, self.windows, self.scales)
 
     @property
@@ -47,12 +47,12 @@ class _Gather:
     def __call__(self, windows: list[npt.NDArray[Any]]) -> Sums | None:
         """The block's sums; None if none of its pixels is valid."""
         halo = self.context
-        factor = grid_of(self.windows[0][0]) // 10
+        factor = factor_of(self.windows[0][0])
         size = tuple(n * factor for n in windows[0].shape[-2:])
         valid = np.ones((size[0] - 2 * halo, size[1] - 2 * halo), bool)
         inputs = {g // 10: np.empty((0, *(n * 10 // g for n in valid.shape)), np.float32) for g in GRIDS}
         for names, window, scales in zip(self.windows, windows, self.scales, strict=True):
-            factor = grid_of(names[0]) // 10
+            factor = factor_of(names[0])
             # Each date has statistics of its own, so a window holds one date.
             dn, seen = to_dn(window.reshape(len(names), *window.shape[-2:]), scales)
             steps = halo // factor
@@ -68,7 +68,7 @@ class _Gather:
 
 def learnt(
     cube: Cube,
-    method: Statistical,
+    method: Method,
     chunks: tuple[tuple[int, ...], tuple[int, ...]],
     scales: Mapping[str, Scale],
     arrays: Mapping[str, da.Array],
@@ -97,7 +97,7 @@ def learnt(
     for number in range(method.rounds):
         again = clone(*(arrays[b] for names in windows for b in names), seed=f"{method.name}-{number}")
         copies = iter(again)
-        layers = [Layer([next(copies) for _ in names], grid_of(names[0]) // 10) for names in windows]
+        layers = [Layer([next(copies) for _ in names], factor_of(names[0])) for names in windows]
         sums = map_windows(
             gather if found is None else _each(_with, found, gather),
             layers,
@@ -113,7 +113,7 @@ def learnt(
     return _each(_use, found, use)
 
 
-def _with(method: Statistical, gather: _Gather) -> _Gather:
+def _with(method: Method, gather: _Gather) -> _Gather:
     return gather.with_method(method)
 
 
@@ -128,7 +128,7 @@ def _each(function: Callable[..., Any], of: da.Array, *more: Any) -> da.Array:
     return _objects(name, graph, [of], of.shape)
 
 
-def _learn(method: Statistical | da.Array, sums: da.Array) -> da.Array:
+def _learn(method: Method | da.Array, sums: da.Array) -> da.Array:
     """Add up the sums of all blocks of a date, and let the method learn from them."""
     name = f"learn-{tokenize(method.name if isinstance(method, da.Array) else method, sums.name)}"
     dates = sums.numblocks[1:-2]
@@ -154,7 +154,7 @@ def _add(*sums: Sums | None) -> Sums | None:
     return np.sum(some, axis=0) if some else None
 
 
-def _taught(method: Statistical, *sums: Sums | None) -> Statistical:
+def _taught(method: Method, *sums: Sums | None) -> Method:
     total = _add(*sums)
     return method if total is None else method.learn(total)  # without a valid pixel nothing is ever asked of it
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from xsen2.bands import BANDS
+from xsen2.bands import BANDS, factor_of
 from xsen2.engine.operators import correlate, support, taps
 from xsen2.methods.bicubic import upsample
-from xsen2.methods.common import PAN, UNIT, Sharpening, cells, gaussian, of_grid, ratio_of, sharers, smooth, solve
+from xsen2.methods.common import PAN, UNIT, Sharpening, cells, gaussian, of_grid, sharers, smooth, solve
 from xsen2.methods.protocol import Array, Mask
 
 __all__ = ["BDSD", "make"]
@@ -109,4 +109,4 @@ class BDSD(Sharpening):
 
 def _blur(band: str) -> Floats:
     """Gaussian, on the band's own grid, with its MTF at the Nyquist frequency of the next coarser one."""
-    return gaussian(ratio_of(band) * BANDS[band].psf_sigma)
+    return gaussian(factor_of(band) * BANDS[band].psf_sigma)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xsen2.bands import grid_of
-from xsen2.cube import Cube
-from xsen2.methods.protocol import Array
+from xsen2.methods.protocol import Array, Method
 
 __all__ = ["Bicubic", "keys", "upsample"]
 
@@ -61,7 +60,7 @@ def upsample(x: Array, ratio: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Bicubic:
+class Bicubic(Method):
     """Bicubic interpolation of one band; it reads nothing else, so nothing else can blank it."""
 
     band: str
@@ -78,9 +77,6 @@ class Bicubic:
     @property
     def halo(self) -> Mapping[int, int]:
         return {grid_of(self.band): 2}
-
-    def fit(self, cube: Cube) -> Bicubic:
-        return self
 
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
         x, ratio = (b, 2) if grid_of(self.band) == 20 else (c, 6)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from xsen2.bands import GRIDS, A, B, C, grid_of
-from xsen2.cube import Cube
+from xsen2.bands import GRIDS, A, B, C, factor_of, grid_of
 from xsen2.engine.operators import correlate
-from xsen2.methods.protocol import Array
+from xsen2.methods.protocol import Array, Method
 
 __all__ = [
     "PAN",
@@ -22,7 +20,6 @@ __all__ = [
     "gaussian",
     "linear",
     "of_grid",
-    "ratio_of",
     "sharers",
     "smooth",
     "solve",
@@ -52,8 +49,8 @@ PAN: dict[str, tuple[str, ...]] = {
 (2018); for the 60 m bands, which pansharpening is not used for there, the nearest in wavelength."""
 
 
-class OneGrid:
-    """Members of the protocol that all methods have which make bands of one native grid."""
+class OneGrid(Method):
+    """What all methods share that make bands of one native grid."""
 
     bands: tuple[str, ...]
 
@@ -63,10 +60,7 @@ class OneGrid:
 
     @property
     def _ratio(self) -> int:
-        return ratio_of(self.bands[0])
-
-    def fit(self, cube: Cube) -> Self:
-        return self
+        return factor_of(self.bands[0])
 
 
 def of_grid(bands: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -137,13 +131,8 @@ def solve(normal: Floats, right: Floats) -> Floats:
     return np.asarray((out.T / size).T)
 
 
-def ratio_of(band: str) -> int:
-    """How many 10 m pixels a pixel of the band is wide."""
-    return grid_of(band) // 10
-
-
 class Sharpening(OneGrid):
-    """Members of the protocol, for methods that make bands of one native grid with the help of pans."""
+    """What methods share that make bands of one native grid with the help of pans."""
 
     @property
     def needs(self) -> tuple[str, ...]:

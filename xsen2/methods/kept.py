@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import C, grid_of
-from xsen2.cube import Cube
 from xsen2.methods.common import smooth
-from xsen2.methods.protocol import Array, Mask, Method, Statistical
+from xsen2.methods.protocol import Array, Mask, Method
 
-__all__ = ["Kept", "KeptStatistical", "bounded", "kept"]
+__all__ = ["Kept", "bounded", "kept"]
 
 _ZERO = np.float32(100)  # DN added before anything is so many times as bright: reflectances come near 0, or below
 _WIDER = np.float32(1.1)  # less costs accuracy on scenes as they are
@@ -22,11 +21,11 @@ _BRIGHTER = np.float32(1.5)  # than anything that any band shows there
 
 def kept(methods: Iterable[Method]) -> list[Method]:
     """The methods, with results that are `bounded`."""
-    return [KeptStatistical(one) if isinstance(one, Statistical) else Kept(one) for one in methods]
+    return [Kept(one) for one in methods]
 
 
 @dataclass(frozen=True)
-class Kept:
+class Kept(Method):
     """A method that makes bands of one native grid, and whose results are `bounded`.
 
     What a method is in its own file is what its paper says, exact where its model holds. This is what its name stands
@@ -58,24 +57,7 @@ class Kept:
 
     @property
     def lattice(self) -> int:
-        return getattr(self.method, "lattice", 1)
-
-    def fit(self, cube: Cube) -> Kept:
-        return type(self)(self.method.fit(cube))
-
-    def __call__(self, a: Array, b: Array, c: Array) -> Array:
-        made = self.method(a, b, c)
-        grid = grid_of(self.produces[0])
-        own = [band for band in self.needs if grid_of(band) == grid]
-        y = (c if self.produces[0] in C else b)[[own.index(band) for band in self.produces]]
-        return bounded(made, y, a)
-
-
-@dataclass(frozen=True)
-class KeptStatistical(Kept):
-    """The same of a method that learns from the whole image."""
-
-    method: Statistical
+        return self.method.lattice
 
     @property
     def rounds(self) -> int:
@@ -88,8 +70,15 @@ class KeptStatistical(Kept):
     def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> npt.NDArray[np.float64]:
         return self.method.gather(a, b, c, valid, own)
 
-    def learn(self, sums: npt.NDArray[np.float64]) -> KeptStatistical:
-        return KeptStatistical(self.method.learn(sums))
+    def learn(self, sums: npt.NDArray[np.float64]) -> Kept:
+        return Kept(self.method.learn(sums))
+
+    def __call__(self, a: Array, b: Array, c: Array) -> Array:
+        made = self.method(a, b, c)
+        grid = grid_of(self.produces[0])
+        own = [band for band in self.needs if grid_of(band) == grid]
+        y = (c if self.produces[0] in C else b)[[own.index(band) for band in self.produces]]
+        return bounded(made, y, a)
 
 
 def bounded(out: Array, y: Array, a: Array) -> Array:

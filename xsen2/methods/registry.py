@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from xsen2.bands import B, C, grid_of
 from xsen2.errors import BandError, MethodError, WeightsError
 from xsen2.methods import atprk, bdsd, glp_hpm, pracs, regression, resr, sen2res, supreme
 from xsen2.methods.bicubic import Bicubic
 from xsen2.methods.kept import kept
-from xsen2.methods.protocol import Method, finest_halo
+from xsen2.methods.protocol import Method, Request, adopt, finest_halo
 from xsen2.networks import local
 from xsen2.networks.cards import DEFAULT, Card, cards, network_methods
 
@@ -25,19 +26,16 @@ __all__ = ["Method", "finest_halo", "installed", "methods", "resolve"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One name: what it is, where it comes from, and how to make it for some bands."""
+    """One name: what it is, where it comes from, and how to make it."""
 
     kind: str
     licence: str
     source: str
-    make: Callable[[tuple[str, ...], str, str, str], Sequence[Method]]  # bands, device, dtype, operator
+    make: Callable[[Request], Sequence[Method]]
 
 
-def _classical(source: str, make: Callable[[tuple[str, ...], str], Sequence[Any]]) -> Entry:
-    def made(bands: tuple[str, ...], device: str, dtype: str, operator: str) -> Sequence[Method]:
-        return kept(make(bands, operator))
-
-    return Entry("classical", "Apache-2.0", source, made)
+def _classical(source: str, make: Callable[[tuple[str, ...], str], Sequence[Method]]) -> Entry:
+    return Entry("classical", "Apache-2.0", source, lambda request: kept(make(request.bands, request.operator)))
 
 
 CLASSICAL: dict[str, Entry] = {
@@ -45,7 +43,7 @@ CLASSICAL: dict[str, Entry] = {
         "classical",
         "Apache-2.0",
         "Keys 1981, a = -0.5, half-pixel centres, symmetric edges",
-        lambda bands, device, dtype, operator: [Bicubic(b) for b in bands],
+        lambda request: [Bicubic(band) for band in request.bands],
     ),
     "regression": _classical("least squares on the degraded 10 m bands, residual interpolated", regression.make),
     "atprk": _classical("Wang, Shi, Li, Atkinson 2016: area-to-point regression kriging", atprk.make),
@@ -61,6 +59,10 @@ CLASSICAL: dict[str, Entry] = {
 """Methods without weights. A new one adds its file to this folder and its line here."""
 
 
+GROUP = "xsen2.methods"
+"""Entry points under which other packages offer methods."""
+
+
 def _built_in() -> dict[str, Entry]:
     networks = {name: _network(found) for name, found in cards().items()}
     return {"default": networks[DEFAULT], **networks, **CLASSICAL}
@@ -72,9 +74,9 @@ def installed() -> tuple[dict[str, tuple[Card, ...]], list[local.Broken]]:
 
 
 def _network(found: Sequence[Card], broken: Sequence[local.Broken] = ()) -> Entry:
-    def make(bands: tuple[str, ...], device: str, dtype: str, operator: str) -> Sequence[Method]:
-        made = network_methods(found, bands, device, dtype)
-        if broken and not set(bands) <= {b for m in made for b in m.produces}:
+    def make(request: Request) -> Sequence[Method]:
+        made = network_methods(found, request.bands, request.device, request.dtype)
+        if broken and not set(request.bands) <= {b for m in made for b in m.produces}:
             raise broken[0].error
         return made
 
@@ -88,13 +90,41 @@ def _own() -> tuple[dict[str, Entry], list[local.Broken]]:
     return {name: _network(group, [b for b in broken if b.network == name]) for name, group in found.items()}, broken
 
 
+def _offered() -> dict[str, Entry]:
+    """What other packages offer: nothing of theirs is imported before its name is asked for."""
+    out: dict[str, Entry] = {}
+    for point in entry_points(group=GROUP):
+        package = "?" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+        known = {} if point.dist is None else point.dist.metadata.json
+        licence = str(known.get("license_expression") or known.get("license") or "unknown").splitlines()[0][:60]
+        out.setdefault(point.name, Entry("package", licence, package, _from(point)))
+    return out
+
+
+def _from(point: EntryPoint) -> Callable[[Request], Sequence[Method]]:
+    def make(request: Request) -> Sequence[Method]:
+        try:
+            found = point.load()
+        except Exception as error:  # other people's code: whatever it raises, the name says whose it is
+            raise MethodError(f"method {point.name!r} ({point.value}) cannot be imported: {error!r}") from error
+        if isinstance(found, type) and issubclass(found, Method):
+            found = found()
+        elif not isinstance(found, Method):
+            found = found(request)
+        return [adopt(one) for one in (found if isinstance(found, list | tuple) else [found])]
+
+    return make
+
+
 def methods() -> pd.DataFrame:
-    """The names that ``method=`` takes: those of the package, and of weights in the user's own folder.
+    """The names that ``method=`` takes.
+
+    Those of the package, of weights in the user's own folder, and of other packages that are installed.
 
     Returns
     -------
     pandas.DataFrame
-        Indexed by name: kind (network or classical), licence, source.
+        Indexed by name: kind (network, classical or package), licence, source.
 
     See Also
     --------
@@ -108,7 +138,7 @@ def methods() -> pd.DataFrame:
     """
     import pandas as pd
 
-    entries = {**_built_in(), **_own()[0]}
+    entries = {**_offered(), **_own()[0], **_built_in()}
     rows = {name: {"kind": e.kind, "licence": e.licence, "source": e.source} for name, e in entries.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
@@ -119,6 +149,8 @@ def resolve(
     device: str = "auto",
     dtype: str = "auto",
     operator: str = "mtf",
+    gsd: float | None = None,
+    frames: int | None = None,
 ) -> list[Method]:
     """The methods that together make `bands`.
 
@@ -128,43 +160,51 @@ def resolve(
         A name of `methods`; the path of weights, as `xsen2.networks.local.at` takes them; or an object
         that follows the protocol. A name stands for what it means even where a folder has the same name.
     bands : sequence of str
-        Canonical names of 20 m and 60 m bands.
+        Canonical names.
     device, dtype
         For networks, as `xsen2.superresolve.superresolve` takes them.
     operator : str
         How the bands came about, for methods that model it, likewise.
+    gsd, frames
+        What is asked of the method, likewise; None takes what the method does.
 
     Raises
     ------
     MethodError
-        If the name is unknown, or the object does not follow the protocol.
+        If the name is unknown, the object does not follow the protocol, or it makes other pixels than `gsd` or of
+        other dates than `frames`.
     WeightsError
         If the weights that are named or pointed at are missing or broken.
     BandError
         If the method makes none of a band.
     """
     if isinstance(method, (str, os.PathLike)):
+        name = os.fspath(method)
         make = _find(method).make
-        found = list(make(tuple(bands), device, dtype, operator))
-        made = {b for m in found for b in m.produces}
-        able = made if set(bands) <= made else {b for m in make((*B, *C), device, dtype, operator) for b in m.produces}
-    elif isinstance(method, type):
-        raise MethodError(f"method={method.__name__} is a class: pass an object, as method={method.__name__}(…)")
-    elif isinstance(method, Method):
-        found, able = [method], set(method.produces)
+        request = Request(tuple(bands), device, dtype, operator, gsd, frames)
+        found = [adopt(one) for one in make(request)]
+        able = {b for one in found for b in one.produces}
+        if not set(bands) <= able:
+            able |= {b for one in make(replace(request, bands=(*B, *C))) for b in one.produces}
     else:
-        raise MethodError(
-            f"method={method!r} is neither a name of xsen2.methods() nor a path of weights, nor follows "
-            "xsen2.methods.protocol.Method"
-        )
+        found = [adopt(method)]
+        name, able = found[0].name, set(found[0].produces)
     missing = [b for b in bands if b not in able]
     if missing:
         grids = ", ".join(f"{b} ({grid_of(b)} m)" for b in missing)
-        name = method.name if isinstance(method, Method) else os.fspath(method)
         raise BandError(
             f"method {name!r} does not make {grids}: it makes {', '.join(sorted(able))}; ask for those alone, with "
             "bands=[…]"
         )
+    for one in found:
+        if gsd is not None and abs(one.gsd - gsd) > 1e-9:
+            raise MethodError(f"method {name!r} makes {one.gsd:g} m pixels, not {gsd:g} m: use gsd={one.gsd:g}")
+        if frames is not None and one.frames != frames:
+            raise MethodError(
+                f"method {name!r} makes one date of {one.frames or 'all'}, not of {frames}: use frames={one.frames}"
+            )
+    if len({one.gsd for one in found}) > 1:
+        raise MethodError(f"method {name!r} makes pixels of several sizes: ask for bands of one, with bands=[…]")
     return found
 
 
@@ -178,6 +218,9 @@ def _find(method: str | os.PathLike[str]) -> Entry:
     own, broken = _own()
     if method in own:
         return own[method]
+    offered = _offered()
+    if method in offered:
+        return offered[method]
     for network, _, error in broken:
         if network == method:
             raise error
@@ -185,8 +228,8 @@ def _find(method: str | os.PathLike[str]) -> Entry:
         raise WeightsError(f"there are no weights of {method!r} in {local.folder()}: {local.UNSHIPPED[method]}")
     if local.is_path(method):
         return _network(local.at(method))
-    near = difflib.get_close_matches(method, [*entries, *own, *local.UNSHIPPED], n=1)
+    near = difflib.get_close_matches(method, [*entries, *own, *offered, *local.UNSHIPPED], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise MethodError(
-        f"unknown method {method!r}: use one of {', '.join([*entries, *own])}, or the path of weights{hint}"
+        f"unknown method {method!r}: use one of {', '.join([*entries, *own, *offered])}, or the path of weights{hint}"
     )

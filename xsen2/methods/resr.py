@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from xsen2.bands import GRIDS, A, B, C, grid_of
+from xsen2.bands import GRIDS, A, B, C, factor_of, grid_of
 from xsen2.engine.operators import correlate, taps
 from xsen2.methods.bicubic import upsample
-from xsen2.methods.common import UNIT, OneGrid, cells, linear, of_grid, ratio_of
+from xsen2.methods.common import UNIT, OneGrid, cells, linear, of_grid
 from xsen2.methods.protocol import Array, Mask
 
 __all__ = ["ResSR", "make"]
@@ -144,8 +144,8 @@ def closed_form(basis: Floats, shares: Floats) -> Floats:
 
 def _shares(needs: tuple[str, ...]) -> Floats:
     """Weight of each band: 0.99 at 10 m, the rest shared by the coarser grids as one over their ratios."""
-    rest = sum(1 / ratio for ratio in {ratio_of(band) for band in needs} - {1})
-    return np.array([_SHARE if band in A else (1 - _SHARE) / rest / ratio_of(band) for band in needs])
+    rest = sum(1 / ratio for ratio in {factor_of(band) for band in needs} - {1})
+    return np.array([_SHARE if band in A else (1 - _SHARE) / rest / factor_of(band) for band in needs])
 
 
 def _percentiles(counts: Floats) -> Floats:

@@ -11,11 +11,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from xsen2.bands import BANDS, A, B, C
+from xsen2.bands import BANDS, A, B, C, factor_of
 from xsen2.engine.halo import trim
 from xsen2.engine.operators import taps
 from xsen2.methods.bicubic import upsample
-from xsen2.methods.common import UNIT, OneGrid, cells, gaussian, of_grid, ratio_of, smooth
+from xsen2.methods.common import UNIT, OneGrid, cells, gaussian, of_grid, smooth
 from xsen2.methods.protocol import Array, Mask
 
 __all__ = ["Solver", "Supreme", "make", "make_matched", "sampling"]
@@ -356,7 +356,7 @@ class Supreme(OneGrid):
         """What blurs each band of `needs` as much as the most blurred one is; None for the latter."""
         spread = []
         for band in self.needs:
-            weights = _kernel(band, self.psf).weights if ratio_of(band) > 1 else np.ones(1)
+            weights = _kernel(band, self.psf).weights if factor_of(band) > 1 else np.ones(1)
             at = np.arange(len(weights))
             spread.append(float(weights @ (at - weights @ at) ** 2))
         lacking = [float(np.sqrt(max(spread) - s)) for s in spread]
@@ -433,7 +433,7 @@ class Supreme(OneGrid):
 
 
 def _kernel(band: str, psf: str) -> Kernel:
-    ratio = ratio_of(band)
+    ratio = factor_of(band)
     if psf != "published":
         return Kernel(*taps(band, ratio, psf), ratio)
     offsets = np.arange(12) - 5.5

@@ -14,9 +14,8 @@ from typing import Any
 
 from xsen2 import files
 from xsen2.bands import A, B, C
-from xsen2.cube import Cube
 from xsen2.errors import MethodError, WeightsError, printable
-from xsen2.methods.protocol import Array
+from xsen2.methods.protocol import Array, Method
 
 __all__ = ["ARCHITECTURES", "DEFAULT", "GAIN", "Card", "NetworkMethod", "cards", "grouped", "network_methods"]
 
@@ -213,7 +212,7 @@ def grouped(found: Iterable[Card]) -> dict[str, tuple[Card, ...]]:
 
 
 @dataclass(frozen=True)
-class NetworkMethod:
+class NetworkMethod(Method):
     """A network as a method: a small recipe that travels in a graph; workers load the weights once.
 
     See `xsen2.methods.protocol.Method` for the meaning of the properties.
@@ -240,8 +239,9 @@ class NetworkMethod:
     def halo(self) -> Mapping[int, int]:
         return {10 * self.card.ratio: self.card.halo}
 
-    def fit(self, cube: Cube) -> NetworkMethod:
-        return self
+    @property
+    def version(self) -> str:
+        return f"{self.card.name} ({self.card.sha256[:16]})"
 
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
         from xsen2.networks.inference import infer
