@@ -9,6 +9,7 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,24 @@ from xsen2.bands import A, B, C
 from xsen2.errors import MethodError, WeightsError, printable
 from xsen2.methods.protocol import Array, Method
 
-__all__ = ["ARCHITECTURES", "DEFAULT", "GAIN", "Card", "NetworkMethod", "cards", "grouped", "network_methods"]
+__all__ = [
+    "ARCHITECTURES",
+    "DEFAULT",
+    "GAIN",
+    "GROUP",
+    "Card",
+    "NetworkMethod",
+    "architectures",
+    "cards",
+    "grouped",
+    "network_methods",
+]
 
 ARCHITECTURES = frozenset({"dsen2.DSen2", "twogrid.TwoGrid"})
 """The classes of `xsen2.networks` that a card may name. A new one adds its line here."""
+
+GROUP = "xsen2.networks"
+"""Entry points under which other packages offer classes of networks; built-in names win."""
 
 DEFAULT = "twogrid"
 GAIN = 2000.0
@@ -106,8 +121,8 @@ class Card:
         for key in ("name", "network"):
             if not re.fullmatch(r"\w[\w.+-]{,99}", value := getattr(self, key)):
                 return f"{key} {reprlib.repr(value)} is too long, or has other signs than letters, digits and _ . + -"
-        if self.architecture not in ARCHITECTURES:
-            known = ", ".join(sorted(ARCHITECTURES))
+        if self.architecture not in (allowed := architectures()):
+            known = ", ".join(sorted(allowed))
             return f"architecture {reprlib.repr(self.architecture)} is none that this version of xsen2 has ({known})"
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             return f"sha256 is {reprlib.repr(self.sha256)}, not 64 hexadecimal digits"
@@ -198,6 +213,14 @@ def _plain(value: object) -> bool:
 
 
 @cache
+def architectures() -> frozenset[str]:
+    """What `Card.architecture` may name: the package's own networks, and those that installed packages offer.
+
+    A card is data from outside: it can name nothing else, so that none of it leads to an import that nobody asked for.
+    """
+    return ARCHITECTURES | {point.name for point in entry_points(group=GROUP)}
+
+
 def cards() -> dict[str, tuple[Card, ...]]:
     """Shipped weights by the name that ``method=`` takes."""
     return grouped(Card.read(path) for path in sorted(WEIGHTS.glob("*.json")))

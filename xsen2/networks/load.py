@@ -8,6 +8,7 @@ import math
 import typing
 import zipfile
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 
 from xsen2 import files
 from xsen2.errors import WeightsError, printable
-from xsen2.networks.cards import ARCHITECTURES, Card
+from xsen2.networks.cards import ARCHITECTURES, GROUP, Card, architectures
 from xsen2.networks.local import at
 
 __all__ = ["build", "checkpoint", "halo_of", "infinite", "misfit", "network", "start", "tensors", "verified"]
@@ -40,12 +41,19 @@ def build(architecture: str, ratio: int, arguments: Mapping[str, Any]) -> nn.Mod
     WeightsError
         If there is no such architecture, or it takes no such arguments.
     """
-    if architecture not in ARCHITECTURES:  # never any other thing that a module happens to hold
+    if architecture not in architectures():  # never any other thing that a module happens to hold
         raise WeightsError(
-            f"{architecture!r} is no architecture of xsen2: use one of {', '.join(sorted(ARCHITECTURES))}"
+            f"{architecture!r} is no architecture of xsen2: use one of {', '.join(sorted(architectures()))}"
         )
-    module, _, name = architecture.rpartition(".")
-    kind = getattr(importlib.import_module(f"xsen2.networks.{module}"), name)
+    if architecture in ARCHITECTURES:
+        module, _, name = architecture.rpartition(".")
+        kind = getattr(importlib.import_module(f"xsen2.networks.{module}"), name)
+    else:
+        (point, *_) = entry_points(group=GROUP, name=architecture)
+        try:
+            kind = point.load()
+        except Exception as error:  # other people's code: whatever it raises, the name says whose it is
+            raise WeightsError(f"{architecture!r} ({point.value}) cannot be imported: {error!r}") from error
     takes = typing.get_type_hints(kind.__init__)
     for key, value in arguments.items():
         if key not in takes:
