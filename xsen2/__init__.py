@@ -4,8 +4,6 @@ Importing this registers the accessors ``.dsen2`` and ``.degrade``; it imports n
 STAC library.
 """
 
-__version__ = "0.1.0"
-
 from xsen2 import accessors as _accessors  # noqa: F401
 from xsen2.cube import canonicalise, native
 from xsen2.errors import (
@@ -31,6 +29,7 @@ from xsen2.sources.safe import open_safe
 from xsen2.sources.sample import sample
 from xsen2.sources.stac import EARTH_SEARCH, PLANETARY_COMPUTER, ReadWarning, load, skipped
 from xsen2.superresolve import context_of
+from xsen2.version import __version__
 
 __all__ = [
     "EARTH_SEARCH",
@@ -49,6 +48,7 @@ __all__ = [
     "TimeError",
     "WeightsError",
     "Xsen2Error",
+    "__version__",
     "benchmark",
     "canonicalise",
     "context_of",

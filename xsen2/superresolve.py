@@ -25,6 +25,7 @@ from xsen2.masks import Hidden, Mask, hide, read
 from xsen2.methods.protocol import Method, adopt, zoom_of
 from xsen2.methods.registry import resolve
 from xsen2.radiometry import STORED, Scale, finite, scales_of, to_nan
+from xsen2.version import __version__
 
 __all__ = ["context_of", "superresolve"]
 
@@ -98,8 +99,6 @@ def assemble(
             data = da.map_blocks(finite, data, dtype=data.dtype, meta=data._meta)
         variables[name] = xr.DataArray(data, own, dims, attrs=without_place(extra.attrs))
         variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in STORED}
-    from xsen2 import __version__  # not importable yet while this module is being imported
-
     ds = xr.Dataset(variables, attrs={**carried(cube.attrs), **attrs, "xsen2_version": __version__})
     if cube.crs is not None:
         ds = write_crs(ds, cube.crs)

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from xsen2 import __version__
 from xsen2.cli.evaluate import evaluate
 from xsen2.cli.options import UserPath
 from xsen2.cli.run import Bbox, bar, bbox_option, method_option, quiet_option, run
 from xsen2.cli.train import train
 from xsen2.cli.weights import weights
 from xsen2.errors import Xsen2Error, printable
+from xsen2.version import __version__
 
 __all__ = ["main"]
 

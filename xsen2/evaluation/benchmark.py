@@ -33,6 +33,7 @@ from xsen2.evaluation.plots import richest
 from xsen2.methods.protocol import Method
 from xsen2.methods.registry import resolve
 from xsen2.paths import local
+from xsen2.version import __version__
 
 __all__ = [
     "JUDGED",
@@ -378,8 +379,6 @@ class KeepingJudge(Judge):
 
 def identity(method: str | Method, bands: tuple[str, ...], operator: str) -> list[str]:
     """What a method's results depend on besides its input: the version, its parameters or weights, and the code."""
-    from xsen2 import __version__
-
     found = makes(method, bands, operator)
     code = {type(one).__module__ for one in found} | {"xsen2.evaluation.evaluate", "xsen2.evaluation.noreference"}
     return [__version__, *(f"{one.name} {tokenize(one)}" for one in found), _code(frozenset(code))]

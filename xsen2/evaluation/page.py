@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from xsen2.errors import printable
+from xsen2.version import __version__
 
 __all__ = ["Heading", "Part", "Picture", "Table", "as_html", "as_markdown", "literal", "versions"]
 
@@ -144,8 +145,6 @@ def _paragraph(text: str) -> str:
 
 def versions(packages: Sequence[str]) -> str:
     """A line that says which versions run: of Python, xsen2 and `packages`."""
-    from xsen2 import __version__
-
     return f"Versions: Python {sys.version.split()[0]}, xsen2 {__version__}" + "".join(
         f", {package} {_version(package)}" for package in packages
     )

@@ -18,6 +18,7 @@ from xsen2.errors import CRSError, GridError, StoreError, TimeError
 from xsen2.grid import Axes, axes_of, crs_of, spacing
 from xsen2.radiometry import NODATA_ATTRS, UNPACKED, Values, nodata_of, pack
 from xsen2.sinks.resume import RUN
+from xsen2.version import __version__
 
 __all__ = ["Layer", "Place", "dates_of", "layer_of", "tags_of"]
 
@@ -36,8 +37,6 @@ def tags_of(ds: xr.Dataset, dim: Hashable | None, number: int) -> dict[str, str]
     number : int
         Of the date.
     """
-    from xsen2 import __version__  # not importable yet while this module is being imported
-
     said = {str(k): text(v) for k, v in ds.attrs.items() if v is not None and k != RUN}  # that of a store it is from
     tags = {"xsen2_version": __version__} | said
     for name, coordinate in ds.coords.items():
