@@ -1,6 +1,7 @@
 # Each target sets up all it needs in $(VENV), with a Python of 3.11 or later, pip and make.
 #   make demo     run the main job on the built-in sample, into demo-out/
-#   make test     the whole suite, on all cores; ARGS="-k halo -x -n0" passes arguments on to pytest
+#   make test     all tests but the slow ones, on all cores; ARGS="-k halo -x -n0" passes arguments on to pytest
+#   make test-slow   the slow ones
 #   make lint     style;  make types  type checks;  make format  put the style right
 #   make bench    every benchmark script
 #   make clean    remove the environment and what the targets wrote
@@ -15,13 +16,18 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
 endif
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint types format bench clean
+.PHONY: demo test test-slow lint types format bench clean
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/xsen2 demo --out demo-out
 
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
 test: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.stamp-test
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,8 +20,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 # A developer's own weights are no part of the suite.
 os.environ["XSEN2_WEIGHTS"] = tempfile.mkdtemp(prefix="xsen2-weights-")
 
-import scenes
-import stac_api
+# Each process of the suite has one core: threads of BLAS and torch would only fight with those of the others. What is
+# about threads sets its own number. To be said before numpy and torch come in, and for subprocesses too.
+for _library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ[f"{_library}_NUM_THREADS"] = "1"
+
+import scenes  # noqa: E402
+import stac_api  # noqa: E402
 
 # Examples compute through dask and torch: the first of each kind is slow, and machines differ.
 settings.register_profile("xsen2", deadline=None, max_examples=30, print_blob=True, derandomize=True)
@@ -49,6 +55,29 @@ def thin_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xsen2.engine.halo.DEARER", math.inf)
         yield
+
+
+@pytest.fixture(scope="session")
+def _tiny_cards(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    import tiny  # not for tests that do without torch
+
+    return tiny.small(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tiny_networks(_tiny_cards: Any) -> Iterator[None]:
+    """The names of the package's networks stand for small ones of the same architectures: see `tiny`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xsen2.methods.registry.cards", lambda: _tiny_cards)
+        yield
+
+
+@pytest.fixture
+def real_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's own networks after all, in a module of `tiny_networks`."""
+    from xsen2.networks.cards import cards
+
+    monkeypatch.setattr("xsen2.methods.registry.cards", cards)
 
 
 @pytest.fixture(scope="session")

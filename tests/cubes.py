@@ -10,6 +10,7 @@ import dask
 import dask.array
 import numpy as np
 import xarray as xr
+from hypothesis import settings
 
 from xsen2.bands import GRIDS
 
@@ -55,6 +56,11 @@ def make_cube(
         sizes = chunks if isinstance(chunks, Mapping) else {g: max(1, chunks * 10 // g) for g in grids}
         ds = ds.chunk({d: sizes[g] for g in grids for d in dims[g]} | ({"time": 1} if dates else {}))
     return ds
+
+
+def examples(count: int) -> settings:
+    """So many examples for a property; under HYPOTHESIS_PROFILE=search as many times more as of all others."""
+    return settings(max_examples=round(count * max(1, settings.default.max_examples / 30)))
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import pytest
 import shapely
 import shapely.geometry as sg
 import xarray as xr
-from cubes import DIMS
-from hypothesis import given, settings
+from cubes import DIMS, examples
+from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Transformer
 from shapely.affinity import translate
@@ -86,21 +86,21 @@ zones = st.sampled_from([(32601, 1), (32660, 1), (32701, -1), (32760, -1)])
 places = st.tuples(*[st.integers(3, 60 * CELLS - 3)] * 2)
 
 
-@settings(max_examples=12)
+@examples(6)
 @given(zone=zones, lat=st.floats(0.5, 83.5), points=st.lists(places, min_size=3, max_size=7, unique=True))
 def test_polygons(zone: tuple[int, int], lat: float, points: list[tuple[int, int]]) -> None:
     epsg, side = zone
     check(epsg, lat * side, sg.MultiPoint(points).convex_hull.buffer(17.3, 2), hole=True)
 
 
-@settings(max_examples=12)
+@examples(6)
 @given(zone=zones, lat=st.floats(0.5, 83.5), points=st.lists(places, min_size=2, max_size=4, unique=True))
 def test_lines(zone: tuple[int, int], lat: float, points: list[tuple[int, int]]) -> None:
     epsg, side = zone
     check(epsg, lat * side, sg.LineString(points), masks=False)  # where a line is cut, other pixels may be drawn
 
 
-@settings(max_examples=12)
+@examples(6)
 @given(zone=zones, lat=st.floats(0.5, 83.5), points=st.lists(places, min_size=1, max_size=6, unique=True))
 def test_points(zone: tuple[int, int], lat: float, points: list[tuple[int, int]]) -> None:
     epsg, side = zone

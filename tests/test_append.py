@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,9 @@ import rioxarray  # noqa: F401
 import xarray as xr
 import zarr
 import zarr_writer
-from cubes import make_cube, no_compute
+from cubes import examples, make_cube, no_compute
 from fsspec import filesystem
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import xsen2
@@ -84,13 +85,14 @@ def test_series_has_the_bytes_of_one_write(tmp_path: Path, steps: list[int], mon
     assert back["time"].dtype == ds["time"].dtype
 
 
-def test_a_hundred_appends(tmp_path: Path) -> None:
-    ds = flat(100, rows=1, columns=1)[["B02"]].assign_coords(source=("time", [f"item {n}" for n in range(100)]))
+@pytest.mark.parametrize("dates", [12, pytest.param(100, marks=pytest.mark.slow)])
+def test_many_appends(tmp_path: Path, dates: int) -> None:
+    ds = flat(dates, rows=1, columns=1)[["B02"]].assign_coords(source=("time", [f"item {n}" for n in range(dates)]))
     to_zarr(ds, tmp_path / "whole.zarr", progress=False)
-    grow(ds, tmp_path / "grown.zarr", [1] * 100)
+    grow(ds, tmp_path / "grown.zarr", [1] * dates)
     assert contents(tmp_path / "grown.zarr") == contents(tmp_path / "whole.zarr")
     with no_compute():
-        grow(ds, tmp_path / "grown.zarr", [1] * 100)  # the loop again: every date is known
+        grow(ds, tmp_path / "grown.zarr", [1] * dates)  # the loop again: every date is known
     assert contents(tmp_path / "grown.zarr") == contents(tmp_path / "whole.zarr")
 
 
@@ -365,8 +367,8 @@ UNITS = [
 moments = st.integers(0, 2**61).map(lambda n: np.datetime64(n, "ns"))
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(moments, min_size=2, max_size=5, unique=True), st.sampled_from([None, *UNITS]), st.booleans())
+@examples(8)
+@given(st.lists(moments, min_size=2, max_size=4, unique=True), st.sampled_from([None, *UNITS]), st.booleans())
 def test_any_date_fits(times: list[np.datetime64], said: Any, cached: bool) -> None:
     """Whatever xarray would have guessed from the first dates, or has guessed in a store that they were read from."""
     import tempfile
@@ -514,15 +516,17 @@ def is_old_or_new(store: Path, ds: xr.Dataset, held: int) -> int:
     return int(seen.sizes["time"])
 
 
-@pytest.mark.slow
-def test_killed_at_every_file_operation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_file_operations(tmp_path: Path, every: int) -> None:
+    """At every one of them, or at every seventh."""
     ds = append_writer.cube()
     to_zarr(ds, tmp_path / "whole.zarr", progress=False)
     want = contents(tmp_path / "whole.zarr")
+    to_zarr(ds.isel(time=[0]), tmp_path / "first.zarr", progress=False)
     seen = []
-    for stop in range(1, 1000):
+    for stop in range(1, 1000, every):
         store = tmp_path / f"{stop}.zarr"
-        to_zarr(ds.isel(time=[0]), store, progress=False)
+        shutil.copytree(tmp_path / "first.zarr", store)
         process = zarr_writer.begin(append_writer.append, str(store), stop)
         process.join(60)
         assert process.exitcode in (0, append_writer.KILLED)

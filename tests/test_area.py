@@ -12,8 +12,8 @@ import pytest
 import shapely
 import shapely.geometry as sg
 import xarray as xr
-from cubes import ORIGIN, change, make_cube, no_compute
-from hypothesis import given, settings
+from cubes import ORIGIN, change, examples, make_cube, no_compute
+from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Transformer
 from safe_product import OLD_L2A, counted_reads, product
@@ -28,7 +28,7 @@ from xsen2.geometry import padded
 from xsen2.sources.open import Wanted, open_source
 from xsen2.superresolve import context_of
 
-pytestmark = pytest.mark.usefixtures("thin_blocks")
+pytestmark = pytest.mark.usefixtures("thin_blocks", "tiny_networks")
 
 WEST, NORTH = ORIGIN
 UTM = "EPSG:32631"
@@ -65,7 +65,7 @@ WHOLE = {m: NODATA.dsen2.superresolve(["B05", "B8A", "B01"], m) for m in ("bicub
 
 
 @pytest.mark.parametrize("method", WHOLE)
-@settings(max_examples=12)
+@examples(6)
 @given(data=st.data(), chunks=st.sampled_from([12, 17, 30, 200]))
 def test_any_area_is_a_part_of_the_whole(method: str, data: st.DataObject, chunks: int) -> None:
     ds = NODATA.chunk({"y": chunks, "x": chunks})

@@ -172,7 +172,7 @@ def lonlat(ring: np.ndarray) -> np.ndarray:
     return np.column_stack(Transformer.from_crs(UTM, 4326, always_xy=True).transform(*ring.T))
 
 
-@pytest.mark.parametrize("n", [1_000, 100_000])
+@pytest.mark.parametrize("n", [1_000, 20_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_many_vertices_work_in_bounded_memory(n: int) -> None:
     """A coastline: the pixels of the same shape drawn at once."""
     ds = make_cube(9, 8, chunks=18)
@@ -222,13 +222,17 @@ def read_parts(area: Any) -> Any:
     return geometry.read(area).parts
 
 
-def test_more_vertices_than_may_be() -> None:
+@pytest.mark.parametrize("most", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_more_vertices_than_may_be(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if most != geometry.MOST_VERTICES:
+        assert geometry.MOST_VERTICES == 1_000_000
+        monkeypatch.setattr(geometry, "MOST_VERTICES", most)
     for area in (
-        shapely.Polygon(star(1_100_000)),
-        {"type": "MultiPoint", "coordinates": [[4.2, 45.1]] * 1_100_000},
-        {"type": "MultiPolygon", "coordinates": [[square()]] * 250_000},
+        shapely.Polygon(star(most + most // 10)),
+        {"type": "MultiPoint", "coordinates": [[4.2, 45.1]] * (most + most // 10)},
+        {"type": "MultiPolygon", "coordinates": [[square()]] * (most // 4)},
     ):
-        with pytest.raises(SourceError, match="over 1000000 vertices, which is the most: simplify it"):
+        with pytest.raises(SourceError, match=f"over {most} vertices, which is the most: simplify it"):
             geometry.read(area)
 
 

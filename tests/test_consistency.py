@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cubes import change, make_cube, no_compute
-from hypothesis import given, settings
+from cubes import change, examples, make_cube, no_compute
+from hypothesis import given
 from hypothesis import strategies as st
 
-import xsen2
 from xsen2.bands import BANDS, GRIDS, A, B, C, grid_of
 from xsen2.engine.consistency import EXCESS, Projection, project, spreader
 from xsen2.engine.operators import OPERATORS, correlate, degrade_array, taps
@@ -16,12 +15,10 @@ from xsen2.errors import MethodError
 from xsen2.methods.bicubic import upsample
 from xsen2.training.scenes import read_scenes
 
-pytestmark = pytest.mark.usefixtures("thin_blocks")
+pytestmark = pytest.mark.usefixtures("thin_blocks", "tiny_networks")
 
-METHODS = ["default", "bicubic", "regression", "supreme", "twogrid"]
-"""One that looks at its own band alone, one with statistics of the image, one that works tile by tile, networks."""
-KINDS = xsen2.methods()["kind"]
-EXAMPLES = {"network": 2, "classical": 8}
+METHODS = ["bicubic", "regression", "supreme", "twogrid"]
+"""One that looks at its own band alone, one with statistics of the image, one that works tile by tile, a network."""
 
 for_every_method = pytest.mark.parametrize("method", METHODS)
 for_every_operator = pytest.mark.parametrize("operator", OPERATORS)
@@ -80,7 +77,7 @@ def rms(x):
 def test_degraded_the_result_is_what_was_measured(method):
     """Promise 5."""
 
-    @settings(max_examples=2 if method == "supreme" else EXAMPLES[KINDS[method]])
+    @examples(2 if method == "supreme" else 4)
     @given(
         operator=st.sampled_from(OPERATORS),
         rows=st.integers(1, 5),
@@ -103,7 +100,7 @@ def test_degraded_the_result_is_what_was_measured(method):
 
 
 @for_every_operator
-@settings(max_examples=12)
+@examples(6)
 @given(
     rows=st.integers(1, 6),
     columns=st.integers(1, 6),
@@ -129,7 +126,7 @@ def test_chunks_leave_no_seam(operator, rows, columns, chunks, seed, holes):
         assert max(map(rms, residual(cut, ds, operator).values())) < 0.01
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "default"])
+@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow) if m == "supreme" else m for m in METHODS])
 def test_chunks_leave_no_seam_for_every_method(method):
     ds = make_cube(4, 4, seed=3)
     whole = superresolve(ds, method).compute()
@@ -144,7 +141,7 @@ def test_nothing_is_computed(method):
         superresolve(make_cube(6, 6, dates=2, chunks=12), method)
 
 
-@settings(max_examples=10)
+@examples(5)
 @given(
     band=st.sampled_from(list(BANDS)),
     where=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
@@ -316,7 +313,7 @@ def scene(seed, band, operator):
     return truth, degrade_array(truth, *taps(band, scale, operator), scale), rng
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(seed=st.integers(0, 9999), band=st.sampled_from([*B, *C]), operator=st.sampled_from(OPERATORS))
 def test_the_error_is_never_larger_than_before(seed, band, operator):
     """Up to what `EXCESS` allows along each axis; and what is consistent already stays as it is."""
@@ -329,7 +326,7 @@ def test_the_error_is_never_larger_than_before(seed, band, operator):
     np.testing.assert_allclose(project(truth, y, valid, band, operator), truth, rtol=0, atol=0.01)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(seed=st.integers(0, 9999), band=st.sampled_from([*B, *C]), operator=st.sampled_from(OPERATORS))
 def test_nodata_pixels_count_for_nothing(seed, band, operator):
     truth, y, rng = scene(seed, band, operator)
@@ -358,7 +355,7 @@ def test_what_follows_the_bands_is_left_as_it_is(band):
     assert rms(degrade_array(done[0], *taps(band, scale, "mtf"), scale) - 1500) < 0.01
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     seed=st.integers(0, 9999),
     band=st.sampled_from([*B, *C]),
@@ -419,11 +416,11 @@ def test_real_scenes_with_scattered_nodata(shared, name, holes):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "default"])
+@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow) if m == "supreme" else m for m in METHODS])
 @pytest.mark.parametrize(
     "name", ["bigearthnet_patches/8", "terramind_433D_629L_3_1_L2A", "crop_coastalA", "brasilia_1"]
 )
-def test_real_scenes(shared, method, name):
+def test_real_scenes(shared, real_networks, method, name):
     """L2A patch of water; mountains in full contrast; L1C coast; a city that lines of nodata cross."""
     found = next(s for s in read_scenes(shared / "data" / "validation") if s.name == name)
     ds = found.cube().isel(y=slice(24, 114), x=slice(24, 114), y_20m=slice(12, 57), x_20m=slice(12, 57))

@@ -29,7 +29,9 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process whose threads nobody has limited."""
+    monkeypatch.setattr(devices, "_pinned", lambda: False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -81,7 +83,12 @@ SAID = (
 )
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("x"), MemoryError(), *map(RuntimeError, SAID)], ids=str)
+@pytest.mark.parametrize("said", SAID)
+def test_what_devices_say_without_memory_is_understood(said: str) -> None:
+    assert devices.out_of_memory(RuntimeError(said))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("x"), MemoryError(), RuntimeError(SAID[0])], ids=repr)
 def test_less_at_a_time_where_memory_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "PATCH", 72)
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 600 * 600)
@@ -166,7 +173,7 @@ def test_inputs_are_left_alone_even_if_they_may_not_be_written() -> None:
 
 
 def test_threads_change_no_bit(two_threads: None) -> None:
-    made = block(40)
+    made = block(20)
     for dtype in ("float32", "auto"):
         torch.set_num_threads(2)
         both = inference.infer(CARD, *made, device="cpu", dtype=dtype)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from cubes import DIMS, make_cube, no_compute
+from cubes import DIMS, examples, make_cube, no_compute
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -386,6 +386,7 @@ def test_native_in_both_hemispheres(epsg, chunk):
 
 
 @pytest.mark.parametrize("epsg", [32631, 32722])
+@examples(12)
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
 def test_native_when_cut_as_told(epsg, left, top, right, bottom):
     cube = make_cube(4, 5, epsg=epsg, dtype=np.uint16)

@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.skipif(
         bool(scenes.missing() or scenes.missing("fixtures")), reason="needs ../shared/data and ../shared/fixtures"
     ),
+    pytest.mark.usefixtures("tiny_networks"),
 ]
 
 CELLS = (7, 8)  # rows and columns of 60 m
@@ -79,7 +80,7 @@ def plain(scene: scenes.Scene) -> xr.Dataset:
 
 
 @pytest.fixture(scope="module")
-def crops() -> dict[bool, Crop]:
+def crops(tiny_networks: None) -> dict[bool, Crop]:
     made = {}
     for negative in (False, True):
         scene = crop(negative)
@@ -189,7 +190,7 @@ def test_every_form_gives_the_same_10_m_pixels(
     want, scene = crops[negative].sharp, crops[negative].scene
     for obj in form(scene, tmp_path):
         for method in METHODS:
-            found = obj.dsen2.superresolve(method=method)
+            found = obj.dsen2.superresolve(method=method).compute()
             unit = 10000 if isinstance(obj, xr.DataTree) else 1  # decoded by CF: reflectance
             names = {str(name).upper(): name for name in found.data_vars}
             assert set(BANDS) <= set(names)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from cubes import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safe_product import L1C_0301, L2A_0509, OFFSETS, OLD_L1C, OLD_L2A, assert_shows, needs_real, product, zipped
@@ -329,7 +330,7 @@ def test_broken_metadata_give_named_errors_only(name: str, tmp_path_factory: pyt
     home = made.write(tmp_path_factory.mktemp("fuzz"))
     seen = set()
 
-    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+    @settings(examples(20), suppress_health_check=list(HealthCheck))
     @given(data=st.data())
     def mangle(data: st.DataObject) -> None:
         path = data.draw(st.sampled_from([made.main, made.tile]))
@@ -354,7 +355,7 @@ def test_damaged_zips_give_named_errors_only(tmp_path: Path) -> None:
     whole = archive.read_bytes()
     directory = whole.index(b"PK\x01\x02")
 
-    @settings(max_examples=60)
+    @examples(20)
     @given(data=st.data())
     def damage(data: st.DataObject) -> None:
         changed = bytearray(whole)
@@ -374,7 +375,7 @@ def test_damaged_images_give_named_errors_only(tmp_path: Path) -> None:
     path = home / made.images["B04"]
     whole = path.read_bytes()
 
-    @settings(max_examples=60)
+    @examples(20)
     @given(data=st.data())
     def damage(data: st.DataObject) -> None:
         changed = bytearray(whole)

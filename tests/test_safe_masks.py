@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from cubes import no_compute
+from cubes import examples, no_compute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safe_product import (
@@ -199,7 +199,7 @@ def test_broken_polygons_give_named_errors_only(tmp_path: Path) -> None:
     home = written(made, text, tmp_path)
     seen = set()
 
-    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+    @settings(examples(30), suppress_health_check=list(HealthCheck))
     @given(data=st.data())
     def mangle(data: st.DataObject) -> None:
         start = data.draw(st.integers(0, len(text)))
