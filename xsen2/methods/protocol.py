@@ -132,4 +132,4 @@ def tile(method: Method) -> int:
     The halo holds a tile then; a `lattice` that is wider serves statistics alone.
     """
     lattice: int = getattr(method, "lattice", 0)
-    return lattice if lattice <= finest_halo(method) else 0
+    return lattice if 1 < lattice <= finest_halo(method) else 0

@@ -20,12 +20,14 @@ from xsen2.methods.protocol import Array
 
 __all__ = ["ARCHITECTURES", "DEFAULT", "GAIN", "Card", "NetworkMethod", "cards", "grouped", "network_methods"]
 
-ARCHITECTURES = frozenset({"dsen2.DSen2", "twogrid.TwoGrid"})
+ARCHITECTURES = frozenset({"blend.Blend", "dsen2.DSen2", "refined.Refined", "twogrid.TwoGrid"})
 """The classes of `xsen2.networks` that a card may name. A new one adds its line here."""
 
 DEFAULT = "twogrid"
 GAIN = 2000.0
 """Networks see DN / 2000, as the paper."""
+LATTICES = {"refined.Refined": 6, "blend.Blend": 6}
+"""Architecture → 10 m pixels that its blocks begin on multiples of; 1 for others."""
 WEIGHTS = Path(__file__).parent / "weights"
 
 REACH = 300
@@ -239,6 +241,11 @@ class NetworkMethod:
     @property
     def halo(self) -> Mapping[int, int]:
         return {10 * self.card.ratio: self.card.halo}
+
+    @property
+    def lattice(self) -> int:
+        """Networks whose statistics are of 60 m cells need blocks that begin with one."""
+        return LATTICES.get(self.card.architecture, 1)
 
     def fit(self, cube: Cube) -> NetworkMethod:
         return self
