@@ -26,7 +26,7 @@ from xsen2.training.scenes import Scene, read_scenes
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = list(cards())
-OPERATORS = ("mtf", "dsen2")
+OPERATORS = ("mtf", "product", "dsen2")
 KEPT = (0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the pixels, the surest first
 
 
@@ -118,13 +118,21 @@ def main() -> None:
         "data", type=Path, nargs="?", default=Path("../shared/data"), help="folder with validation/ and scenes.json"
     )
     parser.add_argument("--card", action="store_true", help="write the numbers into the model cards too")
+    parser.add_argument(
+        "--only", choices=["2", "6"], help="do one scale, and take what the results file says of the other"
+    )
     args = parser.parse_args()
     start = time.perf_counter()
     scenes = list(read_scenes(args.data / "validation"))
     table: dict[str, dict[str, Any]] = {}
     summary: dict[str, dict[str, Any]] = {}
     sure: dict[str, dict[str, Any]] = defaultdict(dict)
-    for scale in (2, 6):
+    if args.only:
+        before = json.loads((RESULTS / "validation.json").read_text())
+        other = {2: "60 m", 6: "20 m"}[int(args.only)]
+        for found, key in ((table, "scenes"), (summary, "summary"), (sure, "standard errors")):
+            found |= {name: rows for name, rows in before[key].items() if name.startswith(other)}
+    for scale in (2, 6) if not args.only else (int(args.only),):
         for operator in OPERATORS:
             name = f"{10 * scale} m, {operator}"
             single = {}

@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 from cubes import make_cube
 from test_benchmark import save
 
-import xsen2
 from xsen2.bands import B
 from xsen2.cli.main import main
 from xsen2.errors import printable

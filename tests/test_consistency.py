@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from xsen2.bands import BANDS, GRIDS, A, B, C, grid_of
 from xsen2.engine.consistency import EXCESS, Projection, project, spreader
-from xsen2.engine.operators import OPERATORS, correlate, degrade_array, taps
+from xsen2.engine.operators import OPERATORS, correlate, degrade_array, kernels, taps
 from xsen2.errors import MethodError
 from xsen2.methods.bicubic import upsample
 from xsen2.training.scenes import read_scenes
@@ -58,12 +58,14 @@ def superresolve(ds, method, **kwargs):
     return ds.dsen2.superresolve(method=method, dtype="float32", consistency=True, **kwargs)
 
 
+def degraded(x, band, scale, operator):
+    rows, columns = kernels(band, scale, operator)
+    return degrade_array(x, *rows, scale, columns)
+
+
 def residual(sr, ds, operator, bands=(*B, *C)):
     """Per band: what is measured less the result degraded, DN."""
-    return {
-        b: ds[b].values - degrade_array(sr[b].values, *taps(b, grid_of(b) // 10, operator), grid_of(b) // 10)
-        for b in bands
-    }
+    return {b: ds[b].values - degraded(sr[b].values, b, grid_of(b) // 10, operator) for b in bands}
 
 
 def rms(x):
@@ -271,31 +273,35 @@ def test_evaluation_is_consistent_with_its_own_operator(operator):
 # The projection by itself.
 
 
+@pytest.mark.parametrize("axis", [0, 1])
 @for_every_band
 @for_every_operator
-def test_degrading_undoes_spreading(band, operator):
+def test_degrading_undoes_spreading(band, operator, axis):
     scale = grid_of(band) // 10
-    kernel = spreader(band, scale, operator)
+    kernel = spreader(band, scale, operator, axis=axis)
     cells = len(kernel) // 2
     line = np.zeros((1, (2 * cells + 9) * scale), np.float32)
     line[0, 4 * scale : -4 * scale] = kernel.ravel()
-    found = correlate(line.repeat(scale, axis=0), np.full(scale, 1 / scale), 0, scale, taps(band, scale, operator))
+    found = correlate(
+        line.repeat(scale, axis=0), np.full(scale, 1 / scale), 0, scale, taps(band, scale, operator, axis=axis)
+    )
     want = np.zeros_like(found)
     want[0, cells + 4] = 1
     np.testing.assert_allclose(found, want, atol=2e-6)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
 @for_every_band
 @for_every_operator
-def test_a_spreader_is_near_the_orthogonal_projection(band, operator):
+def test_a_spreader_is_near_the_orthogonal_projection(band, operator, axis):
     scale = grid_of(band) // 10
     n = 40
     degrading = np.zeros((n, n * scale))
-    weights, before = taps(band, scale, operator)
+    weights, before = taps(band, scale, operator, axis=axis)
     for i in range(n):
         np.add.at(degrading[i], (i * scale - before + np.arange(len(weights))) % (n * scale), weights)
     exact = degrading.T @ np.linalg.inv(degrading @ degrading.T)
-    kernel = spreader(band, scale, operator)
+    kernel = spreader(band, scale, operator, axis=axis)
     cells = len(kernel) // 2
     ours = np.zeros((n * scale, n))
     for i in range(n):
@@ -310,7 +316,7 @@ def scene(seed, band, operator):
     scale = grid_of(band) // 10
     shape = tuple(scale * n for n in rng.integers(1, 14, 2))
     truth = (2000 + rng.normal(0, 400, shape) + 900 * (rng.random(shape) < 0.1)).astype(np.float32)
-    return truth, degrade_array(truth, *taps(band, scale, operator), scale), rng
+    return truth, degraded(truth, band, scale, operator), rng
 
 
 @examples(60)
@@ -338,7 +344,7 @@ def test_nodata_pixels_count_for_nothing(seed, band, operator):
     np.testing.assert_array_equal(first[valid], second[valid])
     np.testing.assert_array_equal(first[~valid], x[~valid])
     blank = np.where(valid, x, np.float32(np.nan))
-    before = y - degrade_array(blank, *taps(band, grid_of(band) // 10, operator), grid_of(band) // 10)
+    before = y - degraded(blank, band, grid_of(band) // 10, operator)
     assert np.abs(first - x).max() <= 6 * np.abs(before[np.isfinite(before)]).max(initial=0)
 
 
@@ -378,11 +384,13 @@ def test_beside_scattered_nodata_next_to_nothing_is_left(seed, band, operator, s
     else:
         valid[rng.random(len(valid)) < share / 3] = False
     x = upsample(np.where(np.isfinite(y), y, np.float32(2000)), scale)
+    rows, columns = kernels(band, scale, operator)
     before, after = (
-        y - degrade_array(np.where(valid, z, np.float32(np.nan)), *taps(band, scale, operator), scale)
+        y - degrade_array(np.where(valid, z, np.float32(np.nan)), *rows, scale, columns)
         for z in (x, project(x, y, valid, band, operator))
     )
-    assert rms(after) <= 0.002 * rms(before) + 1e-3
+    most = 0.005 if operator == "product" else 0.002  # its kernels are the widest
+    assert rms(after) <= most * rms(before) + 1e-3
 
 
 # Real scenes.

@@ -40,3 +40,10 @@ def test_it_is_short():
     block = re.search(r"```python\n(.*?)```", (DOCS / "adding-a-method.md").read_text(), re.DOTALL)
     assert block is not None
     assert len(block[1].splitlines()) < 100
+
+
+def test_the_page_on_degradation_runs():
+    found: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / "degradation.md").read_text(), re.DOTALL):
+        exec(block, found)
+    assert set(found["found"]["axis"].values) == {"along", "across"}

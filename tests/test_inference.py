@@ -17,7 +17,7 @@ from xsen2.networks.cards import cards
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")
 
-CARD = next(card for card in cards()["twogrid"] if card.ratio == 2)
+CARD = next(card for card in cards()["twogrid-paper"] if card.ratio == 2)
 HALO = CARD.halo * CARD.ratio
 CPU = torch.device("cpu")
 

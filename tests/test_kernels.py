@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from xsen2.bands import BANDS
-from xsen2.engine.operators import OPERATORS, degrade_array, support, taps
+from xsen2.engine.operators import OPERATORS, PRODUCT, degrade_array, observed, support, taps
 from xsen2.errors import MethodError
 
 SCALES = (2, 3, 6)
@@ -43,13 +43,15 @@ def naive(x, weights, before, scale):
 @pytest.mark.parametrize("band", BANDS)
 @pytest.mark.parametrize("scale", [1, *SCALES])
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_weights_sum_to_one_and_are_symmetric(band, scale, operator):
-    weights, before = taps(band, scale, operator)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_weights_sum_to_one_and_are_symmetric(band, scale, operator, axis):
+    weights, before = taps(band, scale, operator, axis=axis)
     assert weights.sum() == pytest.approx(1, abs=1e-12)
     np.testing.assert_allclose(weights, weights[::-1], atol=1e-15)
     # Symmetric about the centre of the coarse pixel, so nothing is shifted.
     assert (len(weights) - 1) / 2 - before == pytest.approx((scale - 1) / 2)
-    assert support(band, scale, operator) == max(before, 0)
+    other = taps(band, scale, operator, axis=1 - axis)[1]
+    assert support(band, scale, operator) == max(before, other, 0)
 
 
 def test_dsen2_at_2_is_the_gaussian_of_the_paper_and_a_mean():
@@ -166,3 +168,22 @@ def test_rows_and_columns_may_differ():
 def test_bad_arguments_are_named(scale, operator):
     with pytest.raises(MethodError, match=r"scale=|unknown operator"):
         taps("B02", scale, operator)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("band", BANDS)
+def test_product_is_mtf_of_other_widths_along_and_across(band, scale):
+    def width(weights):
+        place = np.arange(len(weights))
+        return np.sqrt(weights @ place**2 - (weights @ place) ** 2)
+
+    plain = width(taps(band, scale, "mtf")[0])
+    found = [width(taps(band, scale, "product", axis=axis)[0]) / plain for axis in (0, 1)]
+    np.testing.assert_allclose(found, PRODUCT[band], rtol=0.02)
+    x = np.zeros((9 * scale, 9 * scale), np.float32)
+    x[4 * scale : 5 * scale, 4 * scale : 5 * scale] = 1
+    seen = observed(x, band, scale, "product")
+    rows, columns = (taps(band, scale, "product", axis=axis) for axis in (0, 1))
+    np.testing.assert_allclose(seen, degrade_array(x, *rows, scale, columns))
+    if PRODUCT[band][0] != PRODUCT[band][1]:
+        assert not np.allclose(seen, seen.T, atol=1e-3)

@@ -78,7 +78,7 @@ def test_shipped_weights(card):
     assert "Copernicus" in card.licence
     for scores in card.validation.values():
         assert scores["worst ratio"] < 1, "bicubic was better on a validation scene"
-    assert set(card.validation) == {f"{10 * card.ratio} m, {o}" for o in ("mtf", "dsen2")}
+    assert set(card.validation) == {f"{10 * card.ratio} m, {o}" for o in ("mtf", "product", "dsen2")}
 
 
 def test_names_are_distinct_weights_and_small():

@@ -37,7 +37,7 @@ def scenes(shared):
 
 def test_every_validation_scene_of_the_results_beats_bicubic():
     table = json.loads((ROOT / "benchmarks/results/validation.json").read_text())["scenes"]
-    assert set(table) == {f"{g} m, {o}" for g in (20, 60) for o in ("mtf", "dsen2")}
+    assert set(table) == {f"{g} m, {o}" for g in (20, 60) for o in load("validate").OPERATORS}
     ratios = {
         (name, scene, m): r
         for name, rows in table.items()
@@ -48,7 +48,7 @@ def test_every_validation_scene_of_the_results_beats_bicubic():
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("operator", ["mtf", "dsen2"])
+@pytest.mark.parametrize("operator", ["mtf", "product", "dsen2"])
 @pytest.mark.parametrize("scale", [2, 6])
 @pytest.mark.parametrize("name", SCENES)
 def test_scores_are_those_of_the_results(scenes, name, scale, operator):

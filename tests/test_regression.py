@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xsen2.bands import A, B, C
-from xsen2.engine.operators import OPERATORS, correlate, taps
+from xsen2.engine.operators import OPERATORS, correlate, observed, taps
 from xsen2.methods import regression
 from xsen2.methods.bicubic import upsample
 
@@ -39,7 +39,7 @@ def linear(ratio, operator, size=72, seed=0):
     bands = BANDS[ratio]
     weights = rng.uniform(-0.3, 0.8, (len(bands), 4))
     truth = np.tensordot(weights, a.astype(np.float64), 1) + rng.uniform(-300, 300, (len(bands), 1, 1))
-    low = [correlate(np.float32(t), *taps(b, ratio, operator), ratio) for b, t in zip(bands, truth, strict=True)]
+    low = [observed(np.float32(t), b, ratio, operator) for b, t in zip(bands, truth, strict=True)]
     return a, weights, truth, np.stack(low)
 
 
@@ -60,7 +60,7 @@ def test_what_is_left_over_is_interpolated(ratio, operator):
     a, weights, truth, low = linear(ratio, operator)
     rest = np.random.default_rng(1).normal(0, 200, low.shape)
     for k, band in enumerate(bands):
-        columns = correlate(a, *taps(band, ratio, operator), ratio).reshape(4, -1).T.astype(np.float64)
+        columns = observed(a, band, ratio, operator).reshape(4, -1).T.astype(np.float64)
         columns = np.concatenate([columns, np.ones((len(columns), 1))], axis=1)
         rest[k] -= (columns @ np.linalg.lstsq(columns, rest[k].ravel(), rcond=None)[0]).reshape(rest[k].shape)
     rest = rest.astype(np.float32)

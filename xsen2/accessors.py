@@ -11,6 +11,7 @@ from xsen2 import degrade as _degrade
 from xsen2 import index as _index
 from xsen2 import superresolve as _superresolve
 from xsen2.evaluation import evaluate as _evaluate
+from xsen2.evaluation import sensor as _sensor
 from xsen2.grid import mapping_names
 from xsen2.sinks import cog as _cog
 from xsen2.sinks import zarr as _zarr
@@ -56,6 +57,7 @@ class DSen2Accessor:
     evaluate = _bound(_evaluate.evaluate)
     finetune = _bound(_finetune.finetune)
     index = _bound(_index.index)
+    sensor = _bound(_sensor.sensor)
     to_cog = _bound(_cog.to_cog)
     to_zarr = _bound(_zarr.to_zarr)
 

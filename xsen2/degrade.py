@@ -15,7 +15,7 @@ from xsen2.arguments import whole
 from xsen2.bands import GRIDS, grid_of
 from xsen2.cube import DIMS, Cube, carried, lazy, recognise, write_crs
 from xsen2.engine.halo import Layer, blocks, map_windows
-from xsen2.engine.operators import OPERATORS, Operator, degrade_array, support, taps
+from xsen2.engine.operators import OPERATORS, Kernel, Operator, degrade_array, kernels, support
 from xsen2.errors import GridError, MethodError
 from xsen2.grid import metres
 from xsen2.radiometry import Scale, scale_of, to_nan, warn_doubtful
@@ -32,10 +32,12 @@ def degrade(ds: xr.Dataset | xr.DataTree, scale: int = 2, operator: Operator = "
         A cube. Any unit; nodata is left out of every mean.
     scale : int
         2 or more. 2 puts the 20 m bands' truth at hand, 6 the 60 m bands'.
-    operator : {"mtf", "dsen2", "box"}
+    operator : {"mtf", "product", "dsen2", "box"}
         ``"mtf"``, the default: each band's own Gaussian blur, matched to the sensor. ``"dsen2"``: the
         operator of Lanaras et al. (2018), for comparison with the paper; it blurs too little.
-        ``"box"``: the mean. See `xsen2.engine.operators.taps` for the formulas.
+        ``"product"``: as ``"mtf"`` with the blur that products turn out to have, wider along the satellite's track than
+        across it, see `xsen2.evaluation.sensor.sensor`. ``"box"``: the mean. See `xsen2.engine.operators.taps` for the
+        formulas.
 
     Returns
     -------
@@ -103,11 +105,10 @@ def _degrade(cube: Cube, scale: int, operator: str, units: Mapping[str, Scale]) 
 
 
 def _band(small: Cube, band: str, array: xr.DataArray, unit: Scale, scale: int, operator: str) -> xr.DataArray:
-    weights, before = taps(band, scale, operator)
     halo = -(-support(band, scale, operator) // scale) * scale
     data = lazy(array.data)
     rows, columns = data.chunks[-2:]
-    block = _Degrade(tuple(weights.tolist()), before, scale, halo, unit)
+    block = _Degrade(*kernels(band, scale, operator), scale, halo, unit)
     out = map_windows(
         block,
         [Layer([data], 1)],
@@ -136,14 +137,14 @@ def _units(unit: Scale) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Degrade:
-    weights: tuple[float, ...]
-    before: int
+    rows: Kernel
+    columns: Kernel
     scale: int
     halo: int
     unit: Scale
 
     def __call__(self, windows: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        out = degrade_array(to_nan(windows[0], self.unit), np.asarray(self.weights), self.before, self.scale)
+        out = degrade_array(to_nan(windows[0], self.unit), *self.rows, self.scale, self.columns)
         edge = self.halo // self.scale
         return out[..., edge : out.shape[-2] - edge, edge : out.shape[-1] - edge]
 

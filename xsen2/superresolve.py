@@ -230,7 +230,7 @@ def superresolve(
         in speckles too; single pixels beside nodata may be off by a DN. By default what the method asks for. It lessens
         the error as far as the operator is what the pixels went through; products have been resampled besides, which it
         takes for detail.
-    operator : {"mtf", "dsen2", "box"}
+    operator : {"mtf", "product", "dsen2", "box"}
         How the bands that were measured came about, as `xsen2.degrade.degrade` takes it: for `consistency`, and for
         classical methods that model it. ``"mtf"`` is the sensor's own blur; what was degraded with another operator
         must be brought back with the same.

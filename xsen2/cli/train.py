@@ -14,14 +14,14 @@ __all__ = ["train"]
 @click.command()
 @click.argument("data", type=UserPath(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=UserPath(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
-@click.option("--network", default="twogrid", show_default=True, help="twogrid, dsen2 or vdsen2.")
+@click.option("--network", default="twogrid", show_default=True, help="twogrid, blend, dsen2 or vdsen2.")
 @click.option("--ratio", type=click.Choice(["2", "6"]), default="2", help="2: the 20 m bands; 6: the 60 m bands.")
 @click.option(
     "--operator",
-    type=click.Choice(["mtf", "dsen2", "both"]),
+    type=click.Choice(["mtf", "dsen2", "both", "blind"]),
     default="mtf",
     show_default=True,
-    help="How scenes are degraded: the sensor's blur, with jitter; the paper's; or both.",
+    help="How scenes are degraded: the sensor's blur, with jitter; the paper's; both; or blind, in any way.",
 )
 @click.option("--steps", type=click.IntRange(1), default=5000, show_default=True, help="Updates.")
 @click.option("--cool", type=click.IntRange(0), default=1500, show_default=True, help="Of them, with falling rates.")

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from xsen2.bands import factor_of
 from xsen2.engine.fill import fill
-from xsen2.engine.operators import correlate, support, taps
+from xsen2.engine.operators import Kernel, correlate, kernels, support, taps
 
 __all__ = ["EXCESS", "PASSES", "Projection", "places", "project", "spreader"]
 
@@ -48,17 +48,24 @@ _SPECTRUM = {2: (0.7, 1.7), 6: (0.6, 1.4)}
 """By scale, where the eigenvalues of a preconditioned step lie, as found by trial on real scenes with holes of many
 kinds. Those outside are damped less, or a little raised, over so few passes."""
 
+_WIDE = (5, 5, (0.5, 2.2))
+"""Where the first pass reaches further than so many coarse pixels, as of short-wave infrared with the widths that
+products show: how far a pass after it reaches, and where its eigenvalues lie. With those above, the passes would
+diverge."""
+
 _ENERGY = 0.75
 """Power of the share of energy. With 1, small holes are overdone, with 0.5 thin remains take too many passes."""
 
 
 @lru_cache(maxsize=256)
-def spreader(band: str, scale: int, operator: str, most: int | None = None) -> npt.NDArray[np.float64]:
+def spreader(
+    band: str, scale: int, operator: str, most: int | None = None, *, axis: int | None = None
+) -> npt.NDArray[np.float64]:
     """Weights of the 1-D kernel that turns residuals of coarse pixels into a correction of fine ones.
 
     Parameters
     ----------
-    band, scale, operator
+    band, scale, operator, axis
         As `xsen2.engine.operators.taps` takes them.
     most : int, optional
         Coarse pixels to reach on either side at most; by default as many as `EXCESS` asks for.
@@ -76,7 +83,7 @@ def spreader(band: str, scale: int, operator: str, most: int | None = None) -> n
     >>> len(spreader("B11", 2, "mtf")), len(spreader("B05", 2, "mtf"))
     (9, 5)
     """
-    weights, before = taps(band, scale, operator)
+    weights, before = taps(band, scale, operator, axis=axis)
     cells = 0
     while True:
         found = _least(weights, before, scale, cells)
@@ -114,10 +121,13 @@ def _norm(kernel: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], bef
     return float(np.sqrt(((np.abs(a) ** 2).sum(axis=1) * (np.abs(p) ** 2).sum(axis=1)).max()))
 
 
-def _spread(residual: Floats, kernel: npt.NDArray[np.float64]) -> Floats:
-    """Apply a spreader along both axes of ``(h, w)``; symmetric edges."""
-    cells, scale = len(kernel) // 2, kernel.shape[1]
-    for axis in (0, 1):
+Pair = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def _spread(residual: Floats, kernels: Pair) -> Floats:
+    """Apply spreaders along both axes of ``(h, w)``, rows and columns; symmetric edges."""
+    for axis, kernel in enumerate(kernels):
+        cells, scale = len(kernel) // 2, kernel.shape[1]
         shape = list(residual.shape)
         padded = np.pad(residual, [(cells, cells) if a == axis else (0, 0) for a in (0, 1)], mode="symmetric")
         phases = []
@@ -132,11 +142,24 @@ def _spread(residual: Floats, kernel: npt.NDArray[np.float64]) -> Floats:
     return residual
 
 
-def _kernels(band: str, scale: int, operator: str) -> list[npt.NDArray[np.float64]]:
-    """The spreader of each pass."""
+def _kernels(band: str, scale: int, operator: str) -> tuple[list[Pair], tuple[float, float]]:
+    """The spreaders of each pass, and where the eigenvalues of those after the first lie."""
+
+    def both(most: int | None) -> Pair:
+        return spreader(band, scale, operator, most, axis=0), spreader(band, scale, operator, most, axis=1)
+
+    first = both(None)
     # After the first, little is left and the change small anyway: a short reach matters more than least change.
-    short = spreader(band, scale, operator, _CELLS.get(scale, 1))
-    return [spreader(band, scale, operator), *[short] * (PASSES.get(scale, 6) - 1)]
+    if max(len(kernel) // 2 for kernel in first) > _WIDE[0]:
+        cells, spectrum = _WIDE[1:]
+    else:
+        cells, spectrum = _CELLS.get(scale, 1), _SPECTRUM.get(scale, (0.6, 1.4))
+    return [first, *[both(cells)] * (PASSES.get(scale, 6) - 1)], spectrum
+
+
+def _squared(kernel: Kernel) -> Kernel:
+    weights, before = kernel
+    return weights**2 / (weights**2).sum(), before
 
 
 def project(x: Floats, y: Floats, valid: Mask, band: str, operator: str) -> Floats:
@@ -168,21 +191,20 @@ def project(x: Floats, y: Floats, valid: Mask, band: str, operator: str) -> Floa
            [1., 1., 3., 3.]], dtype=float32)
     """
     scale = x.shape[0] // y.shape[0]
-    weights, before = taps(band, scale, operator)
-    kernels = _kernels(band, scale, operator)
+    rows, columns = kernels(band, scale, operator)
+    spreaders, (low, high) = _kernels(band, scale, operator)
     ok = np.isfinite(y)
     if ok.all() and valid.all():
-        return x + _spread(y - correlate(x, weights, before, scale), kernels[0])
+        return x + _spread(y - correlate(x, *rows, scale, columns), spreaders[0])
     h, w = y.shape
     ok &= valid.reshape(h, scale, w, scale).mean(axis=(1, 3)) >= 0.5  # the others are nodata once degraded
     lost = (~valid).astype(np.float32)
-    share = 1 - correlate(lost, weights, before, scale)  # exactly 1 where nothing is lost
-    energy = (1 - correlate(lost, weights**2 / (weights**2).sum(), before, scale)) ** np.float32(_ENERGY)
-    low, high = _SPECTRUM.get(scale, (0.6, 1.4))
+    share = 1 - correlate(lost, *rows, scale, columns)  # exactly 1 where nothing is lost
+    energy = (1 - correlate(lost, *_squared(rows), scale, _squared(columns))) ** np.float32(_ENERGY)
     middle, half = (high + low) / 2, (high - low) / 2
     step, weight = np.zeros_like(x), half / middle
-    for number, kernel in enumerate(kernels):
-        total = correlate(np.where(valid, x, np.float32(0)), weights, before, scale)
+    for number, kernel in enumerate(spreaders):
+        total = correlate(np.where(valid, x, np.float32(0)), *rows, scale, columns)
         residual = np.zeros(y.shape, np.float32)
         np.divide(y * share - total, energy, where=ok, out=residual)
         if number:
@@ -242,9 +264,9 @@ class Projection:
             scale = factor_of(band) * self.zoom
             # Residuals within a kernel's reach, after the first pass those that fill nodata one further, and the
             # pixels that they read.
-            kernels = _kernels(band, scale, self.operator)[: 1 if whole else None]
-            cells = sum(len(kernel) // 2 for kernel in kernels) + len(kernels) - 1
-            most = max(most, cells * scale + len(kernels) * support(band, scale, self.operator))
+            pairs = _kernels(band, scale, self.operator)[0][: 1 if whole else None]
+            cells = sum(max(len(kernel) // 2 for kernel in pair) for pair in pairs) + len(pairs) - 1
+            most = max(most, cells * scale + len(pairs) * support(band, scale, self.operator))
         return -(-most // self.cell) * self.cell
 
     def __call__(self, out: Floats, measured: Mapping[str, Floats], valid: Mask, place: int, reach: int) -> Floats:

@@ -14,16 +14,44 @@ import numpy.typing as npt
 from xsen2.bands import BANDS
 from xsen2.errors import MethodError
 
-__all__ = ["OPERATORS", "Operator", "correlate", "degrade_array", "support", "taps"]
+__all__ = [
+    "OPERATORS",
+    "PRODUCT",
+    "Kernel",
+    "Operator",
+    "correlate",
+    "degrade_array",
+    "kernels",
+    "observed",
+    "support",
+    "taps",
+]
 
-Operator = Literal["mtf", "dsen2", "box"]
+Operator = Literal["mtf", "dsen2", "box", "product"]
 OPERATORS: tuple[str, ...] = get_args(Operator)
+
+PRODUCT: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("B02", "B03", "B04", "B08"), (1.0, 1.0)),  # what the others are held against
+    "B05": (1.22, 1.12),
+    "B06": (1.11, 1.05),
+    "B07": (1.13, 1.03),
+    "B8A": (1.11, 1.04),
+    "B11": (1.23, 1.25),
+    "B12": (1.21, 1.25),
+    "B01": (1.06, 1.08),
+    "B09": (0.98, 0.99),
+}
+"""Band → sigma of what made its pixels, in units of that of ``"mtf"``, along and across the satellite's track: a scene
+degraded so shows the blur that products show. Medians of six scenes, see ``benchmarks/results/sensor.md``."""
+
+Kernel = tuple[npt.NDArray[np.float64], int]
+"""Weights along one axis, and how many of them lie before a coarse pixel's first fine one."""
 
 _TRUNCATE = 4.0  # standard deviations kept of every Gaussian
 
 
 def taps(
-    band: str, scale: int, operator: str = "mtf", *, blur: float = 1.0, shift: float = 0.0
+    band: str, scale: int, operator: str = "mtf", *, axis: int | None = None, blur: float = 1.0, shift: float = 0.0
 ) -> tuple[npt.NDArray[np.float64], int]:
     """Weights of the 1-D kernel that makes one coarse pixel, and where it starts.
 
@@ -32,17 +60,21 @@ def taps(
     Parameters
     ----------
     band : str
-        Canonical band name; only ``"mtf"`` differs between bands.
+        Canonical band name; only ``"mtf"`` and ``"product"`` differ between bands.
     scale : int
         How many times coarser, 1 or more.
-    operator : {"mtf", "dsen2", "box"}
+    operator : {"mtf", "product", "dsen2", "box"}
         ``"mtf"``: Gaussian with the band's own MTF, ``sigma = psf_sigma * sqrt(scale**2 - 1)``
         input pixels, sampled at the centre of the coarse pixel. ``"dsen2"`` (Lanaras et al. 2018):
-        Gaussian of sigma ``1 / scale`` input pixels, then the mean. ``"box"``: the mean.
+        Gaussian of sigma ``1 / scale`` input pixels, then the mean. ``"box"``: the mean. ``"product"``:
+        as ``"mtf"``, with the widths that products show, which differ along and across the track, see `PRODUCT`.
+    axis : {0, 1}, optional
+        For ``"product"``: 0 along the satellite's track, near enough an image's columns of pixels from north to south,
+        1 across it. By default the mean of both.
     blur : float
-        Factor on the sigma of ``"mtf"``, for training with a sensor that is not known exactly.
+        Factor on the sigma of ``"mtf"`` and ``"product"``, for training with a sensor that is not known exactly.
     shift : float
-        Displacement of the sampling point of ``"mtf"``, in input pixels, likewise.
+        Displacement of the sampling point of the same two, in input pixels, likewise.
 
     Returns
     -------
@@ -62,10 +94,12 @@ def taps(
         offsets = np.arange(-radius, radius + 1)
         gauss = np.exp(-0.5 * (offsets / sigma) ** 2)
         return np.convolve(gauss / gauss.sum(), box), radius
-    if operator == "mtf":
+    if operator in ("mtf", "product"):
         # The input carries the blur of its own pixel, the target must carry `scale` times that:
         # variances add, so what is missing is sigma * sqrt(scale^2 - 1).
         sigma = BANDS[band].psf_sigma * float(np.sqrt(scale**2 - 1.0)) * blur
+        if operator == "product":
+            sigma *= sum(PRODUCT[band]) / 2 if axis is None else PRODUCT[band][axis]
         centre = (scale - 1) / 2 + shift
         first = int(np.ceil(centre - _TRUNCATE * sigma))
         last = int(np.floor(centre + _TRUNCATE * sigma))
@@ -76,8 +110,21 @@ def taps(
 
 def support(band: str, scale: int, operator: str) -> int:
     """Fine pixels that a coarse pixel reads beyond its own edges, on either side."""
-    weights, before = taps(band, scale, operator)
-    return max(0, before, len(weights) - before - scale)
+    return max(
+        0, *(n for weights, before in kernels(band, scale, operator) for n in (before, len(weights) - before - scale))
+    )
+
+
+def kernels(band: str, scale: int, operator: str) -> tuple[Kernel, Kernel]:
+    """What `taps` gives along both axes: rows, then columns.
+
+    Examples
+    --------
+    >>> rows, columns = kernels("B05", 2, "product")
+    >>> rows[0].max() < columns[0].max()
+    np.True_
+    """
+    return taps(band, scale, operator, axis=0), taps(band, scale, operator, axis=1)
 
 
 def _along(
@@ -110,6 +157,12 @@ def correlate(
     """Degrade the last two axes by `scale`; as `degrade_array`, without a thought for nodata."""
     rows = _along(x, x.ndim - 2, weights, before, scale)
     return _along(rows, x.ndim - 1, *(columns or (weights, before)), scale)
+
+
+def observed(x: npt.NDArray[np.float32], band: str, scale: int, operator: str) -> npt.NDArray[np.float32]:
+    """The last two axes as the operator has the band on a grid `scale` times coarser, without a thought for nodata."""
+    rows, columns = kernels(band, scale, operator)
+    return correlate(x, *rows, scale, columns)
 
 
 def degrade_array(

@@ -9,10 +9,10 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask.base import tokenize
-from dask.graph_manipulation import clone
+from dask._task_spec import convert_legacy_graph
+from dask.base import clone_key, tokenize
 from dask.highlevelgraph import HighLevelGraph
-from dask.task_spec import Task, TaskRef
+from dask.task_spec import GraphNode, Task, TaskRef
 
 from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
@@ -95,7 +95,7 @@ def learnt(
     gather = _Gather(method, windows, tuple(tuple(scales[b] for b in names) for names in windows))
     found: da.Array | None = None
     for number in range(method.rounds):
-        again = clone(*(arrays[b] for names in windows for b in names), seed=f"{method.name}-{number}")
+        again = _copies([arrays[b] for names in windows for b in names], f"{method.name}-{number}")
         copies = iter(again)
         layers = [Layer([next(copies) for _ in names], factor_of(names[0])) for names in windows]
         sums = map_windows(
@@ -111,6 +111,22 @@ def learnt(
         found = _learn(method if found is None else found, sums)
     assert found is not None
     return _each(_use, found, use)
+
+
+def _copies(arrays: Sequence[da.Array], seed: str) -> list[da.Array]:
+    """The same arrays under other names, all the way down to what is read: nothing of them is kept for the originals.
+
+    dask's own `clone` does not look into tasks, and leaves the copies half hanging on the originals.
+    """
+    graph = HighLevelGraph.merge(*(a.dask for a in arrays))
+    layers: dict[str, dict[Any, GraphNode]] = {}
+    names = {key: clone_key(key, seed) for layer in graph.layers.values() for key in layer}
+    for name, layer in graph.layers.items():
+        nodes = convert_legacy_graph(dict(layer), all_keys=set(names))
+        layers[clone_key(name, seed)] = {names[k]: v.substitute(names, key=names[k]) for k, v in nodes.items()}
+    links = {clone_key(k, seed): {clone_key(x, seed) for x in deps} for k, deps in graph.dependencies.items()}
+    copied = HighLevelGraph(layers, links)
+    return [da.Array(copied, clone_key(a.name, seed), a.chunks, meta=a._meta) for a in arrays]
 
 
 def _with(method: Method, gather: _Gather) -> _Gather:

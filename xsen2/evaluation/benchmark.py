@@ -459,7 +459,7 @@ def benchmark(
         As `xsen2.evaluation.evaluate.evaluate` takes them; or label → method, for tables.
     scale : {2, 6, 1}
         2 judges the 20 m bands, 6 the 60 m bands; 1 all of them at 10 m, without a truth. See `evaluate`.
-    operator : {"mtf", "dsen2", "box"}
+    operator : {"mtf", "product", "dsen2", "box"}
         How scenes are degraded.
     border : int
         Pixels left out along the edges of every scene. By default all count, also those where methods see mirrored

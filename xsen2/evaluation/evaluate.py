@@ -52,7 +52,7 @@ def evaluate(
     scale : {2, 6, 1}
         2 judges the 20 m bands (degraded to 40 m and brought back), 6 the 60 m bands. 1 judges all bands at
         10 m, without a truth; bands that a method does not make are NaN.
-    operator : {"mtf", "dsen2", "box"}
+    operator : {"mtf", "product", "dsen2", "box"}
         How the cube is degraded, see `xsen2.degrade.degrade`. ``"dsen2"`` is that of the paper.
     border : int, optional
         Pixels left out along the edges, where methods lack context. By default the largest halo of

@@ -15,7 +15,7 @@ import xarray as xr
 from xsen2.bands import GRIDS, grid_of
 from xsen2.cube import Cube, lazy, recognise
 from xsen2.engine.halo import Layer, blocks, common_dates, map_windows
-from xsen2.engine.operators import OPERATORS, Operator, degrade_array, support, taps
+from xsen2.engine.operators import OPERATORS, Operator, degrade_array, kernels, support
 from xsen2.errors import BandError, GridError, MethodError
 from xsen2.evaluation.metrics import Place, compare, pool
 from xsen2.evaluation.windows import FLAT, whole
@@ -70,7 +70,7 @@ def assess(
         names, NaN for nodata. Bands that are native at 10 m, and those that the cube does not have, are left out.
     cube : xarray.Dataset or xarray.DataTree
         The cube itself, in the same units.
-    operator : {"mtf", "dsen2", "box"}
+    operator : {"mtf", "product", "dsen2", "box"}
         How the result is degraded, see `xsen2.engine.operators.taps`. Nodata is left out of every mean.
     gain : float
         DN per unit of the pixels: 10000 for reflectance.
@@ -182,8 +182,10 @@ class _Degrade:
     def __call__(self, windows: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         edge = self.halo // self.scale
         done = [
-            degrade_array(x, *taps(band, self.scale, self.operator), self.scale)
-            for band, x in zip(self.bands, windows[0], strict=True)
+            degrade_array(x, rows[0], rows[1], self.scale, columns)
+            for x, (rows, columns) in zip(
+                windows[0], (kernels(band, self.scale, self.operator) for band in self.bands), strict=True
+            )
         ]
         return np.stack([x[..., edge : x.shape[-2] - edge, edge : x.shape[-1] - edge] for x in done])
 

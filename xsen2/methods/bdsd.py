@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import BANDS, factor_of
-from xsen2.engine.operators import correlate, support, taps
+from xsen2.engine.operators import observed, support
 from xsen2.methods.bicubic import upsample
 from xsen2.methods.common import PAN, UNIT, Sharpening, cells, gaussian, of_grid, sharers, smooth, solve
 from xsen2.methods.protocol import Array, Mask
@@ -77,7 +77,7 @@ class BDSD(Sharpening):
         ratio = self._ratio
         y = b if ratio == 2 else c
         blurred = np.stack([smooth(x, _blur(band)) for band, x in zip(self._read, y, strict=True)])
-        low = [correlate(x, *taps(band, ratio, self.operator), ratio) for band, x in zip(self.needs, a, strict=False)]
+        low = [observed(x, band, ratio, self.operator) for band, x in zip(self.needs, a, strict=False)]
         pans = np.stack([self._pan(np.stack(low), band) for band in self.bands])
         lost = (y - blurred)[[self._read.index(band) for band in self.bands]]
         whole = cells(own, ratio)

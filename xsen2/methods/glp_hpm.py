@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from xsen2.engine.operators import correlate, support, taps
+from xsen2.engine.operators import observed, support
 from xsen2.methods.bicubic import upsample
 from xsen2.methods.common import UNIT, Sharpening, cells, of_grid
 from xsen2.methods.protocol import Array, Mask
@@ -84,7 +84,7 @@ class GLP(Sharpening):
         sums = []
         for k, (band, y) in enumerate(zip(self.bands, b if ratio == 2 else c, strict=True)):
             if self.equal is None:
-                low = correlate(self._pan(a, band), *taps(band, ratio, self.operator), ratio)
+                low = observed(self._pan(a, band), band, ratio, self.operator)
                 one, kept = np.full_like(y, 1 / UNIT), cells(own, ratio)
                 columns = np.stack([one, y, low])
             else:
@@ -120,7 +120,7 @@ class GLP(Sharpening):
         assert self.equal is not None
         gain, offset, _ = self.equal[k].astype(np.float32)
         p = gain * self._pan(a, self.bands[k]) + offset
-        low = upsample(correlate(p, *taps(self.bands[k], self._ratio, self.operator), self._ratio), self._ratio)
+        low = upsample(observed(p, self.bands[k], self._ratio, self.operator), self._ratio)
         # P / P_L, and no detail where both are nothing
         detail = (p - low) / np.where(np.abs(low) < _SMALLEST, np.copysign(_SMALLEST, low), low)
         return ms * np.clip(1 + detail, 0, _MOST), p

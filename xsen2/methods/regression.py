@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import A
-from xsen2.engine.operators import correlate, support, taps
+from xsen2.engine.operators import observed, support
 from xsen2.methods.bicubic import upsample
 from xsen2.methods.common import UNIT, OneGrid, cells, linear, of_grid, solve
 from xsen2.methods.protocol import Array, Mask
@@ -69,7 +69,7 @@ class Regression(OneGrid):
         whole = cells(own, ratio)
         sums = []
         for band, y in zip(self.bands, b if ratio == 2 else c, strict=True):
-            low = correlate(a, *taps(band, ratio, self.operator), ratio)[:, whole]
+            low = observed(a, band, ratio, self.operator)[:, whole]
             columns = np.concatenate([low, np.full((1, low.shape[1]), 1 / UNIT), y[whole][None]]).astype(np.float64)
             columns *= UNIT
             sums.append(columns @ columns[:-1].T)
@@ -86,5 +86,5 @@ class Regression(OneGrid):
         for i, (band, y) in enumerate(zip(self.bands, b if ratio == 2 else c, strict=True)):
             weights = self.weights[i].astype(np.float32)
             p = linear(a, weights[:4], weights[4] / np.float32(UNIT))
-            out[i] = p + upsample(y - correlate(p, *taps(band, ratio, self.operator), ratio), ratio)
+            out[i] = p + upsample(y - observed(p, band, ratio, self.operator), ratio)
         return out

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.bands import A
-from xsen2.engine.operators import correlate, support, taps
+from xsen2.engine.operators import observed, support
 from xsen2.methods.bicubic import upsample
 from xsen2.methods.common import OneGrid, of_grid
 from xsen2.methods.protocol import Array
@@ -306,14 +306,13 @@ class Sen2Res(OneGrid):
         share = np.maximum(at_nodes(parts), np.float32(1e-6))
         out = np.empty((len(self.bands), *a.shape[1:]), np.float32)
         for i, (band, y) in enumerate(zip(self.bands, b if ratio == 2 else c, strict=True)):
-            kernel = taps(band, ratio, self.operator)
-            s, lowest = guess(values, correlate(a, *kernel, ratio), y)
+            s, lowest = guess(values, observed(a, band, ratio, self.operator), y)
             x = pixels_of(mix(weights, s), ratio)
             for _ in range(_SOLVES):
-                missing = y - correlate(x, *kernel, ratio)
+                missing = y - observed(x, band, ratio, self.operator)
                 s = np.maximum(s + at_nodes(parts * missing) / share, lowest)
                 x = pixels_of(mix(weights, s), ratio)
-            x += upsample(y - correlate(x, *kernel, ratio), ratio)
-            missing = y - correlate(x, *kernel, ratio)
+            x += upsample(y - observed(x, band, ratio, self.operator), ratio)
+            missing = y - observed(x, band, ratio, self.operator)
             out[i] = x + missing.repeat(ratio, axis=0).repeat(ratio, axis=1)
         return out

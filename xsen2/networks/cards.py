@@ -31,7 +31,7 @@ __all__ = [
     "network_methods",
 ]
 
-ARCHITECTURES = frozenset({"dsen2.DSen2", "twogrid.TwoGrid"})
+ARCHITECTURES = frozenset({"blend.Blend", "dsen2.DSen2", "refined.Refined", "twogrid.TwoGrid"})
 """The classes of `xsen2.networks` that a card may name. A new one adds its line here."""
 
 GROUP = "xsen2.networks"
@@ -40,6 +40,8 @@ GROUP = "xsen2.networks"
 DEFAULT = "twogrid"
 GAIN = 2000.0
 """Networks see DN / 2000, as the paper."""
+LATTICES = {"refined.Refined": 6, "blend.Blend": 6}
+"""Architecture → 10 m pixels that its blocks begin on multiples of; 1 for others."""
 WEIGHTS = Path(__file__).parent / "weights"
 
 REACH = 300
@@ -265,6 +267,11 @@ class NetworkMethod(Method):
     @property
     def version(self) -> str:
         return f"{self.card.name} ({self.card.sha256[:16]})"
+
+    @property
+    def lattice(self) -> int:
+        """Networks whose statistics are of 60 m cells need blocks that begin with one."""
+        return LATTICES.get(self.card.architecture, 1)
 
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
         from xsen2.networks.inference import infer

@@ -11,6 +11,7 @@ import math
 import os
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,9 +150,11 @@ def infer(
     network = load(card, where, kind)
     key = (card.sha256, str(where), str(kind))
     halo = card.halo * card.ratio
-    layers = [(a, 1), (b, 2)] + ([(c, 6)] if card.ratio == 6 else [])
+    step = int(getattr(network, "lattice", card.ratio))
+    layers = [(_whole(x, step // f), f) for x, f in ((a, 1), (b, 2), (c, 6)) if f <= card.ratio]
     while True:
-        corners, size, many = _patches(a.shape[1:], halo, card.ratio, _room(key, where, kind, halo, _side(network)))
+        room = _room(key, where, kind, halo, _side(network))
+        corners, size, many = _patches(layers[0][0].shape[1:], halo, step, room)
         batches = [corners[i : i + many] for i in range(0, len(corners), many)]
         try:
             with devices.turn(where, kind), torch.inference_mode():
@@ -171,6 +174,7 @@ def infer(
                 kept = _rooms.get(key, less)
                 _rooms[key] = Room(min(kept.pixels, less.pixels), min(kept.side, less.side))
         devices.free(where)  # only here: the error held on to the tensors
+    out = out[:, : a.shape[1], : a.shape[2]]
     if not np.isfinite(out).all() and all(np.abs(x).max() < SANE for x, _ in layers):
         raise WeightsError(
             f"{card.name} gives values that are not finite numbers in {_named(kind)}: "
@@ -193,20 +197,30 @@ def _compute(
     """All patches of a block. It travels to the device whole and once, not with every patch's halo."""
     whole = [(devices.upload(x, where), factor) for x, factor in layers]
     height, width = layers[0][0].shape[1:]
-    more = {"doubt": True} if doubt else {}
+    more: dict[str, Any] = {"doubt": True} if doubt else {}
+    if spare := int(getattr(network, "spare", 0)):  # context that only a part of the network sees
+        more["spare"] = spare
+    edge = halo - spare
     out: torch.Tensor | None = None
     for corners in batches:
         batch = []
         for x, f in whole:
             cut = [x[:, y // f : (y + size[0]) // f, z // f : (z + size[1]) // f] for y, z in corners]
             batch.append(torch.stack(cut).div_(GAIN))
-        made = network(*batch, **more)[..., halo : size[0] - halo, halo : size[1] - halo]
+        made = network(*batch, **more)
+        made = made[..., edge : made.shape[-2] - edge, edge : made.shape[-1] - edge]
         if out is None:
             out = torch.zeros((made.shape[1], height, width), device=where)
         for (y, z), patch in zip(corners, made, strict=True):
             out[:, y + halo : y + size[0] - halo, z + halo : z + size[1] - halo] = patch * GAIN
     assert out is not None
     return devices.download(out)
+
+
+def _whole(x: Array, step: int) -> Array:
+    """Filled up at its ends to multiples of `step` pixels, with what is there; a block's halo is wider than that."""
+    more = [(0, -n % step) for n in x.shape[1:]]
+    return np.pad(x, [(0, 0), *more], mode="edge") if any(n for _, n in more) else x
 
 
 def _side(network: torch.nn.Module) -> int:

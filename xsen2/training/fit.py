@@ -100,7 +100,7 @@ class Recipe:
         Patches in a batch, and their side in pixels of the finest grid.
     noise : float
         Standard deviation, in DN, of the noise added to the inputs.
-    haze, share : float
+    haze, share, real, vary, alien
         As `xsen2.training.patches.batches` takes them.
     ema : float
         Memory of the averaged weights, which are what is kept.
@@ -118,6 +118,9 @@ class Recipe:
     noise: float = 0.0
     haze: float = 0.0
     share: float = 0.5
+    real: float | None = None
+    vary: bool = False
+    alien: float = 0.0
     ema: float = 0.998
     seed: int = 0
 
@@ -264,6 +267,9 @@ def fit(
         noise=recipe.noise,
         haze=recipe.haze,
         share=recipe.share,
+        real=recipe.real,
+        vary=recipe.vary,
+        alien=recipe.alien,
     )
     began = time.monotonic() - seconds
     losses: list[tuple[float, float]] = []

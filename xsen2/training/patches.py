@@ -14,16 +14,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from xsen2.bands import GRIDS
+from xsen2.bands import BANDS, GRIDS
 from xsen2.engine.operators import degrade_array, taps
 from xsen2.errors import SourceError
 from xsen2.methods.bicubic import upsample
 from xsen2.networks.cards import GAIN
 from xsen2.training.scenes import Scene
 
-__all__ = ["Blur", "Pair", "balance", "batches", "degrade_bands", "pairs", "surrogates"]
+__all__ = ["Blur", "Pair", "balance", "batches", "degrade_bands", "impostors", "pairs", "surrogates"]
 
 Array = npt.NDArray[np.float32]
+
+SURROGATE = ", surrogate"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,22 @@ class Blur:
     operator: str
     blur: float = 1.0
     shift: tuple[float, float] = (0.0, 0.0)
+    spread: float = 0.0
+    """Standard deviation of the logarithm of what each band's blur is multiplied by, along each axis."""
+    drift: float = 0.0
+    """Standard deviation of each band's own shift, in pixels of the degraded band."""
+    seed: int = 0
+
+    def kernels(self, band: str, gsd: int, ratio: int) -> list[tuple[npt.NDArray[np.float64], int]]:
+        """What `xsen2.engine.operators.taps` gives for rows and for columns."""
+        rng = np.random.default_rng((self.seed, list(BANDS).index(band)))
+        out = []
+        for axis, shift in enumerate(self.shift):
+            blur = self.blur * float(np.exp(self.spread * rng.standard_normal()))
+            # A shift is of the whole scene: the same metres on every grid.
+            moved = shift * 10 / gsd + self.drift * ratio * float(rng.standard_normal())
+            out.append(taps(band, ratio, self.operator, axis=axis, blur=blur, shift=moved))
+        return out
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,7 @@ class Pair:
     @property
     def place(self) -> str:
         """What is one place: the patches of a stack are."""
-        return self.name.split("/")[0]
+        return self.name.split("/")[0] + (SURROGATE if self.name.endswith(SURROGATE) else "")
 
     def bicubic_error(self) -> npt.NDArray[np.float64]:
         """Mean square error of bicubic interpolation per band, in DN / 2000 squared."""
@@ -60,10 +78,9 @@ class Pair:
 
 def degrade_bands(bands: Array, gsd: int, ratio: int, how: Blur) -> Array:
     """All bands of a grid, each with its own blur: ``(band, H, W)`` to ``(band, H / ratio, W / ratio)``."""
-    # A shift is of the whole scene: the same metres on every grid.
     out = []
     for name, band in zip(GRIDS[gsd], bands, strict=True):
-        rows, cols = (taps(name, ratio, how.operator, blur=how.blur, shift=s * 10 / gsd) for s in how.shift)
+        rows, cols = how.kernels(name, gsd, ratio)
         out.append(degrade_array(band, *rows, ratio, columns=cols))
     return np.stack(out)
 
@@ -110,7 +127,41 @@ def surrogates(scene: Scene, blurs: Iterable[Blur], least: int) -> Iterator[Pair
         truth: Array = np.stack([a[0], cut[20][3]])
         c = degrade_bands(truth, 60, 6, how)
         a[0], b[3] = a[1], b[2]
-        yield Pair(f"{scene.name}, surrogate", a / GAIN, b / GAIN, c / GAIN, truth / np.float32(GAIN), seen)
+        yield Pair(scene.name + SURROGATE, a / GAIN, b / GAIN, c / GAIN, truth / np.float32(GAIN), seen)
+
+
+def impostors(scene: Scene, blurs: Iterable[Blur], least: int, seed: int) -> Iterator[Pair]:
+    """More pairs for ratio 6: two bands whose truth is known, chosen at random, play the 60 m ones.
+
+    Half of the pairs are of the scene degraded by 2, where 20 m bands play; in half of them 10 m bands do, at full
+    scale. A band that plays has a neighbour in its place among the inputs, so that it cannot be copied.
+    """
+    height, width = (n // 6 * 6 for n in scene.bands[20].shape[1:])
+    fine, coarse = scene.bands[10][:, : 2 * height, : 2 * width], scene.bands[20][:, :height, :width]
+    for number, how in enumerate(blurs):
+        rng = np.random.default_rng((seed, number))
+        scale = 2 if number % 2 == 0 else 1
+        if min(height, width) * (1 if scale == 2 else 2) < least:
+            continue
+        if scale == 2:
+            a, b = degrade_bands(fine, 10, 2, how), degrade_bands(coarse, 20, 2, how)
+            pool, seen = coarse, scene.valid[20][:height, :width]
+        else:
+            height6, width6 = (n // 6 * 6 for n in fine.shape[1:])
+            a, b = fine[:, :height6, :width6].copy(), coarse[:, : height6 // 2, : width6 // 2].copy()
+            pool, seen = a.copy(), scene.valid[10][:height6, :width6]
+        chosen = rng.choice(len(pool), 2, replace=False)
+        truth: Array = np.stack([pool[i] for i in chosen])
+        c = degrade_bands(truth, 60, 6, how)
+        hidden = b if scale == 2 else a
+        left = [i for i in range(len(hidden)) if i not in chosen]
+        for i in chosen:
+            hidden[i] = hidden[left[int(np.argmin([abs(j - i) for j in left]))]]
+        if rng.random() < 0.5:  # and its nearest neighbour on the other grid
+            a[0] = a[1]
+        yield Pair(
+            scene.name + SURROGATE, a / GAIN, b / GAIN, c / GAIN, truth / np.float32(GAIN), seen.astype(np.float32)
+        )
 
 
 def _mirror(pair: Pair, least: int) -> Pair:
@@ -168,6 +219,35 @@ def _clear(inputs: list[Array], truth: Array, rng: np.random.Generator) -> tuple
     return out, (truth - dark) * gain
 
 
+Row = tuple[Array, Array, Array | None, Array, Array]
+
+
+def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[Row]:
+    """Some coarse bands of some rows, and their truth, replaced by those of the next row, or mostly by noise."""
+    out = []
+    for (a, b, c, truth, weight), after in zip(rows, rows[1:] + rows[:1], strict=True):
+        if rng.random() >= share:
+            out.append((a, b, c, truth, weight))
+            continue
+        low, truth = (b if c is None else c).copy(), truth.copy()
+        factor = truth.shape[-1] // low.shape[-1]
+        some = np.flatnonzero(rng.random(len(low)) < 0.4)
+        if rng.random() < 0.5:
+            low[some] = (after[1] if after[2] is None else after[2])[some]
+            truth[some], weight = after[3][some], np.minimum(weight, after[4])
+        else:
+            size = truth[some].std(axis=(1, 2), keepdims=True)
+            part = rng.uniform(0.02, 0.6, size.shape).astype(np.float32)
+            noise = rng.standard_normal(truth[some].shape, np.float32) * size * np.float32(rng.uniform(0.2, 1))
+            h, w = low.shape[1:]
+            mean = noise.reshape(len(some), h, factor, w, factor).mean(axis=(2, 4))
+            level = low[some].mean(axis=(1, 2), keepdims=True)
+            low[some] = level + part * (low[some] - level) + mean
+            truth[some] = level + part * (truth[some] - level) + noise
+        out.append((a, low, c, truth, weight) if c is None else (a, b, low, truth, weight))
+    return out
+
+
 def batches(
     data: list[list[Pair]],
     ratio: int,
@@ -179,6 +259,9 @@ def batches(
     noise: float = 0.0,
     haze: float = 0.0,
     share: float = 1.0,
+    real: float | None = None,
+    vary: bool = False,
+    alien: float = 0.0,
 ) -> Iterator[tuple[Array, Array, Array | None, Array, Array]]:
     """Random patches for ever: ``(a, b, c, truth, weight)``, each with a leading batch axis.
 
@@ -197,16 +280,28 @@ def batches(
     haze : float
         Share of patches that lose part of what all their pixels have in common, band by band, and get
         other gains, as atmospheric correction does: what was learnt on L1C then serves L2A.
+    real : float, optional
+        Share of patches that are no surrogates; as their areas say by default.
+    vary : bool
+        Whether `noise` is the most a patch gets, instead of what every patch gets.
+    alien : float
+        Share of patches some of whose coarse bands have little to do with the others: they are of another patch, or
+        drown in noise, as the short-wave infrared does over ice and water.
     """
     area: dict[str, float] = defaultdict(float)
     for scene in data:
         area[scene[0].place] += scene[0].weight.size
     chance = np.array([scene[0].weight.size * area[scene[0].place] ** (share - 1) for scene in data], float)
     chance /= chance.sum()
+    if real is not None:
+        made = np.array([scene[0].place.endswith(SURROGATE) for scene in data])
+        if made.any() and not made.all():
+            chance[made] *= (1 - real) / chance[made].sum()
+            chance[~made] *= real / chance[~made].sum()
     step = start
     while True:
         rng = np.random.default_rng((seed, step))
-        rows: list[tuple[Array, Array, Array | None, Array, Array]] = []
+        rows: list[Row] = []
         for which in rng.choice(len(data), size=size, p=chance):
             pair = data[which][rng.integers(len(data[which]))]
             side = min(patch, *(n // ratio * ratio for n in pair.weight.shape))
@@ -221,11 +316,15 @@ def batches(
             inputs = [cut(pair.a, 1), cut(pair.b, 2)] + ([] if pair.c is None else [cut(pair.c, 6)])
             if noise:
                 sigma = np.float32(noise / GAIN)
+                if vary:
+                    sigma *= np.float32(rng.random())
                 inputs = [z + sigma * rng.standard_normal(z.shape, np.float32) for z in inputs]
             truth = cut(pair.truth, 1)
             if haze and rng.random() < haze:
                 inputs, truth = _clear(inputs, truth, rng)
             rows.append((inputs[0], inputs[1], inputs[2] if len(inputs) == 3 else None, truth, cut(pair.weight, 1)))
+        if alien:
+            rows = _estrange(rows, alien, rng)
         a, b, c, truths, weights = zip(*rows, strict=True)
         yield (
             np.stack(a),

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from xsen2.errors import MethodError, SourceError
 from xsen2.networks.cards import Card
 from xsen2.networks.load import start
 from xsen2.training.export import save
 from xsen2.training.fit import Recipe, fit
-from xsen2.training.patches import Blur, Pair, pairs, surrogates
+from xsen2.training.patches import Blur, Pair, impostors, pairs, surrogates
 from xsen2.training.scenes import Scene, hold_out, read_scenes
 
 __all__ = ["NETWORKS", "data_for", "recipe_for", "run"]
@@ -24,6 +25,8 @@ __all__ = ["NETWORKS", "data_for", "recipe_for", "run"]
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "twogrid": ("twogrid.TwoGrid", {"thin": 32, "wide": 128, "blocks": 4}),
+    "blend": ("blend.Blend", {"features": 64, "blocks": 3}),
+    "refined": ("refined.Refined", {"thin": 32, "wide": 128, "blocks": 4}),
     "dsen2": ("dsen2.DSen2", {"blocks": 6, "features": 128}),
     "vdsen2": ("dsen2.DSen2", {"blocks": 32, "features": 256}),
 }
@@ -38,6 +41,21 @@ BLURS: dict[str, tuple[Blur, ...]] = {
 """How scenes are degraded: with the sensor's own blur and some doubt about it, as in the paper, or both."""
 
 
+def blind(many: int, seed: int) -> list[Blur]:
+    """Ways in which bands may have come about, so different that a network cannot rely on any: the scene must say."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for number in range(many):
+        kind = ("mtf", "dsen2", "product", "mtf", "product", "box")[number % 6]
+        if kind in ("mtf", "product"):
+            out.append(
+                Blur(kind, float(rng.uniform(0.85, 1.15)), spread=0.07, drift=0.02, seed=int(rng.integers(10**9)))
+            )
+        else:
+            out.append(Blur(kind))
+    return out
+
+
 def recipe_for(
     network: str, ratio: int, *, steps: int, cool: int, rate: float, noise: float, haze: float, seed: int
 ) -> Recipe:
@@ -48,7 +66,9 @@ def recipe_for(
     if network == "twogrid" and ratio == 6:  # at 20 m, where there is more to learn from, it ends at the same error
         arguments = {**arguments, "guide": True}
     patch, batch = (48, 64) if ratio == 2 else (96, 16)
-    if network != "twogrid":  # four times the work per pixel, and more
+    if network in ("blend", "refined"):
+        patch, batch = (144, 8) if ratio == 6 else (96, 8)
+    elif network != "twogrid":  # four times the work per pixel, and more
         batch //= 4
     return Recipe(
         architecture,
@@ -62,6 +82,9 @@ def recipe_for(
         noise=noise,
         haze=haze,
         seed=seed,
+        real=0.6 if network == "blend" and ratio == 6 else None,
+        vary=network in ("blend", "refined"),
+        alien=0.1 if network in ("blend", "refined") else 0.0,
     )
 
 
@@ -76,6 +99,8 @@ def data_for(
     more : bool
         Whether to add surrogates for the 60 m bands.
     """
+    if operator == "blind":
+        return _blind(train, validation, recipe, more)
     blurs = BLURS[operator]
     data = [p for scene in train if (p := list(pairs(scene, recipe.ratio, blurs, recipe.patch)))]
     if more and recipe.ratio == 6:
@@ -83,6 +108,20 @@ def data_for(
     judges = [Blur(o) for o in (("mtf", "dsen2") if operator == "both" else (operator,))]
     judged = [p for i, scene in enumerate(validation) for p in pairs(scene, recipe.ratio, [judges[i % len(judges)]])]
     return data, judged
+
+
+def _blind(
+    train: Sequence[Scene], validation: Sequence[Scene], recipe: Recipe, more: bool
+) -> tuple[list[list[Pair]], list[Pair]]:
+    """Every scene degraded in ways of its own."""
+    data = []
+    for number, scene in enumerate(train):
+        data.append(list(pairs(scene, recipe.ratio, blind(12 if recipe.ratio == 6 else 3, number), recipe.patch)))
+        if more and recipe.ratio == 6:
+            data.append(list(impostors(scene, blind(4, 1000 + number), recipe.patch, number)))
+    judges = [Blur("mtf"), Blur("dsen2"), Blur("product")]
+    judged = [p for scene in validation for p in pairs(scene, recipe.ratio, judges)]
+    return [some for some in data if some], judged
 
 
 def run(

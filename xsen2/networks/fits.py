@@ -1,0 +1,159 @@
+"""What finer bands say of a coarser one by linear regression: round every place, for a blur that is not known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+__all__ = ["Fit", "around", "convolved", "gaussian", "grow", "parted", "reduce", "regress", "solve", "window"]
+
+
+def gaussian(sigma: float, step: int, truncate: float = 3.5) -> tuple[list[float], int]:
+    """Taps of a Gaussian for one coarse pixel of `step` fine ones, as `xsen2.engine.operators.taps` gives them."""
+    centre = (step - 1) / 2
+    first = min(0, math.ceil(centre - truncate * sigma))
+    last = max(step - 1, math.floor(centre + truncate * sigma))
+    weights = [math.exp(-0.5 * ((k - centre) / sigma) ** 2) for k in range(first, last + 1)]
+    return [w / sum(weights) for w in weights], -first
+
+
+def convolved(first: Sequence[float], second: Sequence[float]) -> tuple[list[float], int]:
+    """Taps of one kernel after an odd, symmetric other."""
+    out = [0.0] * (len(first) + len(second) - 1)
+    for i, x in enumerate(first):
+        for j, y in enumerate(second):
+            out[i + j] += x * y
+    return out, len(second) // 2
+
+
+def window(sigma: float, radius: int) -> list[float]:
+    """Weights of the neighbours of a pixel along one axis."""
+    return [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-radius, radius + 1)]
+
+
+def reduce(x: torch.Tensor, weights: Sequence[float], before: int, step: int) -> torch.Tensor:
+    """Every `step`-th value of a separable correlation along the last two axes; symmetric edges."""
+    after = len(weights) - before - step
+    for dim in (x.ndim - 2, x.ndim - 1):
+        n = x.shape[dim]
+        place = torch.arange(-before, n + after, device=x.device)
+        place = torch.where(place < 0, -1 - place, place) % (2 * n)
+        wide = x.index_select(dim, torch.where(place >= n, 2 * n - 1 - place, place))
+        cells = n // step
+        every = (slice(None),) * dim + (slice(None, None, step),)
+        x = wide.narrow(dim, 0, step * (cells - 1) + 1)[every] * weights[0]
+        for j, weight in enumerate(weights[1:], 1):
+            x.add_(wide.narrow(dim, j, step * (cells - 1) + 1)[every], alpha=weight)
+    return x
+
+
+def around(x: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+    """Weighted sums round every pixel, along the last two axes; what is beyond the edges counts as 0."""
+    far = len(weights) // 2
+    for dim in (x.ndim - 2, x.ndim - 1):
+        edges = (0, 0, far, far) if dim == x.ndim - 2 else (far, far, 0, 0)
+        wide, n = F.pad(x, edges), x.shape[dim]
+        # Not a convolution of the library's: those round differently for other sizes, and a variance that is the
+        # difference of two large numbers would show it.
+        x = wide.narrow(dim, 0, n) * weights[0]
+        for k, weight in enumerate(weights[1:], 1):
+            x.add_(wide.narrow(dim, k, n), alpha=weight)
+    return x
+
+
+def grow(x: torch.Tensor, ratio: int) -> torch.Tensor:
+    """Bilinear interpolation, half-pixel centres; each phase with its own two weights, wherever a block begins."""
+    for dim in (x.ndim - 2, x.ndim - 1):
+        n = x.shape[dim]
+        wide = torch.cat([x.narrow(dim, 0, 1), x, x.narrow(dim, n - 1, 1)], dim)
+        phases = []
+        for phase in range(ratio):
+            place = (phase + 0.5) / ratio + 0.5
+            base = math.floor(place)
+            phases.append(torch.lerp(wide.narrow(dim, base, n), wide.narrow(dim, base + 1, n), place - base))
+        x = torch.stack(phases, dim + 1).flatten(dim, dim + 1)
+    return x
+
+
+def parted(x: torch.Tensor, *sizes: int) -> torch.Tensor:
+    """Axis 1 as several."""
+    return x.reshape(len(x), *sizes, *x.shape[2:])
+
+
+class Fit(NamedTuple):
+    """A regression round every pixel."""
+
+    slopes: torch.Tensor
+    """``(N, K, P, h, w)``."""
+    rest: torch.Tensor
+    """``(N, K, h, w)``: what the pixel itself has over the fit."""
+    left: torch.Tensor
+    """``(N, K, h, w)``: variance round the pixel that is not explained."""
+
+
+def regress(x: torch.Tensor, y: torch.Tensor, weights: Sequence[float], ridge: float) -> Fit:
+    """Least squares of ``y ~ slopes · x + constant`` round every pixel.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        ``(N, G, P, h, w)``, predictors, of one band each, or with G = 1 of all alike.
+    y : torch.Tensor
+        ``(N, K, h, w)``; K = G unless G = 1.
+    weights : sequence of float
+        Of the neighbours, along one axis.
+    ridge : float
+        Added to the variances of the predictors.
+    """
+    p = x.shape[2]
+    upper = [(i, j) for i in range(p) for j in range(i, p)]
+    squares = torch.stack([x[:, :, i] * x[:, :, j] for i, j in upper], 2)
+    mixed = x * y[:, :, None]
+    g, k = x.shape[1], y.shape[1]
+    ones = torch.ones_like(y[:, :1])
+    parts = [ones, y, y * y, x.flatten(1, 2), squares.flatten(1, 2), mixed.flatten(1, 2)]
+    sums = around(torch.cat(parts, 1), weights)
+    sums = sums[:, 1:] / sums[:, :1]
+    level, power, mean, squares, mixed = torch.split(sums, [k, k, g * p, g * len(upper), k * p], 1)
+    mean, squares, mixed = (parted(z, -1, q) for z, q in ((mean, p), (squares, len(upper)), (mixed, p)))
+    mixed = mixed - level[:, :, None] * mean
+    normal = {(i, j): squares[:, :, q] - mean[:, :, i] * mean[:, :, j] for q, (i, j) in enumerate(upper)}
+    slopes = solve(normal, mixed, ridge)
+    rest = y - level - (slopes * (x - mean)).sum(2)
+    return Fit(slopes, rest, (power - level * level - (slopes * mixed).sum(2)).clamp(min=0))
+
+
+def solve(normal: dict[tuple[int, int], torch.Tensor], right: torch.Tensor, ridge: float) -> torch.Tensor:
+    """Cholesky's method for a small matrix at every pixel: written out, since batched solvers take 100 times as long.
+
+    `normal` holds the upper half, ``(N, G, h, w)`` each; `right` is ``(N, K, size, h, w)``.
+    """
+    size = right.shape[2]
+    root: dict[tuple[int, int], torch.Tensor] = {}
+    for j in range(size):
+        rest = normal[j, j] + ridge
+        for k in range(j):
+            rest = rest - root[j, k] ** 2
+        root[j, j] = rest.clamp(min=ridge / 2).sqrt()
+        for i in range(j + 1, size):
+            rest = normal[j, i]
+            for k in range(j):
+                rest = rest - root[i, k] * root[j, k]
+            root[i, j] = rest / root[j, j]
+    half: list[torch.Tensor] = []
+    for i in range(size):
+        rest = right[:, :, i]
+        for k in range(i):
+            rest = rest - root[i, k] * half[k]
+        half.append(rest / root[i, i])
+    found: list[torch.Tensor] = [half[0]] * size
+    for i in reversed(range(size)):
+        rest = half[i]
+        for k in range(i + 1, size):
+            rest = rest - root[k, i] * found[k]
+        found[i] = rest / root[i, i]
+    return torch.stack(found, 2)

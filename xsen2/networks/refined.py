@@ -1,0 +1,255 @@
+"""Refined: a regression on the 10 m bands, and what TwoGrid has to add to it, bounded."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from xsen2.networks.blend import inner, mean_around, up2
+from xsen2.networks.fits import gaussian, grow, parted, reduce, solve, window
+from xsen2.networks.fused import conv
+from xsen2.networks.twogrid import _Block, _conv, _unfolded, upsample
+
+__all__ = ["Refined"]
+
+NEAR, WIDE = window(1.0, 2), window(2.0, 4)  # 60 m cells
+BLURS = (0.6, 0.82, 1.04, 1.26)
+"""Sigmas of what may have made a 20 m pixel of 10 m ones, in 10 m pixels."""
+CERTAIN = 20.0  # power of the evidence for a blur
+RIDGE = 2.5e-5  # variance, in (DN / 2000)²: (10 DN)²
+FLOOR = (2.5e-3) ** 2  # (5 DN)²: 10 m bands that vary by less are noise
+LEAST, TRACE = 1e-9, 1e-4
+"""Variances of a 20 m band that count as nothing: (0.06 DN)², and this share of its own. Larger ones in DN would make
+the outcome hang on the band's unit."""
+LEVEL = (
+    (-0.008, 0.113, 0.723, 0.214, -0.028),
+    (0.039, -0.021, 0.214, 0.771, 0.009),
+    (-0.043, -0.060, 0.145, 0.939, 0.068),
+    (-0.060, -0.207, 0.158, 1.059, 0.105),
+    (-1.691, -0.554, 2.107, 0.413, 0.645),
+    (-1.408, -0.438, 1.991, 0.144, 0.474),
+)
+"""The usual mean of a 20 m band round a place, linear in those of the 10 m bands and 1: least squares over the training
+scenes, DN / 2000. And below, likewise, the logarithm of its spread."""
+SPREAD = (
+    (-0.213, 0.537, 0.541, 0.144, -0.041),
+    (0.012, 0.108, 0.021, 0.843, -0.124),
+    (-0.002, -0.004, 0.052, 0.927, -0.080),
+    (0.006, -0.050, 0.045, 0.976, -0.009),
+    (-0.502, 0.055, 0.813, 0.534, -0.337),
+    (-0.339, -0.343, 1.199, 0.345, -0.555),
+)
+
+
+class Start(NamedTuple):
+    """What a regression makes of the 20 m bands, and what they are like round a place."""
+
+    base: torch.Tensor
+    """``(N, 6, H, W)``: bicubic interpolation."""
+    detail: torch.Tensor
+    """``(N, 6, H, W)``: what the regression has over `base`."""
+    left: torch.Tensor
+    """``(N, 6, H / 2, W / 2)``: logarithm of the share of the variance that it leaves."""
+    unit: torch.Tensor
+    """``(N, 6, H / 2, W / 2)``: how large the detail and what is left are."""
+    most: torch.Tensor
+    """``(N, 6, H / 2, W / 2)``: the same, without what is left where the regression explains little."""
+    gain: torch.Tensor
+    """``(N, 6, H / 2, W / 2)``: what the bands are multiplied by to vary as is usual over such 10 m bands."""
+    alike: torch.Tensor
+    """``(N, 6, H / 2, W / 2)``: the bands, with the mean and the spread that are usual over such 10 m bands."""
+    blur: torch.Tensor
+    """``(N, 6, H / 2, W / 2)``: the likely blur."""
+    contrast: torch.Tensor
+    """``(N, 1, H / 2, W / 2)``: logarithm of how much the 10 m bands vary."""
+
+
+def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
+    """Local regressions of the 20 m bands on the 10 m ones, for the blur that fits best; statistics of 60 m cells.
+
+    What comes back lacks `spare` pixels of 10 m on every side.
+    """
+    p, k = a.shape[1], b.shape[1]
+    upper = [(i, j) for i in range(p) for j in range(i, p)]
+    own = [b, b * b]
+    level, power = torch.split(mean_around(torch.cat([F.avg_pool2d(z, 3) for z in own], 1), WIDE), [k, k], 1)
+    variance = (power - level * level).clamp(min=0)
+    lows, slopes_, lefts, means = [], [], [], []
+    for sigma in BLURS:
+        low = reduce(a, *gaussian(sigma, 2), 2)
+        parts = [low, *[(low[:, i] * low[:, j])[:, None] for i, j in upper]]
+        parts.append((low[:, None] * b[:, :, None]).flatten(1, 2))
+        sums = mean_around(torch.cat([F.avg_pool2d(z, 3) for z in parts], 1), WIDE)
+        mean, squares, mixed = torch.split(sums, [p, len(upper), k * p], 1)
+        mixed = parted(mixed, k, p) - level[:, :, None] * mean[:, None]
+        normal = {(i, j): (squares[:, q] - mean[:, i] * mean[:, j])[:, None] for q, (i, j) in enumerate(upper)}
+        slopes = solve(normal, mixed, RIDGE)
+        lefts.append((variance - (slopes * mixed).sum(2)).clamp(min=0) + TRACE * variance + LEAST)
+        lows.append(low)
+        slopes_.append(slopes)
+        means.append(mean)
+    left = torch.stack(lefts)
+    likely = vertex(torch.log(left))
+    # From here on without the margin, but for what interpolation and the next means see of it.
+    skip = max(0, spare // 6 - len(NEAR) // 2 - 2)
+    likely, level, variance = (inner(x, skip) for x in (likely, level, variance))
+    left, mean, squares = (inner(x, skip) for x in (left, mean, squares))
+    slopes_ = [inner(s, skip) for s in slopes_]
+    a, b = inner(a, 6 * skip), inner(b, 3 * skip)
+    mixed_slopes = sum(n[:, :, None] * s for n, s in zip(likely, slopes_, strict=True))
+    assert isinstance(mixed_slopes, torch.Tensor)
+    rest = b.clone()
+    for n, s, low in zip(likely, slopes_, lows, strict=True):
+        on_a = parted(grow((n[:, :, None] * s).flatten(1, 2), 3), k, p)
+        rest -= (on_a * inner(low, 3 * skip)[:, None]).sum(2)
+    fine = parted(up2(grow(mixed_slopes.flatten(1, 2), 3)), k, p)
+    base = upsample(b, 2)
+    detail = (fine * a[:, None]).sum(2) + upsample(rest, 2) - base
+    remains = (likely * left).sum(0)
+    energy = mean_around(F.avg_pool2d(detail * detail, 6), NEAR)
+    unit = (energy + 0.5 * remains).sqrt()
+    # What stays unexplained gives leave to add to a fit that explains half of the variance or more, not to any other.
+    known = (2 - 2 * remains / (variance + LEAST)).clamp(0, 1)
+    most = (energy + 0.5 * known * remains + LEAST).sqrt()
+    spread = (squares[:, [upper.index((i, i)) for i in range(p)]] - mean * mean).clamp(min=0) + FLOOR
+    size = 0.5 * torch.log(spread)
+    gain = torch.exp(_linear(size, SPREAD)) / (variance + 100 * LEAST).sqrt()
+    gain3 = grow(gain, 3)
+    alike = (b - grow(level, 3)) * gain3 + grow(_linear(mean, LEVEL).clamp(0, 6), 3)
+    share = torch.log(remains / (variance + LEAST)).clamp(max=0)
+    contrast = size.mean(1, keepdim=True) - 0.5 * math.log(FLOOR) - 3
+    sigmas = torch.tensor(BLURS, device=a.device)[:, None, None, None, None]
+    rest_of = spare - 6 * skip
+    return Start(
+        base=inner(base, rest_of),
+        detail=inner(detail, rest_of),
+        left=inner(grow(share, 3), rest_of // 2),
+        unit=inner(grow(unit, 3), rest_of // 2),
+        most=inner(grow(most, 3), rest_of // 2),
+        gain=inner(gain3, rest_of // 2),
+        alike=inner(alike, rest_of // 2),
+        blur=inner(grow((likely * sigmas).sum(0), 3), rest_of // 2),
+        contrast=inner(grow(contrast, 3), rest_of // 2),
+    )
+
+
+def _linear(x: torch.Tensor, weights: tuple[tuple[float, ...], ...]) -> torch.Tensor:
+    """Every output from all channels and a constant; written out, so that it is the same wherever a block is cut."""
+    rows = []
+    for *slopes, constant in weights:
+        row = torch.full_like(x[:, 0], constant)
+        for i, slope in enumerate(slopes):
+            row.add_(x[:, i], alpha=slope)
+        rows.append(row)
+    return torch.stack(rows, 1)
+
+
+def vertex(evidence: torch.Tensor) -> torch.Tensor:
+    """Shares of two neighbours of four equidistant blurs, so that their mean is where the evidence is least.
+
+    Between the blurs it is a parabola through three of them, the first three and the last three by how good their
+    middles are.
+    """
+    places = []
+    for k in (1, 2):
+        before, here, after = evidence[k - 1], evidence[k], evidence[k + 1]
+        bent = (before - 2 * here + after).clamp(min=1e-3)
+        places.append(k + ((before - after) / (2 * bent)).clamp(-1, 1))
+    first = torch.sigmoid(CERTAIN * (evidence[2] - evidence[1]))
+    place = first * places[0] + (1 - first) * places[1]
+    return torch.stack([(1 - (place - k).abs()).clamp(min=0) for k in range(len(evidence))])
+
+
+class Refined(nn.Module):
+    """TwoGrid that starts from a regression, sees no unusual gain or offset of a 20 m band, and is bounded.
+
+    A regression of every 20 m band on the 10 m bands is made round every place, for the blur that fits best there.
+    Convolutions as those of `xsen2.networks.twogrid.TwoGrid` see the bands with the mean and the spread that are usual
+    over such 10 m bands. They say how far the regression is to be trusted, and what stands in its place, which is no
+    more than a few times what the regression adds to interpolation or leaves unexplained.
+    """
+
+    lattice = 6
+
+    def __init__(self, ratio: int = 2, thin: int = 32, wide: int = 128, blocks: int = 4) -> None:
+        super().__init__()
+        self.ratio, made = ratio, 6
+        self.side = 600  # the halo is wide, and only the regressions see most of it
+        self.stem = nn.ModuleList([_conv(4 + made, thin), _conv(thin, thin)])
+        self.enter = _conv(4 * thin + 10 + 3 * made, wide, gain=1.0)
+        self.body = nn.Sequential(*(_Block(wide) for _ in range(blocks)))
+        self.leave = _conv(wide, 4 * thin, gain=1.0)
+        self.join = _conv(2 * thin, thin)
+        self.tail = _conv(thin, made, gain=0.0)
+        self.gate = _conv(thin, made, gain=0.0)
+        self.doubt = nn.Sequential(_conv(thin, thin), nn.ReLU(), _conv(thin, made, gain=0.0))
+
+    @property
+    def radius(self) -> int:
+        """Receptive field in 10 m pixels on either side."""
+        return self.spare + 4 + 2 + 2 * (2 + 2 * len(self.body))
+
+    @property
+    def spare(self) -> int:
+        """How much of it the regressions see and the convolutions do not: whole 60 m cells."""
+        return 6 * (len(WIDE) // 2 + len(NEAR) // 2 + 2)
+
+    def forward(
+        self,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        c: torch.Tensor | None = None,
+        *,
+        doubt: bool = False,
+        spare: int = 0,
+    ) -> torch.Tensor:
+        """Super-resolve one batch, as `xsen2.networks.twogrid.TwoGrid` does.
+
+        The first pixel lies on a border of 60 m. `spare` pixels of 10 m along all edges, whole 60 m cells, are context
+        of the regressions alone: the result has none there.
+        """
+        size = a.shape[2:]
+        edges = [-n % 6 for n in size]
+        if any(edges):
+            a, b = (F.pad(x, (0, edges[1] // f, 0, edges[0] // f), mode="replicate") for x, f in ((a, 1), (b, 2)))
+        out = self._made(a, b, doubt, spare)
+        return out[..., : size[0] - 2 * spare, : size[1] - 2 * spare] if any(edges) else out
+
+    def _made(self, a: torch.Tensor, b: torch.Tensor, doubt: bool, spare: int) -> torch.Tensor:
+        with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
+            found = start(a, b, spare)
+            a = inner(a, spare)
+            gain = up2(found.gain)
+            own = (found.detail * gain).clamp(-1, 1)
+            bound = (4 * up2(found.most) + 2 * found.detail.abs()) * gain
+            prior = -up2(found.left) - 6
+            mean = F.avg_pool2d(a, 2)
+            contrast = found.contrast.expand(-1, 6, -1, -1) / 4
+            facts = [found.left / 4, contrast, 4 * (found.blur - 0.88)]
+            levels = torch.cat([mean, found.alike.clamp(-1, 6), *facts], 1)
+            fine = 4 * torch.cat([a - up2(mean), own], 1)
+        dtype, thin = self.tail.weight.dtype, self.tail.in_channels
+        x = fine.to(dtype).contiguous(memory_format=torch.channels_last)
+        for layer in self.stem:
+            assert isinstance(layer, nn.Conv2d)
+            x = conv(x, layer.weight, layer.bias, relu=True)
+        levels = levels.to(x.dtype, memory_format=torch.channels_last)
+        weight = self.enter.weight
+        y = conv(x, _unfolded(weight[:, : 4 * thin]), stride=2, padding=2)
+        y = conv(levels, weight[:, 4 * thin :], self.enter.bias, onto=y)
+        y = self.leave(self.body(y))
+        y = F.pixel_shuffle(y, 2).contiguous(memory_format=torch.channels_last)
+        weight = self.join.weight
+        x = conv(x, weight[:, :thin], self.join.bias)
+        x = conv(y, weight[:, thin:], onto=x, relu=True)
+        trust = torch.sigmoid(prior + self.gate(x).float())
+        more = bound * torch.tanh(self.tail(x).float() / bound)
+        out: torch.Tensor = found.base + trust * found.detail + (1 - trust) * more / gain
+        if not doubt:
+            return out
+        sure: torch.Tensor = self.doubt(x.detach()).float().clamp(-8, 8)
+        return torch.cat([out, up2(found.unit) * torch.exp(sure - 1)], 1)
