@@ -180,10 +180,6 @@ class Estimate(OneGrid):
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
         raise NotImplementedError("an estimate makes no pixels: only its sums are gathered")
 
-    @property
-    def halo(self) -> dict[int, int]:
-        return self.gather_halo
-
     def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> Floats:
         """Sums of products of the 10 m bands, as coarse as the others, their derivatives, and the band."""
         ratio = self._ratio
