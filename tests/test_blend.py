@@ -112,7 +112,7 @@ def test_they_make_the_same_wherever_an_image_is_cut(ratio):
         z[..., top // f : (top + height) // f, left // f : (left + width) // f]
         for z, f in zip(x, (1, 2, 6), strict=False)
     ]
-    spare = getattr(network, "spare", 0)
+    spare = network.spare
     with torch.no_grad():
         whole = network(*x, doubt=True)[..., top + edge : top + height - edge, left + edge : left + width - edge]
         for skip in {0, spare}:

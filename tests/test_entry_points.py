@@ -63,9 +63,10 @@ def many(request):
 NET = """
 import torch
 from torch import nn
+from xsen2.networks.network import Network
 
 
-class Net(nn.Module):
+class Net(Network):
     radius = 2
 
     def __init__(self, ratio: int, gain: float = 1.0) -> None:

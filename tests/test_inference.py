@@ -14,6 +14,7 @@ from cubes import make_cube
 import xsen2
 from xsen2.networks import devices, inference
 from xsen2.networks.cards import cards
+from xsen2.networks.network import PATCH, Network
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")
 
@@ -53,7 +54,7 @@ def inner(x: np.ndarray) -> np.ndarray:
     return x[:, HALO:-HALO, HALO:-HALO]
 
 
-class Scarce(torch.nn.Module):
+class Scarce(Network):
     """A network on a device whose memory holds so many pixels and no more."""
 
     def __init__(self, pixels: int, error: Exception) -> None:
@@ -90,7 +91,7 @@ def test_what_devices_say_without_memory_is_understood(said: str) -> None:
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("x"), MemoryError(), RuntimeError(SAID[0])], ids=repr)
 def test_less_at_a_time_where_memory_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "PATCH", 72)
+    monkeypatch.setattr(Network, "side", 72)
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 600 * 600)
     a, b, c = block()
     want = inference.infer(CARD, a, b, c, device="cpu", dtype="float32")
@@ -142,24 +143,19 @@ def test_each_weights_have_a_room_of_their_own(monkeypatch: pytest.MonkeyPatch) 
     ((key, room),) = inference._rooms.items()
     assert key == (CARD.sha256, "cpu", "torch.float32")
     assert room.side == 48
-    assert (
-        inference._room((CARD.sha256, "cpu", "torch.bfloat16"), CPU, torch.bfloat16, HALO, inference.PATCH).side
-        == inference.PATCH
-    )
+    assert inference._room((CARD.sha256, "cpu", "torch.bfloat16"), CPU, torch.bfloat16, HALO, PATCH).side == PATCH
 
 
 @pytest.mark.parametrize(("gigabytes", "side"), [(1, 290), (8, 960), (1000, 2300)])
 def test_patches_fill_the_memory_of_cuda(gigabytes: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "memory", lambda device: int(gigabytes * 1e9 * 0.8) // devices.STREAMS)
     key, cuda = ("x", "cuda:0", "torch.bfloat16"), torch.device("cuda", 0)
-    room = inference._room(key, cuda, torch.bfloat16, HALO, inference.PATCH)
+    room = inference._room(key, cuda, torch.bfloat16, HALO, PATCH)
     assert room.side >= side
     assert (room.side + 2 * HALO) ** 2 <= room.pixels <= inference.BATCH_PIXELS["cuda"]
     monkeypatch.setattr(devices, "memory", lambda device: 0)
-    assert inference._room(key, cuda, torch.bfloat16, HALO, inference.PATCH) == room, (
-        "blocks to come find other memory in use"
-    )
-    assert inference._room(("y",), cuda, torch.float32, HALO, inference.PATCH).side == inference.LEAST
+    assert inference._room(key, cuda, torch.bfloat16, HALO, PATCH) == room, "blocks to come find other memory in use"
+    assert inference._room(("y",), cuda, torch.float32, HALO, PATCH).side == inference.LEAST
 
 
 def test_inputs_are_left_alone_even_if_they_may_not_be_written() -> None:
@@ -181,7 +177,7 @@ def test_threads_change_no_bit(two_threads: None) -> None:
         np.testing.assert_array_equal(inference.infer(CARD, *made, device="cpu", dtype=dtype), both)
 
 
-class Counted(torch.nn.Module):
+class Counted(Network):
     """How many blocks are in it at a time: each waits a while for so many others."""
 
     def __init__(self, expected: int) -> None:

@@ -148,6 +148,7 @@ print(max(len(pickle.dumps(dict(layer))) for n, layer in layers if n.startswith(
     assert int(out.stdout) < 300_000  # a network is megabytes
 
 
+@pytest.mark.usefixtures("thin_blocks")
 def test_one_task_per_block():
     ds = make_cube(20, 20, chunks=60)
     sr = ds.dsen2.superresolve(B, native=False)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from xsen2.networks.fits import Fit, around, convolved, gaussian, grow, parted, reduce, regress, solve, window
 from xsen2.networks.fused import conv
+from xsen2.networks.network import Network
 from xsen2.networks.twogrid import _Block, _conv, upsample
 
 __all__ = ["Blend"]
@@ -167,7 +168,7 @@ def sharpen(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return solve(normal, mixed, 1e-4)
 
 
-class Blend(nn.Module):
+class Blend(Network):
     """The 60 m bands from regressions on the 10 m and 20 m ones.
 
     Three regressions are made round every 60 m pixel, for the blur that fits best there: on the 10 m bands, near and

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from xsen2.networks.fused import conv
+from xsen2.networks.network import Network
 
 __all__ = ["DSen2", "upsample"]
 
@@ -41,7 +42,7 @@ class _ResBlock(nn.Module):
         return torch.add(x, conv(y, self.conv2.weight, self.conv2.bias), alpha=0.1)
 
 
-class DSen2(nn.Module):
+class DSen2(Network):
     """Predict what bilinear upsampling misses, on the 10 m grid.
 
     Parameters

@@ -23,10 +23,10 @@ from xsen2.networks.cards import GAIN, Card
 from xsen2.networks.devices import best_device, best_dtype
 from xsen2.networks.load import infinite
 from xsen2.networks.load import network as from_file
+from xsen2.networks.network import Network
 
 __all__ = ["best_device", "best_dtype", "infer", "load"]
 
-PATCH = 400  # largest side, in 10 m pixels, that goes through a network at a time: its features then fit a CPU cache
 # A CPU takes one patch at a time: of two, the features of the first have left its caches when the next layer comes.
 BATCH_PIXELS = {"cpu": 1, "mps": 1200 * 1200, "cuda": 4 * 1200 * 1200}
 
@@ -39,7 +39,7 @@ BYTES = {torch.float32: 6000, torch.bfloat16: 3000, torch.float16: 3000}
 KEPT = 512 * 2**20
 """Bytes of weights that stay on a device, those used last: VDSen2 for both grids in float32 has 300 MB."""
 
-_networks: dict[tuple[str, ...], torch.nn.Module] = {}  # the one used last is the last
+_networks: dict[tuple[str, ...], Network] = {}  # the one used last is the last
 _loading = threading.Lock()
 _rooms: dict[tuple[str, ...], Room] = {}
 
@@ -54,7 +54,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def load(card: Card, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+def load(card: Card, device: torch.device, dtype: torch.dtype) -> Network:
     """The network of a card, from the cache of this process or from its file.
 
     Raises
@@ -89,7 +89,7 @@ def _forget(device: str) -> None:
         del _networks[key]
 
 
-def _bytes(network: torch.nn.Module) -> int:
+def _bytes(network: Network) -> int:
     return sum(value.numel() * value.element_size() for value in network.state_dict().values())
 
 
@@ -150,10 +150,10 @@ def infer(
     network = load(card, where, kind)
     key = (card.sha256, str(where), str(kind))
     halo = card.halo * card.ratio
-    step = int(getattr(network, "lattice", card.ratio))
+    step = max(network.lattice, card.ratio)
     layers = [(_whole(x, step // f), f) for x, f in ((a, 1), (b, 2), (c, 6)) if f <= card.ratio]
     while True:
-        room = _room(key, where, kind, halo, _side(network))
+        room = _room(key, where, kind, halo, network.side)
         corners, size, many = _patches(layers[0][0].shape[1:], halo, step, room)
         batches = [corners[i : i + many] for i in range(0, len(corners), many)]
         try:
@@ -186,7 +186,7 @@ def infer(
 
 
 def _compute(
-    network: torch.nn.Module,
+    network: Network,
     layers: list[tuple[Array, int]],
     where: torch.device,
     batches: list[list[tuple[int, int]]],
@@ -198,7 +198,7 @@ def _compute(
     whole = [(devices.upload(x, where), factor) for x, factor in layers]
     height, width = layers[0][0].shape[1:]
     more: dict[str, Any] = {"doubt": True} if doubt else {}
-    if spare := int(getattr(network, "spare", 0)):  # context that only a part of the network sees
+    if spare := network.spare:  # context that only a part of the network sees
         more["spare"] = spare
     edge = halo - spare
     out: torch.Tensor | None = None
@@ -221,11 +221,6 @@ def _whole(x: Array, step: int) -> Array:
     """Filled up at its ends to multiples of `step` pixels, with what is there; a block's halo is wider than that."""
     more = [(0, -n % step) for n in x.shape[1:]]
     return np.pad(x, [(0, 0), *more], mode="edge") if any(n for _, n in more) else x
-
-
-def _side(network: torch.nn.Module) -> int:
-    """Largest side of a patch on a CPU: what the network says of itself, else `PATCH`."""
-    return getattr(network, "side", PATCH)
 
 
 def _room(key: tuple[str, ...], device: torch.device, dtype: torch.dtype, halo: int, side: int) -> Room:

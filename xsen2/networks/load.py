@@ -19,6 +19,7 @@ from xsen2 import files
 from xsen2.errors import WeightsError, printable
 from xsen2.networks.cards import ARCHITECTURES, GROUP, Card, architectures
 from xsen2.networks.local import at
+from xsen2.networks.network import Network
 
 __all__ = ["build", "checkpoint", "halo_of", "infinite", "misfit", "network", "start", "tensors", "verified"]
 
@@ -33,7 +34,7 @@ HEADER = 2**20
 SHOWN = 6  # weights that an error names: two networks can differ in hundreds
 
 
-def build(architecture: str, ratio: int, arguments: Mapping[str, Any]) -> nn.Module:
+def build(architecture: str, ratio: int, arguments: Mapping[str, Any]) -> Network:
     """A fresh network by the name that cards carry, as ``"twogrid.TwoGrid"``.
 
     Raises
@@ -54,6 +55,8 @@ def build(architecture: str, ratio: int, arguments: Mapping[str, Any]) -> nn.Mod
             kind = point.load()
         except Exception as error:  # other people's code: whatever it raises, the name says whose it is
             raise WeightsError(f"{architecture!r} ({point.value}) cannot be imported: {error!r}") from error
+    if not issubclass(kind, Network):
+        raise WeightsError(f"{architecture!r} is {kind!r}, which is not derived from xsen2.networks.network.Network")
     takes = typing.get_type_hints(kind.__init__)
     for key, value in arguments.items():
         if key not in takes:
@@ -61,22 +64,22 @@ def build(architecture: str, ratio: int, arguments: Mapping[str, Any]) -> nn.Mod
         if takes[key] in (bool, int, str) and type(value) is not takes[key]:
             raise WeightsError(f"{architecture} takes {key}: {takes[key].__name__}, not {value!r}")
     try:
-        made: nn.Module = kind(**{**arguments, "ratio": ratio})
+        made: Network = kind(**{**arguments, "ratio": ratio})
     except Exception as error:  # whatever numbers that make no sense lead to, such as a division by no features
         raise WeightsError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
     return made
 
 
-def halo_of(module: nn.Module, ratio: int) -> int:
+def halo_of(module: Network, ratio: int) -> int:
     """What a card says of a network's receptive field: pixels of the bands' own grid, upsampling included.
 
     Where a network works in cells that are wider, and says so by its `lattice`, whole ones.
     """
-    cell = int(getattr(module, "lattice", ratio)) // ratio
-    return -(-(-(-int(module.radius) // ratio) + 1) // cell) * cell  # type: ignore[arg-type]
+    cell = max(module.lattice, ratio) // ratio
+    return -(-(-(-module.radius // ratio) + 1) // cell) * cell
 
 
-def network(card: Card) -> nn.Module:
+def network(card: Card) -> Network:
     """The network of a card, float32 on the CPU.
 
     Raises
@@ -96,10 +99,10 @@ def tensors(card: Card) -> Tensors:
         module = build(card.architecture, card.ratio, card.arguments)
     if card.halo != (halo := halo_of(module, card.ratio)):
         raise WeightsError(
-            f"the card of {card.name} says halo {card.halo}, but the network sees {int(module.radius)} pixels of 10 m "  # type: ignore[arg-type]
+            f"the card of {card.name} says halo {card.halo}, but the network sees {module.radius} pixels of 10 m "
             f"on each side, which is {halo}: with less, blocks would leave seams. Correct the card"
         )
-    if card.spread and not hasattr(module, "doubt"):
+    if card.spread and not module.uncertainty:
         raise WeightsError(f"the card of {card.name} has a spread, but the network gives no standard errors: remove it")
     found = _parsed(verified(card, sum(value.numel() for value in module.state_dict().values())), card.file)
     if wrong := misfit(module, found):

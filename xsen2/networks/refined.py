@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from xsen2.networks.blend import inner, mean_around, up2
 from xsen2.networks.fits import gaussian, grow, parted, reduce, solve, window
 from xsen2.networks.fused import conv
+from xsen2.networks.network import Network
 from xsen2.networks.twogrid import _Block, _conv, _unfolded, upsample
 
 __all__ = ["Refined"]
@@ -164,7 +165,7 @@ def vertex(evidence: torch.Tensor) -> torch.Tensor:
     return torch.stack([(1 - (place - k).abs()).clamp(min=0) for k in range(len(evidence))])
 
 
-class Refined(nn.Module):
+class Refined(Network):
     """TwoGrid that starts from a regression, sees no unusual gain or offset of a 20 m band, and is bounded.
 
     A regression of every 20 m band on the 10 m bands is made round every place, for the blur that fits best there.

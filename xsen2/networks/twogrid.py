@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from xsen2.methods.bicubic import keys
 from xsen2.networks.fused import conv
 from xsen2.networks.guide import guess, reach
+from xsen2.networks.network import Network
 
 __all__ = ["TwoGrid", "upsample"]
 
@@ -78,7 +79,7 @@ class _Block(nn.Module):
         return conv(y, self.conv2.weight, self.conv2.bias, onto=x)
 
 
-class TwoGrid(nn.Module):
+class TwoGrid(Network):
     """Predict what bicubic interpolation misses; most of the work is done on the 20 m grid.
 
     Detail can only come from the 10 m bands, but what to make of it depends on what a place *is*, which

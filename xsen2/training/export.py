@@ -106,7 +106,7 @@ def write(weights: Mapping[str, torch.Tensor], folder: Path, **fields: Any) -> C
     raw = serialise({k: v.contiguous() for k, v in stored.items()})
     module = build(fields["architecture"], fields["ratio"], fields["arguments"])
     # Until it is calibrated, a network that says how sure it is counts as right.
-    spread = [1.0] * (6 if fields["ratio"] == 2 else 2) if hasattr(module, "doubt") else []
+    spread = [1.0] * (6 if fields["ratio"] == 2 else 2) if module.uncertainty else []
     made = {
         "halo": halo_of(module, fields["ratio"]),
         "sha256": hashlib.sha256(raw).hexdigest(),

@@ -174,7 +174,7 @@ def _loss(network: nn.Module, batch: Sequence[torch.Tensor | None]) -> tuple[tor
     assert weight is not None
     weight = weight[:, None]
     weight = weight / ((weight > 0).sum() * truth.shape[1]).clamp(min=1)
-    doubtful = hasattr(network, "doubt")
+    doubtful = network.uncertainty
     out = network(a, b, c, doubt=True) if doubtful else network(a, b, c)
     error = (out[:, : truth.shape[1]] - truth).abs()
     loss = (error * weight).sum()
