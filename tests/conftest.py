@@ -14,8 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# The tests are not a package, and helper modules are imported by their bare names.
-sys.path.insert(0, str(Path(__file__).parent))
+# The tests are not a package, and helper modules are imported by their bare names. Processes that tests start see the
+# same helpers and the same xsen2, whatever is installed.
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+_paths = [str(HERE.parent), str(HERE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, _paths)))
 
 # A developer's own weights are no part of the suite.
 os.environ["XSEN2_WEIGHTS"] = tempfile.mkdtemp(prefix="xsen2-weights-")
@@ -58,17 +62,17 @@ def thin_blocks() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _tiny_cards(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def tiny_cards(tmp_path_factory: pytest.TempPathFactory) -> Any:
     import tiny  # not for tests that do without torch
 
     return tiny.small(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
-def tiny_networks(_tiny_cards: Any) -> Iterator[None]:
+def tiny_networks(tiny_cards: Any) -> Iterator[None]:
     """The names of the package's networks stand for small ones of the same architectures: see `tiny`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xsen2.methods.registry.cards", lambda: _tiny_cards)
+        patch.setattr("xsen2.methods.registry.cards", lambda: tiny_cards)
         yield
 
 

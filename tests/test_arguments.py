@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from xsen2.errors import Xsen2Error
 WRONG = [None, 5, -1.5, ["x"], ("B05",), {"a": 1}, object(), b"B05", np.array([1.0]), True, "", [["B05"]], [5], [None]]
 
 
+@cache
 def cube() -> xr.Dataset:
     return make_cube(8, 8, chunks=48)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,7 +164,11 @@ class Counting(KeepingJudge):
         return found
 
 
-def test_cells_are_kept_and_found_again(folder: Path, tmp_path: Path) -> None:
+def test_cells_are_kept_and_found_again(
+    folder: Path, tmp_path: Path, tiny_cards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xsen2.methods.registry.cards", lambda: tiny_cards)
+
     def run(border: int = 0, methods: tuple[str, ...] = ("bicubic", "regression")) -> tuple[xr.Dataset, list[str]]:
         Counting.computed.clear()
         judge = Counting(labelled(methods), border, "cpu", "float32", ((2, "mtf"),), tmp_path)

@@ -23,7 +23,7 @@ import pytest
 import scenes
 import xarray as xr
 from click.testing import CliRunner
-from cubes import make_cube
+from cubes import examples, make_cube
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -110,11 +110,11 @@ def outcome(work: Callable[[], xr.Dataset | xr.DataTree], whole: xr.Dataset) -> 
     return "sound"
 
 
-def fuzz(examples: int, one: Callable[[st.DataObject], str]) -> None:
+def fuzz(count: int, one: Callable[[st.DataObject], str]) -> None:
     """Run `one` on many draws; some have to fail and some have to be sound, else nothing was tried."""
     seen: set[str] = set()
 
-    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
+    @settings(examples(count), suppress_health_check=list(HealthCheck))
     @given(data=st.data())
     def run(data: st.DataObject) -> None:
         seen.add(one(data))
@@ -158,7 +158,7 @@ def test_eopf_metadata(zarr_format: int, tmp_path: Path) -> None:
         finally:
             file.write_text(texts[file])
 
-    fuzz(40, one)
+    fuzz(15, one)
 
 
 @eopf_product.needs_real
@@ -178,7 +178,7 @@ def test_eopf_chunks_that_are_cut_off(zarr_format: int, tmp_path: Path) -> None:
         finally:
             chunk.write_bytes(before)
 
-    fuzz(25, one)
+    fuzz(12, one)
 
 
 @eopf_product.needs_real
@@ -237,7 +237,7 @@ def test_stac_items(engine: str, tmp_path: Path) -> None:
                 continue
         return outcome(lambda: xsen2.load([broken], engine=engine), whole)
 
-    fuzz(30, one)
+    fuzz(12, one)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -287,7 +287,7 @@ def test_images_of_items_that_are_cut_off(collection: str, engine: str, tmp_path
         finally:
             path.write_bytes(before)
 
-    fuzz(20, one)
+    fuzz(10, one)
 
 
 # --- Zarr stores and files by name ----------------------------------------------------------------
@@ -336,7 +336,7 @@ def test_zarr_chunks_that_are_cut_off(stored: Path, tmp_path: Path) -> None:
         finally:
             chunk.write_bytes(before)
 
-    fuzz(25, one)
+    fuzz(12, one)
     chunk = home / "B05/c/0/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-3])
     with pytest.raises(SourceError, match=r"cube.zarr: /B05 cannot be read at .* the store is damaged"):

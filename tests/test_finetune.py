@@ -22,7 +22,8 @@ from xsen2.training.scenes import scenes_of
 
 @pytest.fixture(scope="module")
 def cube():
-    return xsen2.sample().isel(time=0).compute()
+    part = {"y": 240, "x": 240, "y_20m": 120, "x_20m": 120, "y_60m": 40, "x_60m": 40}
+    return xsen2.sample().isel(time=0, **{dim: slice(n) for dim, n in part.items()}).compute()
 
 
 @pytest.fixture(scope="module")

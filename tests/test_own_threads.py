@@ -52,7 +52,6 @@ def test_nothing_but_the_thread_of_the_task_computes() -> None:
     env |= {
         "OPENBLAS_NUM_THREADS": "4",
         "MKL_NUM_THREADS": "4",
-        "PYTHONPATH": f"tests{os.pathsep}{env.get('PYTHONPATH', '')}",
     }
     home = Path(__file__).parent.parent
     run = subprocess.run(

@@ -112,11 +112,11 @@ FIELDS = ("eo:bands", "bands", "raster:bands", "roles", "title", "type", "gsd", 
 
 @pytest.mark.parametrize("field", [*FIELDS, "proj:epsg", "proj:code", "proj:bbox", "alternate", "nodata", None])
 def test_an_odd_field_of_an_overview_spoils_nothing(tmp_path: Path, scene: scenes.Scene, field: str | None) -> None:
+    """Not even many of them in one item, each odd in its own way."""
     item = here(tmp_path, earth_search(scene, tmp_path, DAY))
-    for value in [*ODD, "EPSG:4326", 4326]:
+    for number, value in enumerate([*ODD, "EPSG:4326", 4326]):
         overview = {"href": "none.tif", "type": "image/tiff"} | ({field: value} if field else {})
-        item["assets"]["overview"] = overview if field else value
-        assert set(load(item).data_vars) == set(BANDS), value
+        item["assets"][f"overview {number}"] = overview if field else value
     assert_shows(load(item), scene)
 
 

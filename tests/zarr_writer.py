@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -62,8 +61,6 @@ def work(address: str) -> None:
 def begin(target: Any, *args: Any) -> BaseProcess:
     """Call a function in a new process. All of them are forked from one in which the imports are done."""
     context = multiprocessing.get_context("forkserver")
-    here = Path(__file__).parent
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent)])
     context.set_forkserver_preload(["zarr_writer", "distributed"])
     process = context.Process(target=target, args=args, daemon=True)
     process.start()
