@@ -10,7 +10,7 @@ from cubes import change, make_cube, no_compute
 
 import xsen2
 from xsen2.networks.cards import DEFAULT, NetworkMethod, cards
-from xsen2.training.calibrate import errors_of, spread_of
+from xsen2.training.calibrate import errors_of, left_out, ratios_of, spread_of
 from xsen2.training.fit import HALF
 from xsen2.training.scenes import scenes_of
 
@@ -100,12 +100,24 @@ def test_calibration_puts_68_percent_of_the_errors_within_one_standard_error():
     small = next(scenes_of(make_cube(2, 2), "small"))
     no_60m = dataclasses.replace(scene, bands={g: scene.bands[g] for g in (10, 20)}, valid=scene.valid)
     [card] = [c for c in cards()[DEFAULT] if c.ratio == 6]
-    spread = spread_of(dataclasses.replace(card, spread=[9.0, 0.1]), [scene, small, no_60m], "mtf")
+    spread = spread_of(ratios_of(dataclasses.replace(card, spread=[9.0, 0.1]), [scene, small, no_60m], "mtf"))
     method = NetworkMethod(dataclasses.replace(card, spread=spread))
     for error, sigma in errors_of(scene, method, 6, "mtf").values():
         assert np.mean(np.abs(error) <= sigma) == pytest.approx(HALF, abs=0.02)
     assert errors_of(small, method, 6, "mtf") is None
     assert errors_of(no_60m, method, 6, "mtf") is None
+
+
+def test_a_place_left_out_is_judged_by_the_others():
+    rng = np.random.default_rng(1)
+    first, second = np.abs(rng.normal(0, 1, (2, 50000)))
+    same = left_out({"B01": {"here_1": first, "there": second}})
+    assert same["B01"] == pytest.approx(HALF, abs=0.02)
+    other = left_out(
+        {"B01": {"here_1": first, "here_2": 2 * first, "there": 4 * second}}, lambda name: name.split("_")[0]
+    )
+    # By the other place the factor for `here` is too large, and that for `there` too small.
+    assert other["B01"] == pytest.approx(np.mean([np.mean([(first < 4).mean(), (first < 2).mean()]), 0.29]), abs=0.02)
 
 
 def test_errors_are_those_of_the_calls_that_users_make():

@@ -50,8 +50,7 @@ kinds. Those outside are damped less, or a little raised, over so few passes."""
 
 _WIDE = (5, 5, (0.5, 2.2))
 """Where the first pass reaches further than so many coarse pixels, as of short-wave infrared with the widths that
-products show: how far a pass after it reaches, and where its eigenvalues lie. With those above, the passes would
-diverge."""
+products show: how far a pass after it reaches, and where its eigenvalues lie. With those above, passes diverge."""
 
 _ENERGY = 0.75
 """Power of the share of energy. With 1, small holes are overdone, with 0.5 thin remains take too many passes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from xsen2.superresolve import superresolve
 from xsen2.training.fit import HALF
 from xsen2.training.scenes import Scene
 
-__all__ = ["errors_of", "spread_of"]
+__all__ = ["errors_of", "left_out", "ratios_of", "spread_of"]
 
 
 def errors_of(
@@ -34,7 +34,7 @@ def errors_of(
         One that gives standard errors, for all bands of the grid.
     scale : {2, 6}
         2: the 20 m bands; 6: the 60 m bands.
-    operator : {"mtf", "dsen2", "box"}
+    operator : {"mtf", "product", "dsen2", "box"}
         How the scene is degraded.
     dtype : str
         As `xsen2.superresolve.superresolve` takes it.
@@ -72,29 +72,70 @@ def errors_of(
     return found
 
 
-def spread_of(card: Card, scenes: Sequence[Scene], operator: Operator) -> list[float]:
-    """Per band, the factor with which 68 % of the errors lie within one standard error.
+Ratios = dict[str, dict[str, Array]]
+"""Band → place → errors divided by standard errors."""
 
-    Measured as `errors_of` does; every place counts alike, whatever its size.
+
+def ratios_of(card: Card, scenes: Sequence[Scene], operator: Operator) -> Ratios:
+    """What the network of a card gets wrong, in units of what it says it may; measured as `errors_of` does.
 
     Parameters
     ----------
     card : Card
         Its own `spread` is taken as 1.
     scenes : sequence of Scene
-    operator : {"mtf", "dsen2", "box"}
+    operator : {"mtf", "product", "dsen2", "box"}
         How they are degraded.
     """
-    plain = dataclasses.replace(card, spread=[1.0] * len(card.spread))
-    method = NetworkMethod(plain)
-    rng = np.random.default_rng(0)
+    method = NetworkMethod(dataclasses.replace(card, spread=[1.0] * len(card.spread)))
     found: dict[str, dict[str, list[Array]]] = {band: defaultdict(list) for band in method.produces}
     for scene in scenes:
         for band, (error, sigma) in (errors_of(scene, method, card.ratio, operator) or {}).items():
             found[band][scene.name.split("/")[0]].append(np.abs(error) / sigma)
-    factors = []
-    for places in found.values():
-        shares = [np.concatenate(parts) for parts in places.values()]
-        alike = np.concatenate([rng.choice(s, 20000) for s in shares if s.size])
-        factors.append(round(float(np.quantile(alike, HALF)), 4))
-    return factors
+    joined = {band: {place: np.concatenate(parts) for place, parts in places.items()} for band, places in found.items()}
+    return {band: {place: x for place, x in places.items() if x.size} for band, places in joined.items()}
+
+
+def spread_of(ratios: Ratios) -> list[float]:
+    """Per band, the factor with which 68 % of the errors lie within one standard error.
+
+    Every place counts alike, whatever its size.
+
+    Examples
+    --------
+    >>> spread_of({"B01": {"here": np.arange(101.0), "there": np.arange(101.0)}})
+    [68.0]
+    """
+    return [round(_factor(list(places.values())), 4) for places in ratios.values()]
+
+
+def _factor(parts: Sequence[Array]) -> float:
+    rng = np.random.default_rng(0)
+    return float(np.quantile(np.concatenate([rng.choice(x, 20000) for x in parts]), HALF))
+
+
+def left_out(ratios: Ratios, alike: Callable[[str], str] = str) -> dict[str, float]:
+    """Per band, the share of errors within one standard error at places that the factor was not found at.
+
+    Each place in turn is left out of the calibration and judged; then the mean over places.
+
+    Parameters
+    ----------
+    ratios : mapping
+        From `ratios_of`.
+    alike : callable
+        The place of a scene, where several are of one.
+
+    Examples
+    --------
+    >>> left_out({"B01": {"here": np.arange(101.0), "there": np.arange(101.0)}})
+    {'B01': 0.683}
+    """
+    out = {}
+    for band, places in ratios.items():
+        shares: dict[str, list[float]] = defaultdict(list)
+        for name, own in places.items():
+            others = [x for other, x in places.items() if alike(other) != alike(name)]
+            shares[alike(name)].append(float(np.mean(own <= _factor(others))))
+        out[band] = round(float(np.mean([np.mean(s) for s in shares.values()])), 3)
+    return out
