@@ -460,7 +460,7 @@ def _since(began: float) -> float:
 
 def bar(quiet: bool) -> bool:
     """Whether to show a bar, which is for people: in a file it would be thousands of lines."""
-    return not quiet and sys.stdout.isatty()
+    return not quiet and sys.stderr.isatty()
 
 
 class _Journal:
