@@ -30,7 +30,7 @@ def main() -> None:
     for scene in read_scenes(parser.parse_args().data / "validation"):
         coarse, truth = scene.cube().drop_vars(["B01", "B09"], errors="ignore").degrade.pair(2)
         start = time.perf_counter()
-        adapted = coarse.dsen2.finetune(quiet=True)
+        adapted = coarse.dsen2.finetune(progress=False)
         seconds = time.perf_counter() - start
         errors = []
         for method in (DEFAULT, adapted):

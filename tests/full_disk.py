@@ -64,7 +64,7 @@ def train(folder: Path, out: Path) -> Callable[[], object]:
         cube = make_cube(20, 20, seed=seed)
         cube = cube.assign_coords({x: cube[x] + 60000 * seed for x in ("x", "x_20m", "x_60m")})
         cube.to_zarr(folder / "data" / f"{name}.zarr")
-    return lambda: run(folder / "data", out, steps=2, cool=1, threads=1, quiet=True)
+    return lambda: run(folder / "data", out, steps=2, cool=1, threads=1, progress=False)
 
 
 def finetune(folder: Path, out: Path) -> Callable[[], object]:
@@ -72,14 +72,14 @@ def finetune(folder: Path, out: Path) -> Callable[[], object]:
     tempfile.tempdir = str(out.parent)
 
     def call() -> object:
-        return cube.dsen2.finetune(steps=1, quiet=True)
+        return cube.dsen2.finetune(steps=1, progress=False)
 
     return call
 
 
 def keep(folder: Path, out: Path) -> Callable[[], object]:
     tempfile.tempdir = str(folder)
-    made = make_cube(12, 12).dsen2.finetune(steps=1, quiet=True)
+    made = make_cube(12, 12).dsen2.finetune(steps=1, progress=False)
     return lambda: made.save(out)
 
 

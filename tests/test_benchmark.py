@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_scores_are_those_of_evaluate(folder: Path) -> None:
-    said: list[str] = []
+    said: list[xsen2.Progress] = []
     got = xsen2.benchmark(folder, ["bicubic", "regression"], 2, "dsen2", border=2, progress=said.append)
     assert got["rmse"].dims == ("scene", "method", "band")
     assert list(got["scene"].values) == ["field_L2A", "patches", "river"]
@@ -54,7 +54,10 @@ def test_scores_are_those_of_evaluate(folder: Path) -> None:
     assert list(got["level"].values) == ["L2A", "", "L1C"]
     assert (got.attrs["scale"], got.attrs["operator"], got.attrs["border"]) == (2, "dsen2", 2)
     assert got.attrs["left_out"][0].startswith("speck: ")
-    assert len(said) == 4
+    assert [(now.done, now.total) for now in said] == [(n, 4) for n in (1, 2, 3, 4)]
+    assert said[2].about == "river, scale 2, dsen2: 2 of 2 methods"
+    with pytest.raises(xsen2.Cancelled, match="benchmark was stopped after 2 of 4 scenes"):
+        xsen2.benchmark(folder, ["bicubic"], progress=lambda now: now.done < 2)
     cube = next(s.cube for s in subjects(folder) if s.name == "river")
     want = xsen2.accessors.DSen2Accessor(cube).evaluate(["bicubic", "regression"], 2, "dsen2", border=2)
     for name in (*PER_BAND, *SPECTRAL):
@@ -146,7 +149,7 @@ def test_only_one_scene_is_held_at_a_time() -> None:
     xsen2.benchmark(
         Cubes(a=xr.Dataset(), b=xr.Dataset()),
         ["bicubic"],
-        progress=lambda line: lines.append(f"{line.split(',')[0]} of {''.join(alive)}"),
+        progress=lambda now: lines.append(f"{now.about.split(',')[0]} of {''.join(alive)}"),
     )
     assert lines == ["a of a", "b of ab"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cog_writer
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -446,11 +447,28 @@ def test_the_same_call_goes_on_with_the_next_file(tmp_path: Path, per_band: bool
 def test_progress_is_one_line_that_ends_at_100(tmp_path: Path, capsys: Any) -> None:
     ds = flat(dates=2, chunks=60)
     to_cog(ds, tmp_path / "quiet", progress=False)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     to_cog(ds, tmp_path / "a")
-    out = capsys.readouterr().out
-    assert out.count("\n") == 1
-    assert "100% Completed" in out
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert "100%" in shown
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+def test_a_call_that_is_stopped_leaves_nothing_but_whole_files(tmp_path: Path, scheduler: str) -> None:
+    ds = flat(dates=2, chunks=60)
+    seen: list[xsen2.Progress] = []
+
+    def stop(now: xsen2.Progress) -> bool:
+        seen.append(now)
+        return now.done < now.total * 3 // 4
+
+    with dask.config.set(scheduler=scheduler), pytest.raises(xsen2.Cancelled, match=r"blocks.*Files that are whole"):
+        to_cog(ds, tmp_path / "a", progress=stop)
+    assert os.listdir(tmp_path / "a") == ["20240601.tif"]
+    assert [now.done for now in seen] == list(range(1, seen[-1].done + 1))
+    whole = to_cog(ds, tmp_path / "whole", progress=False)
+    assert [file.read_bytes() for file in to_cog(ds, tmp_path / "a", progress=False)] == [f.read_bytes() for f in whole]
 
 
 def test_cluster_gives_the_same_files(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from xsen2.bands import BANDS
 from xsen2.errors import RadiometryError
 from xsen2.networks import devices, inference
 from xsen2.networks.cards import DEFAULT, cards
-from xsen2.sinks import progress, regions
+from xsen2.sinks import pieces, regions
 
 distributed = pytest.importorskip("distributed")
 
@@ -228,28 +228,27 @@ def test_a_worker_killed_while_it_writes(
     assert killed[0] not in pids(client).values()
     assert stored(tmp_path / "found") == stored(tmp_path / "want")
     np.testing.assert_array_equal(back["B11"], exact["B11"])
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert out.count("\n") == 1
-    assert "100% Completed" in out
+    assert "100%" in out
     percents = [int(part.split("%")[0].split()[-1]) for part in out.split("\r") if "%" in part]
     assert len(set(percents)) > 3
 
 
 def test_runs_on_one_cluster_share_no_task(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[Any]] = []
-    apart = progress._apart
+    apart = pieces._apart
 
     def noted(piece: Any, own: str) -> Any:
         made = apart(piece, own)
         seen.append(set(made.__dask_graph__()))
         return made
 
-    monkeypatch.setattr(progress, "_apart", noted)
+    monkeypatch.setattr(pieces, "_apart", noted)
     with client.as_current():
         for _ in range(2):
-            progress.run_pieces(
-                [source()[band].data for band in ("B02", "B03")], [1, 1], lambda _: None, progress=False
-            )
+            lazy = [source()[band].data for band in ("B02", "B03")]
+            pieces.run_pieces(lazy, [1, 1], lambda _: None, progress=False, about="", after="")
     assert [len(keys) > 1 for keys in seen] == [True] * 4
     assert sum(map(len, seen)) == len(set().union(*seen))
 
@@ -326,14 +325,14 @@ def test_pieces_have_no_task_in_common() -> None:
     lazy = source().dsen2.superresolve(["B11"], "bicubic")["B11"].data
     found = np.zeros(lazy.shape, np.float32)
     halves = [(slice(None), slice(a, a + 60)) for a in (0, 60)]
-    pieces = [
-        progress._apart(da.store(lazy[half], found, regions=half, lock=False, compute=False), str(n))
+    parts = [
+        pieces._apart(da.store(lazy[half], found, regions=half, lock=False, compute=False), str(n))
         for n, half in enumerate(halves)
     ]
-    names = [set(piece.__dask_graph__()) for piece in pieces]
+    names = [set(piece.__dask_graph__()) for piece in parts]
     assert len(names[0]) > 10
     assert not names[0] & names[1]
-    for piece in pieces:
+    for piece in parts:
         piece.compute(scheduler="sync", optimize_graph=False)
     np.testing.assert_array_equal(found, lazy.compute(scheduler="sync"))
 

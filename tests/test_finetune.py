@@ -27,8 +27,20 @@ def cube():
 
 
 @pytest.fixture(scope="module")
-def adapted(cube):
-    return cube.dsen2.finetune(steps=6, quiet=True)
+def told():
+    return []
+
+
+@pytest.fixture(scope="module")
+def adapted(cube, told):
+    return cube.dsen2.finetune(steps=6, progress=told.append)
+
+
+def test_it_tells_how_far_it_is_and_can_be_stopped(cube, adapted, told):
+    assert [now.done for now in told][:7] == [1, 2, 3, 4, 5, 6, 7 if adapted.blend else 12]
+    assert (told[-1].done, told[-1].total, told[-1].unit) == (12, 12, "step")
+    with pytest.raises(xsen2.Cancelled, match="adapting was stopped after 1 of 4 steps"):
+        cube.dsen2.finetune(steps=2, progress=lambda now: False)
 
 
 def test_it_is_a_method_that_can_be_saved_and_loaded(cube, adapted, tmp_path):
@@ -59,7 +71,7 @@ def test_the_60_m_network_of_a_path_comes_along(cube, tmp_path, monkeypatch, how
         write(weights, tmp_path, **said, name=name, ratio=ratio, licence="CC0-1.0", source="a test", training={})
     monkeypatch.setenv("XSEN2_WEIGHTS", str(tmp_path))
     method = {"folder": tmp_path, "card": tmp_path / "mine-20m.json", "name": "mine"}[how]
-    made = cube.dsen2.finetune(method, steps=1, quiet=True)
+    made = cube.dsen2.finetune(method, steps=1, progress=False)
     if how == "card":  # makes no 60 m bands, and does not after
         assert [p.name for p in made.folder.glob("*.json")] == ["mine-20m-adapted.json"]
         with pytest.raises(xsen2.BandError, match="does not make B01"):
@@ -84,7 +96,7 @@ def test_the_same_seed_gives_the_same_weights(cube):
     part = cube.isel(y=slice(0, 120), x=slice(0, 120), y_20m=slice(0, 60), x_20m=slice(0, 60)).drop_vars(["B01", "B09"])
     hashes = []
     for _ in range(2):
-        made = part.dsen2.finetune(steps=3, quiet=True)
+        made = part.dsen2.finetune(steps=3, progress=False)
         hashes.append([json.loads(p.read_text())["sha256"] for p in sorted(made.folder.glob("*.json"))])
     assert hashes[0] == hashes[1]
 
@@ -99,7 +111,7 @@ def test_what_does_not_help_is_not_kept(cube, monkeypatch):
         return {k: v + 0.05 for k, v in real(*args, **kwargs).items()}
 
     monkeypatch.setattr(fit, "fit", worse)
-    made = cube.dsen2.finetune(steps=1, quiet=True)
+    made = cube.dsen2.finetune(steps=1, progress=False)
     assert (made.gain, made.blend) == (0.0, 0.0)
     bands = ["B11"]
     left, right = (cube.dsen2.superresolve(bands, m, native=False).compute() for m in (made, DEFAULT))
@@ -164,9 +176,9 @@ def test_refusals(cube):
     with pytest.raises(xsen2.MethodError, match="steps=0"):
         cube.dsen2.finetune(steps=0)
     with pytest.raises(xsen2.GridError, match="too small to adapt"):
-        make_cube(3, 3).dsen2.finetune(quiet=True)
+        make_cube(3, 3).dsen2.finetune(progress=False)
     with pytest.raises(xsen2.SourceError, match="B12"):
-        cube.drop_vars("B12").dsen2.finetune(quiet=True)
+        cube.drop_vars("B12").dsen2.finetune(progress=False)
 
 
 @pytest.mark.real
@@ -177,7 +189,7 @@ def test_it_does_not_hurt_where_it_was_not_trained(shared):
 
     scene = next(s for s in read_scenes(shared / "data" / "validation") if s.name == "terramind_433D_629L_3_1_L1C")
     coarse, truth = scene.cube().degrade.pair(2)
-    made = coarse.dsen2.finetune(quiet=True)
+    made = coarse.dsen2.finetune(progress=False)
     errors = []
     for method in (DEFAULT, made):
         sr = coarse.dsen2.superresolve(method=method, native=False).compute()
@@ -203,7 +215,7 @@ def test_weights_that_are_broken_are_known_before_anything_is_read(cube, tmp_pat
         raw = file.read_bytes()
         file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
         with pytest.raises(xsen2.WeightsError, match=rf"{name}\.safetensors is not {name}: its sha256 is"):
-            lazy.dsen2.finetune(tmp_path, quiet=True)
+            lazy.dsen2.finetune(tmp_path, progress=False)
         file.write_bytes(raw)
     with pytest.raises(xsen2.MethodError, match="unknown operator 'mft'"):
         lazy.dsen2.finetune(operator="mft")

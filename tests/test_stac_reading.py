@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scenes
+import xarray as xr
 from distributed import Client
 from scenes import earth_search, planetary_computer
 from stac_api import Faults, serve
@@ -58,7 +59,6 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     running.faults.clear()
     monkeypatch.setattr(reading, "PAUSES", (0.01, 0.02, 0.04))
     monkeypatch.setitem(reading.ENV, "GDAL_HTTP_RETRY_DELAY", "0.01")
-    skipped(forget=True)
     return running
 
 
@@ -97,7 +97,7 @@ def test_what_fails_for_a_while_is_read(
         warnings.simplefilter("error", ReadWarning)
         cube = load(item, bands=["B02"], engine=engine, on_error="skip")
         np.testing.assert_array_equal(cube.B02[0], truth(scene, "B02"))
-    assert skipped() == ()
+    assert skipped(cube) == ()
 
 
 def test_the_pauses_grow() -> None:
@@ -153,10 +153,34 @@ def test_what_is_skipped_is_nodata_and_on_record(
     assert np.isnan(found.B02[0]).all()
     np.testing.assert_array_equal(found.B02[1], truth(scene, "B02"))
     np.testing.assert_array_equal(found.B05, [truth(scene, "B05")] * 2)
-    (only,) = skipped(forget=True)
+    (only,) = skipped(cube, forget=True)
     assert (only.item, only.asset) == (bad["id"], "blue")
     assert only.reason
-    assert skipped() == ()
+    assert skipped(cube) == ()
+    with pytest.raises(SourceError, match=r"in memory.*skipped\(cube\)"):
+        skipped(found)
+
+
+def test_each_cube_has_a_record_of_its_own(server: Server, tmp_path: Path, scene: scenes.Scene) -> None:
+    """Also of the same items, and through methods and sinks."""
+    bad, good = (earth_search(scene, tmp_path / day[:10], day) for day in (DAY1, DAY2))
+    broken(bad, tmp_path / DAY1[:10], "truncated", server)
+    items = [server.items(item, folder=tmp_path / day[:10])[0] for item, day in ((bad, DAY1), (good, DAY2))]
+    one, same, other = (load(item, on_error="skip") for item in (items[0], items[0], items[1]))
+    assert one.B02.data.name == same.B02.data.name  # or an unfinished store would be refused
+    sr = one.dsen2.superresolve(["B05"], "bicubic")
+    with pytest.warns(ReadWarning):
+        sr.dsen2.to_zarr(tmp_path / "a.zarr", progress=False)
+    lost = skipped(one)
+    assert {(each.item, each.asset) for each in lost} == {(bad["id"], "blue")}
+    assert skipped(sr) == skipped(sr["B02"]) == skipped(xr.DataTree(sr)) == lost
+    assert skipped(same) == skipped(other) == ()
+    with pytest.warns(ReadWarning):
+        same.B02.compute()
+    assert len(skipped(same)) == len(skipped(one)) == len(lost)
+    both = xr.concat([one.B02, other.B02], "time")
+    assert skipped(both, forget=True) == lost
+    assert skipped(one) == ()
 
 
 @pytest.mark.slow
@@ -173,7 +197,9 @@ def test_what_a_worker_skips_is_told_to_the_client(tmp_path: Path, scene: scenes
         told = [str(one.message) for one in caught if one.category is ReadWarning]
         assert told
         assert f"item '{item['id']}', asset 'blue'" in told[0]
-        assert skipped(forget=True) == ()
+        (only,) = skipped(cube, forget=True)
+        assert (only.item, only.asset) == (item["id"], "blue")
+        assert skipped(cube) == ()
 
 
 def test_only_the_blocks_that_fail_are_nodata(server: Server, tmp_path: Path, scene: scenes.Scene) -> None:
@@ -185,7 +211,7 @@ def test_only_the_blocks_that_fail_are_nodata(server: Server, tmp_path: Path, sc
     same = (found == truth(scene, "B02")) | np.isnan(truth(scene, "B02"))
     lost = np.isnan(found).reshape(4, 60, 4, 60).all((1, 3))
     assert 0 < lost.sum() < 16
-    assert len(skipped()) == lost.sum()
+    assert len(skipped(cube)) == lost.sum()
     assert same.reshape(4, 60, 4, 60).all((1, 3))[~lost].all()
 
 

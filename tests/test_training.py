@@ -194,7 +194,7 @@ RECIPE = Recipe("twogrid.TwoGrid", 2, 8, 3, {"thin": 16, "wide": 16, "blocks": 1
 
 def run(scene, folder, recipe=RECIPE, **kwargs):
     data = [list(pairs(scene, 2, [Blur("mtf"), Blur("dsen2")]))]
-    return fit(data, data[0][:1], recipe, folder, every=2, threads=1, quiet=True, **kwargs)
+    return fit(data, data[0][:1], recipe, folder, **{"every": 2, "threads": 1, "progress": False} | kwargs)
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(scene, tmp_path, monkeypatch):
@@ -214,7 +214,15 @@ def test_a_stopped_run_goes_on_to_the_same_weights(scene, tmp_path, monkeypatch)
     resumed = run(scene, tmp_path / "stopped")
     for key, value in whole.items():
         torch.testing.assert_close(resumed[key], value, rtol=0, atol=0)
+    for stop_at in (3, 6):  # between two lines of the log, and at one
+        with pytest.raises(xsen2.Cancelled, match=rf"after {stop_at} of 8 steps.*goes on from .*checkpoint"):
+            run(scene, tmp_path / "cancelled", progress=lambda now, at=stop_at: now.done < at)
+    resumed = run(scene, tmp_path / "cancelled")
+    for key, value in whole.items():
+        torch.testing.assert_close(resumed[key], value, rtol=0, atol=0)
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    other = [json.loads(line) for line in (tmp_path / "cancelled" / "log.jsonl").read_text().splitlines()]
+    assert [line | {"seconds": 0} for line in other] == [line | {"seconds": 0} for line in log]
     assert [line["step"] for line in log] == [2, 4, 6, 8]
     assert {"loss", "doubt_loss", "validation", "worst", "seconds"} <= set(log[0])
 
@@ -263,7 +271,7 @@ def test_a_run_can_be_made_longer(scene, tmp_path):
 def test_training_learns_and_says_how_sure_it_is(scene, tmp_path):
     data = [list(pairs(scene, 2, [Blur("mtf")]))]
     recipe = dataclasses.replace(RECIPE, steps=150, cool=50, batch=4, haze=0.0)
-    weights = fit(data, data[0], recipe, tmp_path, every=50, threads=1, quiet=True)
+    weights = fit(data, data[0], recipe, tmp_path, every=50, threads=1, progress=False)
     lines = [json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["validation"] < min(0.9, lines[0]["validation"])
     assert lines[-1]["doubt_loss"] < lines[0]["doubt_loss"]

@@ -350,7 +350,7 @@ def test_a_card_that_lies_is_found_out(tmp_path, fields, message):
     with pytest.raises(xsen2.WeightsError, match=message):
         sr[band].compute()
     with pytest.raises(xsen2.WeightsError, match=message):  # by every other road
-        ds.dsen2.finetune(tmp_path / "w", quiet=True)
+        ds.dsen2.finetune(tmp_path / "w", progress=False)
     with pytest.raises(xsen2.WeightsError, match=message):
         start(tmp_path / "w" / "mine-20m.safetensors")
 
@@ -425,7 +425,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, value, dtype):
     sr = ds.dsen2.superresolve(["B11"], tmp_path / "w")
     for call in (
         sr.compute,
-        lambda: ds.dsen2.finetune(card.file, quiet=True),
+        lambda: ds.dsen2.finetune(card.file, progress=False),
         lambda: start(tmp_path / "w"),
         lambda: ds.dsen2.evaluate([str(card.file)]),
     ):

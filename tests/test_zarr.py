@@ -573,23 +573,67 @@ def test_cluster_gives_the_same_store(tmp_path: Path, monkeypatch: pytest.Monkey
         distributed.Client(cluster),
     ):
         to_zarr(ds, tmp_path / "cluster.zarr")
+        with pytest.raises(xsen2.Cancelled):
+            to_zarr(ds, tmp_path / "stopped.zarr", progress=lambda now: False)
+        to_zarr(ds, tmp_path / "stopped.zarr", progress=False)
         with pytest.raises(RadiometryError):  # an error in a worker arrives, and the store can be finished
             to_zarr(native(3, 3, chunks=180, scale=1e-4), tmp_path / "bad.zarr", progress=False)
-    assert "100% Completed" in capsys.readouterr().out
+    assert "100%" in capsys.readouterr().err
     assert files(tmp_path / "cluster.zarr") == files(tmp_path / "threads.zarr")
+    assert files(tmp_path / "stopped.zarr") == files(tmp_path / "threads.zarr")
 
 
 def test_progress_is_one_line_that_ends_at_100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(regions, "REGION", 1)
     ds = flat(rows=3, columns=2, dates=2, chunks=60)
     to_zarr(ds, tmp_path / "quiet.zarr", progress=False)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     to_zarr(ds, tmp_path / "a.zarr")
-    out = capsys.readouterr().out
-    assert out.count("\n") == 1
-    percents = [int(part.split("%")[0].split()[-1]) for part in out.split("\r") if "%" in part]
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    percents = [int(part.split("%")[0].split()[-1]) for part in shown.split("\r") if "%" in part]
     assert percents[-1] == 100
     assert all(a <= b for a, b in pairwise(percents))
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+def test_a_call_that_is_stopped_is_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str
+) -> None:
+    """Blocks that are being computed are finished, no other is begun, and what is told counts on in the next call."""
+    monkeypatch.setattr(regions, "REGION", 1)
+    ds = flat(rows=3, columns=2, dates=2, chunks=60)[["B02"]]  # twelve blocks in six regions
+    to_zarr(ds, tmp_path / "whole.zarr", progress=False)
+    computed: list[int] = []
+    slow = ds.map(
+        lambda v: v.copy(data=v.data.map_blocks(lambda block: (computed.append(1), block)[1], meta=v.data._meta))
+    )
+    seen: list[xsen2.Progress] = []
+
+    def until(number: int) -> Any:
+        return lambda now: (seen.append(now), now.done < number)[1]
+
+    for number in (3, 7):
+        computed.clear()
+        said = rf"writing .*a\.zarr was stopped after {number} of 12 blocks.*same call"
+        with dask.config.set(scheduler=scheduler, num_workers=2), pytest.raises(xsen2.Cancelled, match=said):
+            to_zarr(slow, tmp_path / "a.zarr", progress=until(number))
+        assert len(computed) <= number + 2
+        with pytest.raises((FileNotFoundError, KeyError)):
+            xr.open_zarr(tmp_path / "a.zarr")
+    with pytest.raises(xsen2.Cancelled, match=r"progress= raised ZeroDivisionError.*") as stopped:
+        to_zarr(slow, tmp_path / "a.zarr", progress=lambda now: 1 / 0)
+    assert isinstance(stopped.value.__cause__, ZeroDivisionError)
+    to_zarr(slow, tmp_path / "a.zarr", progress=seen.append)
+    assert files(tmp_path / "a.zarr").keys() == files(tmp_path / "whole.zarr").keys()
+    assert [now.done for now in seen] == sorted(now.done for now in seen)
+    assert (seen[-1].done, seen[-1].total, seen[-1].unit) == (12, 12, "block")
+    want = files(tmp_path / "whole.zarr")
+    assert {n: c for n, c in files(tmp_path / "a.zarr").items() if n != "zarr.json"} == {
+        n: c for n, c in want.items() if n != "zarr.json"
+    }
+    with pytest.raises(xsen2.Xsen2Error, match=r"progress='bar'.*True.*False.*function"):
+        to_zarr(ds + 1, tmp_path / "b.zarr", progress="bar")
 
 
 def test_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

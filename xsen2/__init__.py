@@ -8,6 +8,7 @@ from xsen2 import accessors as _accessors  # noqa: F401
 from xsen2.cube import canonicalise, native
 from xsen2.errors import (
     BandError,
+    Cancelled,
     CRSError,
     GridError,
     MethodError,
@@ -24,6 +25,7 @@ from xsen2.errors import (
 from xsen2.evaluation.benchmark import benchmark
 from xsen2.geometry import padded
 from xsen2.methods.registry import methods
+from xsen2.progress import Progress
 from xsen2.sources.eopf import open_eopf
 from xsen2.sources.safe import open_safe
 from xsen2.sources.sample import sample
@@ -36,8 +38,10 @@ __all__ = [
     "PLANETARY_COMPUTER",
     "BandError",
     "CRSError",
+    "Cancelled",
     "GridError",
     "MethodError",
+    "Progress",
     "RadiometryError",
     "RadiometryWarning",
     "ReadWarning",

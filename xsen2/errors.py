@@ -91,6 +91,10 @@ class StoreError(Xsen2Error):
     """A store cannot be written, or does not belong to this run."""
 
 
+class Cancelled(Xsen2Error):
+    """A call was stopped between two pieces of its work, because its ``progress=`` returned False or raised."""
+
+
 class ResampledWarning(UserWarning):
     """The pixels of a cube have been resampled: methods make more of native ones."""
 

@@ -18,6 +18,7 @@ from xsen2.evaluation.evaluate import evaluate
 from xsen2.evaluation.metrics import compare
 from xsen2.evaluation.page import Part, Picture, Table, as_html, as_markdown, literal, versions
 from xsen2.evaluation.plots import richest, strips
+from xsen2.progress import ProgressLike
 from xsen2.sinks.zarr import to_zarr
 from xsen2.superresolve import superresolve
 
@@ -42,7 +43,7 @@ def demonstrate(
     what: str = "",
     command: str = "",
     say: Callable[[str], object] = print,
-    progress: bool = True,
+    progress: ProgressLike = True,
 ) -> None:
     """Super-resolve a cube and write the store, a picture and a summary.
 
@@ -62,8 +63,8 @@ def demonstrate(
         How this was called, for the summary.
     say : callable
         Takes each line about what is going on.
-    progress : bool
-        Show progress bars.
+    progress : bool or callable
+        As `xsen2.sinks.zarr.to_zarr` takes it.
     """
     cube = canonicalise(cube)
     with files.named(out, files.ANEW):

@@ -77,7 +77,7 @@ def evaluate(
         transfer=None if transfer is None else {"trained at 80 → 40 m": str(transfer)},
         device=device,
         command=shlex.join(["xsen2", "evaluate", str(folder), "--out", str(out), *given]),
-        say=(lambda line: None) if quiet else (lambda line: click.echo(line, err=True)),
+        progress=False if quiet else (lambda now: click.echo(now.about, err=True)),
     )
 
 

@@ -389,13 +389,12 @@ def _one(source: str, place: str, job: _Job, journal: _Journal, began: float) ->
     if job.dry_run:
         journal.say(f"{source} would become {place}", *found.lines())
         return
-    skipped(forget=True)
     if tif:
         made = [str(f) for f in sr.dsen2.to_cog(place, dtype=dtype, overwrite=job.overwrite, progress=job.progress)]
     else:
         sr.dsen2.to_zarr(place, dtype=dtype, chunks=job.chunks, overwrite=job.overwrite, progress=job.progress)
         made = [place]
-    lost = [vars(one) for one in skipped(forget=True)]
+    lost = [vars(one) for one in skipped(sr)]
     journal.add("done", source, out=made, seconds=_since(began), attrs=sr.attrs, skipped=lost)
     size = f"{len(found.bands)} variables, {found.dates} x {found.rows} x {found.columns} (time, y, x)"
     journal.say(*(f"{file}: {size}" for file in made[:1]), *made[1:])
@@ -460,7 +459,7 @@ def _since(began: float) -> float:
 
 def bar(quiet: bool) -> bool:
     """Whether to show a bar, which is for people: in a file it would be thousands of lines."""
-    return not quiet and sys.stdout.isatty()
+    return not quiet and sys.stderr.isatty()
 
 
 class _Journal:

@@ -92,5 +92,5 @@ def train(
         seed=seed,
         device=device,
         threads=threads,
-        quiet=quiet,
+        progress=not quiet,
     )

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
@@ -33,6 +33,7 @@ from xsen2.evaluation.plots import richest
 from xsen2.methods.protocol import Method
 from xsen2.methods.registry import resolve
 from xsen2.paths import local
+from xsen2.progress import ProgressLike, Reporter
 from xsen2.version import __version__
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Subject",
     "Tally",
     "benchmark",
+    "count",
     "identity",
     "labelled",
     "subjects",
@@ -74,6 +76,21 @@ class Subject:
     cube: xr.Dataset
     digest: str = ""
     years: tuple[int, ...] = ()
+
+
+def count(scenes: Scenes) -> int:
+    """How many scenes there are, without reading one.
+
+    Raises
+    ------
+    SourceError
+        If there are none.
+    """
+    if isinstance(scenes, Mapping):
+        return len(scenes)
+    from xsen2.training.scenes import scene_files
+
+    return len(scene_files(local(scenes)))
 
 
 def subjects(scenes: Scenes) -> Iterator[Subject]:
@@ -445,7 +462,7 @@ def benchmark(
     border: int = 0,
     device: str = "auto",
     dtype: str = "float32",
-    progress: Callable[[str], object] | None = None,
+    progress: ProgressLike = True,
 ) -> xr.Dataset:
     """Evaluate methods on many scenes, one after the other.
 
@@ -467,8 +484,8 @@ def benchmark(
     device, dtype
         As `xsen2.superresolve.superresolve` takes them. Networks compute in float32 unless told otherwise, so that
         scores do not depend on the machine.
-    progress : callable, optional
-        Takes a line about each scene.
+    progress : bool or callable
+        Show a bar, or tell a function after each scene, with a line `about` it; see `xsen2.Progress`.
 
     Returns
     -------
@@ -480,6 +497,8 @@ def benchmark(
 
     Raises
     ------
+    Cancelled
+        If `progress` stopped it.
     MethodError
         If a method is unknown, before any scene is read; or an argument is not one of those above.
     SourceError
@@ -488,15 +507,16 @@ def benchmark(
     Examples
     --------
     >>> import xsen2
-    >>> scores = xsen2.benchmark({"sample": xsen2.sample().isel(time=0)}, ["bicubic"])
+    >>> scores = xsen2.benchmark({"sample": xsen2.sample().isel(time=0)}, ["bicubic"], progress=False)
     >>> scores["rmse"].dims, scores["sam"].dims
     (('scene', 'method', 'band'), ('scene', 'method'))
     """
     judge = Judge(labelled(methods), border, device, dtype)
     judge.check([(scale, operator)])
     tally = Tally(scale, operator, border, tuple(judge.methods))
-    for subject in subjects(scenes):
-        line = tally.add(subject, judge)
-        if progress is not None:
-            progress(line)
+    after = "Its scores are lost: begin anew, with fewer scenes or methods"
+    with Reporter(progress, count(scenes), "scene", "benchmark", after=after) as reporter:
+        for number, subject in enumerate(subjects(scenes), start=1):
+            reporter.update(number, tally.add(subject, judge))
+            reporter.check()
     return tally.dataset()

@@ -23,7 +23,7 @@ from xsen2.bands import GRIDS
 from xsen2.engine.operators import Operator
 from xsen2.errors import SourceError, once, printable
 from xsen2.evaluation import timing
-from xsen2.evaluation.benchmark import JUDGED, KeepingJudge, Subject, Tally, identity, labelled, subjects
+from xsen2.evaluation.benchmark import JUDGED, KeepingJudge, Subject, Tally, count, identity, labelled, subjects
 from xsen2.evaluation.page import Heading, Part, Picture, Table, as_html, as_markdown, literal, versions
 from xsen2.evaluation.plots import bars, maps, require, strips
 from xsen2.evaluation.tables import (
@@ -42,6 +42,7 @@ from xsen2.evaluation.tables import (
 )
 from xsen2.evaluation.timing import TILE, Timing, enlarged, machine, timed
 from xsen2.methods.registry import methods as all_methods
+from xsen2.progress import ProgressLike, Reporter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -308,7 +309,7 @@ def report(
     transfer: Mapping[str, str] | None = None,
     device: str = "auto",
     command: str = "",
-    say: Callable[[str], object] = print,
+    progress: ProgressLike = True,
 ) -> Run:
     """Evaluate methods on a folder of scenes, and write the report.
 
@@ -331,8 +332,10 @@ def report(
         Label → weights that were trained at 80 → 40 m, judged like the others at scale 2 only in Table 3.
     command : str
         How this was called.
-    say : callable
-        Takes each line about what is going on.
+    progress : bool or callable
+        Show a bar, or tell a function after each scene at each scale with each operator, and after each method that was
+        timed, with a line `about` it; see `xsen2.Progress`. If that stops the call, what has been judged is kept, and
+        the same call goes on from there.
 
     Returns
     -------
@@ -341,6 +344,8 @@ def report(
 
     Raises
     ------
+    Cancelled
+        If `progress` stopped it.
     MethodError
         If a method is unknown, before any scene is read; or another argument is wrong.
     SourceError
@@ -363,21 +368,29 @@ def report(
         run.tallies[scale, operator] = Tally(scale, operator, border, labels)
     _writable(out)
     largest: Subject | None = None
-    for subject in subjects(folder):
-        run.levels[subject.name], run.years[subject.name] = subject.level, subject.years
-        for tally in run.tallies.values():
-            begun = default_timer()
-            line = tally.add(subject, judges)
-            say(f"{line}, {default_timer() - begun:.1f} s")
-        if largest is None or _area(subject) > _area(largest):
-            largest = subject
-    run.results = {key: tally.dataset() for key, tally in run.tallies.items() if any(tally.cells.values())}
-    if largest is None or not run.results:
-        why = "; ".join(reason for tally in run.tallies.values() for reason in (*tally.left_out, *tally.notes))
-        raise SourceError(f"nothing in {folder} can be judged: {why}")
-    run.timings = _timings(largest, plain, device, out / "cells", say)
-    _finish(run, out)
-    say(f"done: {out / 'report.html'}")
+    total = count(folder) * len(jobs) + len(plain)
+    after = f"What has been judged is kept in {out / 'cells'}, and the same call goes on from there"
+    with Reporter(progress, total, "part", "the report", after=after) as reporter:
+
+        def say(line: str) -> None:
+            reporter.update(reporter.done + 1, line)
+            reporter.check()
+
+        for subject in subjects(folder):
+            run.levels[subject.name], run.years[subject.name] = subject.level, subject.years
+            for tally in run.tallies.values():
+                begun = default_timer()
+                line = tally.add(subject, judges)
+                say(f"{line}, {default_timer() - begun:.1f} s")
+            if largest is None or _area(subject) > _area(largest):
+                largest = subject
+        run.results = {key: tally.dataset() for key, tally in run.tallies.items() if any(tally.cells.values())}
+        if largest is None or not run.results:
+            why = "; ".join(reason for tally in run.tallies.values() for reason in (*tally.left_out, *tally.notes))
+            raise SourceError(f"nothing in {folder} can be judged: {why}")
+        run.timings = _timings(largest, plain, device, out / "cells", say)
+        _finish(run, out)
+        reporter.update(total, f"done: {out / 'report.html'}")
     return run
 
 

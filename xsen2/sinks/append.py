@@ -27,10 +27,12 @@ import xarray as xr
 from xsen2.bands import find
 from xsen2.errors import CRSError, StoreError
 from xsen2.files import named
+from xsen2.progress import ProgressLike
 from xsen2.radiometry import clean
 from xsen2.sinks.lock import Claim
-from xsen2.sinks.progress import run_pieces
+from xsen2.sinks.pieces import run_pieces
 from xsen2.sinks.regions import (
+    AFTER,
     Grid,
     Stored,
     checks,
@@ -74,7 +76,7 @@ def check_dim(ds: xr.Dataset, dim: str) -> None:
         raise StoreError(f"{dim!r} holds a date twice: ds.drop_duplicates({dim!r}) first")
 
 
-def add(ds: xr.Dataset, place: State, dim: str, dtype: str | None, chunks: int | None, progress: bool) -> None:
+def add(ds: xr.Dataset, place: State, dim: str, dtype: str | None, chunks: int | None, progress: ProgressLike) -> None:
     """Add the dates of `ds` that a finished store does not hold yet.
 
     Raises
@@ -115,18 +117,20 @@ def add(ds: xr.Dataset, place: State, dim: str, dtype: str | None, chunks: int |
     _write(_Addition(place, there, len(new)), ds, grids, run, tokens + [mine[number] for number in new], progress)
 
 
-def _compare(there: _Series, grids: list[Grid], where: list[int], ds: xr.Dataset, progress: bool) -> None:
+def _compare(there: _Series, grids: list[Grid], where: list[int], ds: xr.Dataset, progress: ProgressLike) -> None:
     """See that dates that are there already have these pixels."""
     run_pieces(
         checks(grids, there.place, there.dim, where, [_said(v) for v in ds[there.dim].values]),
         [grid.blocks(region) * len(grid.arrays) for grid in grids for region in grid.regions],
         lambda _: None,
         progress=progress,
+        about=f"comparing with {there.place.root}",
+        after=AFTER,
     )
 
 
 def _write(
-    new: _Addition, ds: xr.Dataset, grids: list[Grid], run: str, tokens: list[tuple[str, int]], progress: bool
+    new: _Addition, ds: xr.Dataset, grids: list[Grid], run: str, tokens: list[tuple[str, int]], progress: ProgressLike
 ) -> None:
     """Begin or go on, until the dates are in the store."""
     with named(new.root):

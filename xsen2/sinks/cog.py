@@ -20,11 +20,12 @@ from xsen2.cube import canonicalise
 from xsen2.errors import BandError, GridError, StoreError, TimeError
 from xsen2.files import named
 from xsen2.grid import located
+from xsen2.progress import ProgressLike
 from xsen2.radiometry import PACKINGS, values_of
 from xsen2.sinks.cog_file import File, Scratch, arrange, left_by_the_dead, lock_of, missing, piece
 from xsen2.sinks.cog_layers import Layer, dates_of, layer_of, tags_of
 from xsen2.sinks.lock import locked
-from xsen2.sinks.progress import run_pieces
+from xsen2.sinks.pieces import run_pieces
 from xsen2.sinks.resume import RUN
 
 __all__ = ["to_cog"]
@@ -41,7 +42,7 @@ def to_cog(
     dtype: str = "uint16",
     compression: str = "deflate",
     overwrite: bool = False,
-    progress: bool = True,
+    progress: ProgressLike = True,
 ) -> list[Path]:
     """Compute a cube and write it to cloud-optimised GeoTIFFs; after a kill the same call goes on with the next file.
 
@@ -80,8 +81,10 @@ def to_cog(
         With a predictor; lossless. ``"deflate"`` is read everywhere, ``"zstd"`` is faster to write.
     overwrite : bool
         Start again and replace files that exist, this call's too; each stands until the new one is whole.
-    progress : bool
-        Show a bar, in a terminal and in a notebook, with a cluster and without.
+    progress : bool or callable
+        Show a bar, on a terminal and in a notebook, with a cluster and without; or a function that is called with a
+        `xsen2.Progress` after each block, and stops the call if it returns False or raises: files that are whole
+        stay, of the others nothing is left.
 
     Returns
     -------
@@ -96,6 +99,8 @@ def to_cog(
         files. While writing: the disk is full, or a file fails.
     BandError
         `bands` names what is not there.
+    Cancelled
+        `progress` stopped it.
     CRSError, GridError, TimeError
         There is no CRS; coordinates are missing or uneven, or bands of one file on several grids; dates differ.
     RadiometryError
@@ -173,7 +178,14 @@ def to_cog(
         todo = [(number, some) for number, some in groups if some]
         blocks = [sum(layer.data[0].npartitions for file in some for layer in file.layers) for _, some in todo]
         try:
-            run_pieces(pieces(run, todo), blocks, lambda place: scratches.pop(place).remove(), progress=progress)
+            run_pieces(
+                pieces(run, todo),
+                blocks,
+                lambda place: scratches.pop(place).remove(),
+                progress=progress,
+                about=f"writing {path}",
+                after="Files that are whole stay, and the same call goes on with the next",
+            )
         finally:
             for scratch in scratches.values():
                 scratch.remove()

@@ -19,12 +19,14 @@ from dask.base import compute
 from xsen2.bands import find
 from xsen2.errors import CRSError, StoreError
 from xsen2.files import flush, named
+from xsen2.progress import ProgressLike
 from xsen2.radiometry import UNPACKED, Packing, Values, nodata_of, pack, values_of
 from xsen2.sinks.lock import Claim
-from xsen2.sinks.progress import run_pieces
+from xsen2.sinks.pieces import run_pieces
 from xsen2.sinks.resume import RUN, digest, quiet
 
 __all__ = [
+    "AFTER",
     "Grid",
     "Stored",
     "checks",
@@ -346,14 +348,24 @@ def _shifted(index: Region, first: int) -> Region:
     return (slice(index[0].start + first, index[0].stop + first), *index[1:]) if first else index
 
 
-def write_regions(grids: list[Grid], state: Place, progress: bool) -> None:
+AFTER = "The same call goes on where it was"
+"""What is said of a write that was stopped."""
+
+
+def write_regions(grids: list[Grid], state: Place, progress: ProgressLike) -> None:
     """Compute and write the regions that are not on disk yet, and note each as soon as it is."""
-    todo = [(g, r) for g, grid in enumerate(grids) for r in range(len(grid.regions)) if not state.done(g, r)]
+    blocks = {
+        (g, r): grid.blocks(x) * len(grid.arrays) for g, grid in enumerate(grids) for r, x in enumerate(grid.regions)
+    }
+    todo = [key for key in blocks if not state.done(*key)]
     run_pieces(
         _writes(grids, state, todo),
-        [grids[g].blocks(grids[g].regions[r]) * len(grids[g].arrays) for g, r in todo],
+        [blocks[key] for key in todo],
         lambda i: state.mark(*todo[i]),
         progress=progress,
+        about=f"writing {state.root}",
+        after=AFTER,
+        before=sum(blocks.values()) - sum(blocks[key] for key in todo),
     )
 
 

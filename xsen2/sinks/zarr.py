@@ -18,6 +18,7 @@ from xsen2.cube import canonicalise
 from xsen2.errors import StoreError
 from xsen2.files import named
 from xsen2.grid import axes_of, filled, located, spacing
+from xsen2.progress import ProgressLike
 from xsen2.radiometry import PACKINGS, clean
 from xsen2.sinks.append import add, check_dim
 from xsen2.sinks.regions import (
@@ -48,7 +49,7 @@ def to_zarr(
     append_dim: str | None = None,
     append: bool = False,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: ProgressLike = True,
 ) -> xr.Dataset:
     """Compute a cube and write it to a Zarr store, or add its dates to one; killed, the same call goes on where it was.
 
@@ -95,8 +96,10 @@ def to_zarr(
         Start again, even from unfinished work of this run, and replace the Zarr store at `store`, which
         `ds` may be read from: until the new one is finished it stands, and both need their space on
         disk. Local folders only; at a URL nothing that can be read is ever replaced.
-    progress : bool
-        Show a bar, in a terminal and in a notebook, with a cluster and without.
+    progress : bool or callable
+        Show a bar, on a terminal and in a notebook, with a cluster and without; or a function that is called with a
+        `xsen2.Progress` after each block, and stops the call if it returns False or raises: blocks that are being
+        computed are finished, and the same call goes on from there.
 
     Returns
     -------
@@ -105,6 +108,8 @@ def to_zarr(
 
     Raises
     ------
+    Cancelled
+        `progress` stopped it.
     CRSError
         `ds` has no CRS, or several.
     GridError, TimeError
@@ -213,7 +218,9 @@ def _is_finished(place: State) -> bool:
     return True
 
 
-def _write(ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwrite: bool, progress: bool) -> None:
+def _write(
+    ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwrite: bool, progress: ProgressLike
+) -> None:
     """Begin or go on, until the store is finished."""
     with named(place.root):
         place.mend()

@@ -8,15 +8,20 @@ import sys
 import threading
 import time
 import warnings
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
+from uuid import uuid4
+from weakref import WeakValueDictionary
 
+import dask.array as da
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
+from dask.blockwise import Blockwise
 
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError
 from xsen2.sources.items import Place
@@ -24,7 +29,18 @@ from xsen2.sources.items import Place
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-__all__ = ["ENV", "PAUSES", "ReadWarning", "Reading", "Skipped", "secretless", "skipped", "tagged"]
+__all__ = [
+    "ENV",
+    "PAUSES",
+    "ReadWarning",
+    "Reading",
+    "Record",
+    "Skipped",
+    "recorded",
+    "secretless",
+    "skipped",
+    "tagged",
+]
 
 
 # Pixels of one raster file: opened with the drivers of the products alone, checked, read as they are.
@@ -190,36 +206,148 @@ class Skipped:
     reason: str
 
 
-_record: deque[Skipped] = deque(maxlen=_LIMIT)
-_lock = threading.Lock()
+class Record:
+    """What one call of `load` could not read, in whichever process and by whichever sink its cube is computed.
+
+    It lies in the graph of the cube, and so in that of all that is made of it lazily; workers get its name. On those of
+    a cluster, what is lost is noted as an event of the scheduler, which a client can ask for.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lost: dict[str, Skipped] = {}
+        self._forgotten: set[str] = set()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def named(cls, name: str = "") -> Record:
+        """A new one; or the one of this name, if this process has it."""
+        with _guard:
+            found = _records.get(name) if name else None
+            if found is None:
+                found = cls(name or uuid4().hex)
+                _records[found.name] = found
+            return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Record.named, (self.name,)
+
+    def __dask_tokenize__(self) -> str:
+        return "xsen2-record"  # the same items are the same pixels, whoever asks for them
+
+    def add(self, what: Skipped) -> None:
+        """Note what could not be read."""
+        key = uuid4().hex
+        self._note(key, what)
+        worker = _worker()
+        if worker is not None:
+            worker.log_event(self._topic, {"key": key, "lost": vars(what)})
+
+    def all(self, forget: bool) -> tuple[Skipped, ...]:
+        """All that was lost, and, with `forget`, never again."""
+        client = _client()
+        for _, event in client.get_events(self._topic) if client is not None else ():
+            self._note(event["key"], Skipped(**event["lost"]))
+        with self._lock:
+            found = tuple(self._lost.values())
+            if forget:
+                self._forgotten |= set(self._lost)
+                self._lost.clear()
+        return found
+
+    @property
+    def _topic(self) -> str:
+        return f"xsen2-skipped-{self.name}"
+
+    def _note(self, key: str, what: Skipped) -> None:
+        with self._lock:
+            if key not in self._forgotten and len(self._lost) < _LIMIT:
+                self._lost[key] = what
 
 
-def skipped(forget: bool = False) -> tuple[Skipped, ...]:
-    """What this process could not read and made nodata, under ``xsen2.load(..., on_error="skip")``.
+_records: WeakValueDictionary[str, Record] = WeakValueDictionary()
+_guard = threading.Lock()
 
-    Pixels are read when a cube is computed, so look here afterwards. A block that is computed twice is
-    there twice. Each is also warned of, with `ReadWarning`. The workers of a distributed cluster are
-    other processes: their warnings reach the client, their records do not.
+
+def _worker() -> Any:
+    """The worker of a cluster whose task this thread computes, or None."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_worker
+
+    try:
+        return get_worker()
+    except ValueError:
+        return None
+
+
+def _client() -> Any:
+    """The client of a cluster that is connected here, or None."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
+
+    try:
+        client = default_client()  # type: ignore[no-untyped-call]
+    except ValueError:
+        return None
+    return client if client.status == "running" and not client.asynchronous else None
+
+
+def recorded(data: da.Array, record: Record) -> da.Array:
+    """The array, with a record in its graph."""
+    out: da.Array = da.map_blocks(_unchanged, data, record, dtype=data.dtype, meta=data._meta)
+    return out
+
+
+def _unchanged(block: npt.NDArray[Any], record: Record) -> npt.NDArray[Any]:
+    return block
+
+
+def skipped(cube: xr.Dataset | xr.DataArray | xr.DataTree, forget: bool = False) -> tuple[Skipped, ...]:
+    """What of a cube could not be read and was made nodata, under ``xsen2.load(..., on_error="skip")``.
+
+    Pixels are read when a cube is computed, so look here afterwards, whether it was computed in memory or by a sink. A
+    block that is computed twice is there twice. Each is also warned of, with `ReadWarning`. What the workers of a
+    distributed cluster could not read is told as long as their client is connected.
 
     Parameters
     ----------
+    cube : xarray.Dataset, xarray.DataArray or xarray.DataTree
+        The lazy cube that `load` gave, or what was made of it lazily: all calls of `load` that it comes from are asked.
     forget : bool
-        Empty the record, so that the next computation starts a new one. It holds the latest 10 000.
+        Empty the record of these calls, so that the next computation starts a new one. It holds the first 10 000.
 
     Returns
     -------
     tuple of Skipped
 
+    Raises
+    ------
+    SourceError
+        If `cube` is in memory: nothing tells any more what it was computed from.
+
     Examples
     --------
-    >>> skipped()
+    >>> import xsen2
+    >>> cube = xsen2.sample().chunk()
+    >>> ndwi = cube.dsen2.index("NDWI").compute()
+    >>> skipped(cube)
     ()
     """
-    with _lock:
-        found = tuple(_record)
-        if forget:
-            _record.clear()
-    return found
+    parts: list[Any] = [node.to_dataset() for node in cube.subtree] if isinstance(cube, xr.DataTree) else [cube]
+    graphs = [graph for part in parts if (graph := part.__dask_graph__()) is not None]
+    if not graphs:
+        raise SourceError(
+            "these pixels are in memory, and nothing tells what they were computed from: give the lazy cube that "
+            "xsen2.load returned, skipped(cube)"
+        )
+    records: dict[str, Record] = {}
+    for graph in graphs:
+        for layer in graph.layers.values():
+            if isinstance(layer, Blockwise):
+                records |= {value.name: value for value, index in layer.indices if isinstance(value, Record)}
+    return tuple(lost for record in records.values() for lost in record.all(forget))
 
 
 def tagged(href: str, item: str, asset: str, place: Place) -> str:
@@ -235,12 +363,12 @@ class Reading:
     ----------
     sign : callable or None
         URL → URL that may be read.
-    skip : bool
-        Whether what cannot be read becomes nodata.
+    record : Record, optional
+        Where to note what cannot be read and becomes nodata; without one, it is an error.
     """
 
     sign: Callable[[str], Any] | None = None
-    skip: bool = False
+    record: Record | None = None
 
     def url(self, url: str) -> str:
         """What to open for a tagged URL, signed now.
@@ -342,13 +470,15 @@ class Reading:
                 break
             time.sleep(pauses.pop(0))
         reason = secretless(reason)
-        if not self.skip:
+        if self.record is None:
             raise SourceError(
                 f"item {item!r}, asset {asset!r}: {where} cannot be read after {tries} attempts: {reason}. "
                 f'{_hint(url, reason)}Try again later, leave the item out, or pass on_error="skip", which makes it '
                 "nodata and says so"
             ) from last
-        _skip(Skipped(item, asset, where, reason))
+        what = Skipped(item, asset, where, reason)
+        self.record.add(what)
+        _warn(what)
         return None
 
 
@@ -404,9 +534,7 @@ def _stamp(url: str) -> tuple[int, ...]:
     return about.st_size, about.st_mtime_ns, about.st_ino
 
 
-def _skip(what: Skipped) -> None:
-    with _lock:
-        _record.append(what)
+def _warn(what: Skipped) -> None:
     message = f"item {what.item!r}, asset {what.asset!r}: {what.where} is nodata, it could not be read: {what.reason}"
     if "distributed" in sys.modules:  # on a worker, this warns the client too
         from distributed.worker import warn

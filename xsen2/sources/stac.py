@@ -35,7 +35,7 @@ from xsen2.sources.items import (
     zarr_root,
 )
 from xsen2.sources.offsets import calibrated, classes, doubtful, first, offsets_of
-from xsen2.sources.reading import Reading, ReadWarning, Skipped, skipped
+from xsen2.sources.reading import Reading, ReadWarning, Record, Skipped, recorded, skipped
 from xsen2.sources.when import interval
 
 __all__ = ["EARTH_SEARCH", "PLANETARY_COMPUTER", "ReadWarning", "Skipped", "load", "skipped", "touching"]
@@ -321,7 +321,7 @@ def load(
         an asset that an item does not have. ``"raise"`` names item and asset. ``"skip"`` makes that
         block, or that band on that date, nodata and warns with `ReadWarning`. What is known to be missing
         at once is in the attribute `missing`; what fails to be read is known only when the cube is
-        computed, and listed by `skipped` then.
+        computed, and listed by `xsen2.skipped(cube)` then.
 
     Returns
     -------
@@ -419,13 +419,15 @@ def load(
         offsets = [float(np.ravel(store.cube.get("offset", np.nan))[0]) for store in stores]
         arrays = {name: placed(stores, name, gsd_of(name), box, chunk * 10 // gsd_of(name)) for name in names}
     else:
-        names, missing = _names(bands, found, reading.skip)
+        names, missing = _names(bands, found, reading.record is not None)
         offsets = offsets_of(found, offset)
         arrays = {}
         for gsd in GRIDS:
             here = [name for name in names if gsd_of(name) == gsd]
             if here:
                 arrays |= read_all(read_grid, found, here, Grid(gsd, box, epsg, chunk * 10 // gsd), reading)
+        if reading.record is not None:
+            arrays = {name: recorded(data, reading.record) for name, data in arrays.items()}
     checks = doubtful(found, offset, offsets)
     there = {name: ~da.isnan(data) if stores else data for name, data in arrays.items() if name in BANDS}
     on = {gsd: [data for name, data in there.items() if gsd_of(name) == gsd] for gsd in GRIDS}
@@ -460,7 +462,7 @@ def _alike(
         raise SourceError(
             f"items {found[0].id!r} and {given[0].id!r} have their pixels in raster files and in Zarr: load them apart"
         )
-    if given and (reading.skip or reading.sign is not None):
+    if given and (reading.record or reading.sign is not None):
         raise SourceError(
             f"item {given[0].id!r} has its pixels in Zarr, where sign= and on_error= mean nothing: leave them out, or "
             "give xsen2.open_eopf a store of zarr's"
@@ -480,7 +482,7 @@ def _reading(sign: Callable[[str], str] | None, on_error: str) -> Reading:
         raise SourceError(
             f"sign= is a {type(sign).__name__}: give a function of a URL, such as planetary_computer.sign"
         )
-    return Reading(sign, on_error == "skip")
+    return Reading(sign, Record.named() if on_error == "skip" else None)
 
 
 def _names(bands: Sequence[str] | None, items: Sequence[Item], skip: bool) -> tuple[list[str], str]:

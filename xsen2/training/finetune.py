@@ -18,10 +18,11 @@ from xsen2 import files, paths
 from xsen2.bands import grid_of
 from xsen2.cube import recognise
 from xsen2.engine.operators import OPERATORS, Operator
-from xsen2.errors import BandError, GridError, MethodError, WeightsError, once
+from xsen2.errors import BandError, Cancelled, GridError, MethodError, WeightsError, once
 from xsen2.methods.protocol import Array
 from xsen2.methods.registry import resolve
 from xsen2.networks.cards import DEFAULT, Card, NetworkMethod
+from xsen2.progress import Progress, ProgressLike, Reporter
 from xsen2.training.patches import Blur, Pair, degrade_bands, pairs
 from xsen2.training.scenes import Scene, scenes_of
 
@@ -108,7 +109,7 @@ def finetune(
     steps: int = 60,
     seed: int = 0,
     device: str = "auto",
-    quiet: bool = False,
+    progress: ProgressLike = True,
 ) -> Adapted:
     """Adapt the network of the 20 m bands to this cube.
 
@@ -131,8 +132,8 @@ def finetune(
         The same seed on the same machine gives the same weights.
     device : str
         As `xsen2.superresolve.superresolve` takes it.
-    quiet : bool
-        No progress bar.
+    progress : bool or callable
+        Show a bar, or tell a function after each step, see `xsen2.Progress`. If that stops the call, nothing is kept.
 
     Returns
     -------
@@ -142,6 +143,8 @@ def finetune(
 
     Raises
     ------
+    Cancelled
+        If `progress` stopped it.
     GridError
         If the cube is smaller than about 500 m, or has no 20 m pixels that are valid.
     MethodError
@@ -157,7 +160,7 @@ def finetune(
     --------
     >>> import xsen2
     >>> cube = xsen2.sample().isel(time=0)
-    >>> adapted = cube.dsen2.finetune(steps=2, quiet=True)
+    >>> adapted = cube.dsen2.finetune(steps=2, progress=False)
     >>> sr = cube.dsen2.superresolve(["B11"], method=adapted)
     """
     from xsen2.networks.load import tensors, verified  # and torch
@@ -181,8 +184,11 @@ def finetune(
             "the cube is too small to adapt a network to: valid pixels of the 20 m bands over at least 500 x 500 m are "
             "needed"
         )
-    with files.named("a temporary folder", files.ANEW, "free space, or name another folder in TMPDIR"):
-        adapted = _adapt(first.card, general, near, far, steps, seed, device, quiet)
+    with (
+        files.named("a temporary folder", files.ANEW, "free space, or name another folder in TMPDIR"),
+        Reporter(progress, 2 * steps, "step", "adapting", after="Nothing is kept of it") as reporter,
+    ):
+        adapted = _adapt(first.card, general, near, far, steps, seed, device, reporter)
     for other, _, raw in others:
         alike = replace(other, network=f"{first.card.network}-adapted", path="")
         alike.write(adapted.folder, raw)
@@ -211,7 +217,7 @@ def _adapt(
     steps: int,
     seed: int,
     device: str,
-    quiet: bool,
+    reporter: Reporter,
 ) -> Adapted:
     from xsen2.networks.load import build
     from xsen2.training.export import write
@@ -231,11 +237,17 @@ def _adapt(
         seed=seed,
     )
 
-    def train(data: Sequence[list[Pair]], label: str) -> Weights:
+    def train(data: Sequence[list[Pair]], before: int) -> Weights:
+        def told(now: Progress) -> None:
+            reporter.update(before + now.done)
+            reporter.check()
+
         with tempfile.TemporaryDirectory() as folder:
-            return fit(
-                list(data), [], recipe, folder, initial=general, every=steps, device=device, quiet=quiet, label=label
-            )
+            try:
+                return fit(list(data), [], recipe, folder, initial=general, every=steps, device=device, progress=told)
+            except Cancelled:
+                reporter.check()  # says that it is this call which has stopped
+                raise
 
     def blended(tuned: Weights, blend: float) -> Weights:
         return {k: v + blend * (tuned[k] - v) for k, v in general.items()}
@@ -245,13 +257,15 @@ def _adapt(
         network.load_state_dict(weights)
         return float(np.mean(list(score(network, [q for p in near for q in p]).values())))
 
-    tried = train(far, "trying")
+    tried = train(far, 0)
     errors = {blend: error(blended(tried, blend)) for blend in BLENDS}
     blend = min(errors, key=lambda b: errors[b])
     gain = 1 - errors[blend] / errors[0.0]
     if errors[blend] > LEAST * errors[0.0]:
         blend, gain = 0.0, 0.0
-    weights = blended(train(near, "adapting"), blend) if blend else general
+    weights = blended(train(near, steps), blend) if blend else general
+    reporter.update(2 * steps)  # also where there was no second training
+    reporter.check()
     folder = files.temporary("xsen2-adapted")
     write(
         weights,

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from xsen2 import files
 from xsen2.errors import WeightsError
 from xsen2.networks.inference import best_device, best_dtype
 from xsen2.networks.load import build, checkpoint, misfit
+from xsen2.progress import ProgressLike, Reporter
 from xsen2.training.patches import Pair, balance, batches
 
 __all__ = ["HALF", "Optimiser", "Recipe", "build", "fit", "score"]
@@ -195,8 +195,8 @@ def fit(
     every: int = 200,
     device: str = "auto",
     threads: int | None = None,
-    quiet: bool = False,
-    label: str = "training",
+    progress: ProgressLike = True,
+    about: str = "training",
 ) -> dict[str, torch.Tensor]:
     """Train as `recipe` says, going on from ``folder/checkpoint.pt`` if it is there.
 
@@ -214,8 +214,11 @@ def fit(
         As `xsen2.networks.inference.best_device` takes it. bfloat16 where that is faster.
     threads : int, optional
         Threads of torch; all cores by default.
-    quiet, label
-        Whether there is no progress bar, and what stands before it.
+    progress : bool or callable
+        Show a bar, or tell a function after each step, see `xsen2.Progress`. If that stops the training, a checkpoint
+        is made of the last step, from which the same call goes on.
+    about : str
+        What stands before the bar.
 
     Returns
     -------
@@ -224,6 +227,8 @@ def fit(
 
     Raises
     ------
+    Cancelled
+        If `progress` stopped it.
     WeightsError
         If `initial` does not fit the network of the recipe, or if the checkpoint is damaged or of another recipe; only
         `steps` and `cool` may change between runs.
@@ -244,6 +249,7 @@ def fit(
     optimiser = Optimiser(network, recipe.rate, recipe.fine_rate)
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     saved, first, seconds = folder / "checkpoint.pt", 0, 0.0
+    losses: list[tuple[float, float]] = []
     own = {k: v for k, v in asdict(recipe).items() if k not in ("steps", "cool")}
     if saved.exists():
         state = checkpoint(saved, where)
@@ -257,6 +263,7 @@ def fit(
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise WeightsError(f"{saved} is not of the network of its recipe: remove it to begin anew") from error
         average, first, seconds = state["average"], state["step"], state["seconds"]
+        losses = state.get("losses", [])
     stream = batches(
         balance(train),
         recipe.ratio,
@@ -272,11 +279,26 @@ def fit(
         alien=recipe.alien,
     )
     began = time.monotonic() - seconds
-    losses: list[tuple[float, float]] = []
+
+    def keep(step: int) -> None:
+        state = {
+            "recipe": own,
+            "step": step,
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "average": average,
+            "seconds": round(time.monotonic() - began, 1),
+            "losses": losses,  # since the last line of the log
+        }
+        raw = io.BytesIO()  # torch has errors of its own for a full disk
+        torch.save(state, raw)
+        files.write(saved, raw.getvalue())
+
+    after = f"The same call goes on from {saved}"
     with (
         files.named(folder),
         (folder / "log.jsonl").open("a") as log,
-        tqdm(total=recipe.steps, initial=first, desc=label, unit="step", disable=quiet) as bar,
+        Reporter(progress, recipe.steps, "step", about, done=first, after=after) as reporter,
     ):
         for step in range(first, recipe.steps):
             batch = tuple(_tensors(next(stream), where))
@@ -284,34 +306,28 @@ def fit(
                 loss, doubt = _loss(network, batch)
             (loss + doubt).backward()  # type: ignore[no-untyped-call]
             optimiser.step(recipe.factor(step))
-            keep = min(recipe.ema, (step + 1) / (step + 10))
+            memory = min(recipe.ema, (step + 1) / (step + 10))
             for key, value in network.state_dict().items():
-                average[key].lerp_(value, 1 - keep)
+                average[key].lerp_(value, 1 - memory)
             losses.append((float(loss.detach()), float(doubt.detach())))
-            bar.update()
             if (step + 1) % every and step + 1 != recipe.steps:
+                if not reporter.update(step + 1):
+                    keep(step + 1)
+                    reporter.check()
                 continue
             ratios = score(_with(recipe, average, where), validation, dtype)
             mean = np.mean(losses, axis=0)
             line: dict[str, Any] = {"step": step + 1, "loss": round(mean[0], 5), "doubt_loss": round(mean[1], 5)}
             if ratios:
                 line |= {"validation": round(float(np.mean(list(ratios.values()))), 4), "worst": max(ratios.values())}
-                bar.set_postfix(validation=line["validation"])
+                reporter.note(validation=line["validation"])
             line["seconds"] = round(time.monotonic() - began, 1)
             log.write(json.dumps(line) + "\n")
             log.flush()
             losses.clear()
-            state = {
-                "recipe": own,
-                "step": step + 1,
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "average": average,
-                "seconds": line["seconds"],
-            }
-            raw = io.BytesIO()  # torch has errors of its own for a full disk
-            torch.save(state, raw)
-            files.write(saved, raw.getvalue())
+            keep(step + 1)
+            reporter.update(step + 1)
+            reporter.check()
     return {k: v.cpu() for k, v in average.items()}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from xsen2.errors import MethodError, SourceError
 from xsen2.networks.cards import Card
 from xsen2.networks.load import start
+from xsen2.progress import ProgressLike
 from xsen2.training.export import save
 from xsen2.training.fit import Recipe, fit
 from xsen2.training.patches import Blur, Pair, impostors, pairs, surrogates
@@ -143,9 +144,12 @@ def run(
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
-    quiet: bool = False,
+    progress: ProgressLike = True,
 ) -> Card:
     """What ``xsen2 train`` does; its options are described there.
+
+    `progress` is that of `xsen2.training.fit.fit`: a function is told of each step, and can stop the run, which the
+    same call then takes up at its checkpoint. With True, lines about data and weights are printed as well.
 
     Returns
     -------
@@ -169,7 +173,7 @@ def run(
             f"nothing in {data} can be learnt from: no scene has valid pixels of all {10 * ratio} m bands that are "
             "needed, over an area large enough to be degraded. Add scenes that have"
         )
-    say = (lambda line: None) if quiet else click.echo
+    say = click.echo if progress is True else (lambda line: None)
     say(f"{len(pairs)} scenes to train on, {len(judged)} of other places to validate on")
     weights = fit(
         pairs,
@@ -180,7 +184,7 @@ def run(
         every=every,
         device=device,
         threads=threads,
-        quiet=quiet,
+        progress=progress,
     )
     card = save(weights, recipe, out, network=network, operator=operator, pairs=pairs)
     say(f"{card.file}: pass method={str(out)!r}")

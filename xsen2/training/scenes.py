@@ -180,6 +180,25 @@ class Scene:
         return ds if self.epsg is None or astray else write_crs(ds, CRS.from_epsg(self.epsg))
 
 
+_KINDS = (".npz", ".zarr", ".safe", ".zip")
+
+
+def scene_files(folder: Path) -> list[Path]:
+    """What `read_scenes` reads of a folder, in order.
+
+    Raises
+    ------
+    SourceError
+        If there is nothing.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"{folder} is not a folder of scenes")
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in _KINDS)
+    if not found:
+        raise SourceError(f"no scenes in {folder}: give the folder that holds {', '.join(_KINDS)} files")
+    return found
+
+
 def read_scenes(folder: str | Path) -> Iterator[Scene]:
     """All scenes of a folder, in the order of their names.
 
@@ -197,12 +216,7 @@ def read_scenes(folder: str | Path) -> Iterator[Scene]:
         It is named, and never left out: scores over fewer scenes would be other scores.
     """
     folder = local(folder)
-    kinds = (".npz", ".zarr", ".safe", ".zip")
-    if not folder.is_dir():
-        raise SourceError(f"{folder} is not a folder of scenes")
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in kinds)
-    if not found:
-        raise SourceError(f"no scenes in {folder}: give the folder that holds {', '.join(kinds)} files")
+    found = scene_files(folder)
     notes = notes_of(folder)
     for path in found:
         # Two files that differ in their endings alone are two scenes.

@@ -1,23 +1,24 @@
-"""Compute pieces of work one after the other, or a few at a time on a cluster, and show how far it is."""
+"""Compute pieces of work one after the other, or a few at a time on a cluster, and tell how far it is."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from timeit import default_timer
 from typing import Any
 from uuid import uuid4
 
 import dask
 from dask._task_spec import convert_legacy_graph
-from dask.base import compute, tokenize, unpack_collections
+from dask.base import compute, get_scheduler, tokenize, unpack_collections
+from dask.callbacks import Callback
 from dask.core import flatten
 from dask.delayed import Delayed
-from dask.diagnostics.progress import ProgressBar
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 from dask.utils import ensure_dict
+
+from xsen2.progress import ProgressLike, Reporter
 
 __all__ = ["run_pieces"]
 
@@ -26,7 +27,14 @@ RETRIES = 2
 
 
 def run_pieces(
-    pieces: Iterable[Any], sizes: list[int], finished: Callable[[int], None], *, progress: bool = True
+    pieces: Iterable[Any],
+    sizes: Sequence[int],
+    finished: Callable[[int], None],
+    *,
+    progress: ProgressLike,
+    about: str,
+    after: str,
+    before: int = 0,
 ) -> None:
     """Compute Dask objects for their side effects, in order, with bounded work in flight.
 
@@ -34,32 +42,77 @@ def run_pieces(
     ----------
     pieces : iterable of dask objects
         Made one by one, when their turn comes.
-    sizes : list of int
+    sizes : sequence of int
         How many blocks each has.
     finished : callable
         Called with the number of each piece as soon as it is computed.
-    progress : bool
-        Show a bar, of text: it is the same in a terminal and in a notebook, with a cluster and without.
+    progress : bool or callable
+        See `xsen2.progress`. Blocks are counted by the share of a piece's tasks that is done.
+    about, after : str
+        What is done, and how to go on if it is stopped.
+    before : int
+        Blocks that are there already.
+
+    Raises
+    ------
+    Cancelled
+        `progress` asked for it. Blocks that were being computed are finished first, on a cluster those of a worker that
+        has begun with them.
     """
-    client = _client()
-    bar = _Bar(sizes) if progress and sizes else None
-    if client is not None:
-        _on_cluster(client, pieces, sizes, finished, bar)
-        return
-    for number, piece in enumerate(pieces):
-        if bar is None:
-            compute(piece)
-        else:
-            with bar:
-                compute(piece)
-        finished(number)
+    total = before + sum(sizes)
+    with Reporter(progress, total, "block", about, done=before, after=after) as reporter:
+        client = _client()
+        if client is not None:
+            _on_cluster(client, pieces, sizes, finished, reporter)
+            return
+        for number, piece in enumerate(pieces):
+            _here(piece, before, sizes[number], reporter)
+            finished(number)
+            before += sizes[number]
+            reporter.update(before)
+            reporter.check()
+
+
+def _here(piece: Any, before: int, size: int, reporter: Reporter) -> None:
+    """Compute one piece, telling of its blocks where Dask tells of its tasks."""
+    from dask import local, multiprocessing, threaded
+
+    collections, _ = unpack_collections(piece)
+    if reporter.wanted and get_scheduler(collections=collections) in (
+        local.get_sync,
+        threaded.get,
+        multiprocessing.get,
+    ):
+        # Handed over, not registered: a registered one is used by whichever thread computes first.
+        compute(piece, callbacks=[*Callback.active, _Watch(reporter, before, size)._callback])
+    else:
+        compute(piece)
+
+
+class _Watch(Callback):
+    """Counts the tasks of one computation; when it is to be stopped, waits for those that run, and begins no other."""
+
+    def __init__(self, reporter: Reporter, before: int, size: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._reporter, self._before, self._size = reporter, before, size
+        self._held_back = False
+
+    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker: Any) -> None:
+        finished = len(state["finished"])
+        total = finished + sum(len(state[kind]) for kind in ("ready", "waiting", "running"))
+        # The last block is told of when it is noted, with its piece.
+        self._reporter.update(self._before + min(self._size * finished / total, self._size - 1))
+        if self._reporter.stopped:
+            self._held_back |= bool(state["ready"])
+            state["ready"].clear()
+            if not state["running"] and (state["waiting"] or self._held_back):
+                self._reporter.check()
 
 
 def _client() -> Any:
     """The active distributed client, or None. A scheduler chosen by dask.config has precedence."""
     if "distributed" not in sys.modules:
         return None
-    from dask.base import get_scheduler
     from distributed import Client
 
     owner = getattr(get_scheduler(), "__self__", None)
@@ -67,7 +120,7 @@ def _client() -> Any:
 
 
 def _on_cluster(
-    client: Any, pieces: Iterable[Any], sizes: list[int], finished: Callable[[int], None], bar: _Bar | None
+    client: Any, pieces: Iterable[Any], sizes: Sequence[int], finished: Callable[[int], None], reporter: Reporter
 ) -> None:
     """As many pieces in flight as keep all workers busy, two at least: the scheduler is not handed years of work."""
     from distributed import wait
@@ -76,7 +129,7 @@ def _on_cluster(
     flight: dict[Any, int] = {}
     parts: dict[int, Any] = {}
     retries = dask.get_annotations().get("retries", RETRIES)  # type: ignore[attr-defined]
-    more, run = True, uuid4().hex[:12]
+    more, run, before = True, uuid4().hex[:12], reporter.done
     try:
         while more or flight:
             while more and (len(flight) < 2 or sum(sizes[n] for n in flight.values()) < 4 * _threads(client)):
@@ -85,25 +138,22 @@ def _on_cluster(
                 if more:
                     future = client.compute(_apart(piece, f"{run}-{number}"), retries=retries, optimize_graph=False)
                     flight[future] = number
-                    if bar is not None:
+                    if reporter.wanted:
                         parts[number] = _part(client, future)
             with suppress(TimeoutError):
                 if flight:
-                    wait(list(flight), timeout=None if bar is None else 0.2, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+                    wait(list(flight), timeout=0.2 if reporter.wanted else None, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
             for future in [future for future in flight if future.done()]:
                 future.result()
                 number = flight.pop(future)
                 finished(number)
-                if bar is not None:
-                    del parts[number]
-                    bar.finish(number)
-            if bar is not None:
-                bar.show({number: parts[number].done for number in flight.values()})
+                parts.pop(number, None)
+                before += sizes[number]
+            reporter.update(before + sum(sizes[number] * part.done for number, part in parts.items()))
+            reporter.check()
     finally:
         if flight and client.status == "running":  # else it waits half a minute, and what went wrong is forgotten
             client.cancel(list(flight))
-        if bar is not None:
-            bar.end()
 
 
 def _apart(piece: Any, own: str) -> Delayed:
@@ -147,40 +197,3 @@ def _part(client: Any, future: Any) -> Any:
     part = Part([future], scheduler=client.scheduler.address)  # type: ignore[no-untyped-call]
     client.loop.add_callback(part.listen)
     return part
-
-
-class _Bar(ProgressBar):
-    """Dask's bar over several computations: one line, from 0 to 100 % of all of them."""
-
-    def __init__(self, sizes: list[int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._sizes, self._number, self._began = sizes, 0, default_timer()
-        self._before = 0
-
-    def show(self, parts: dict[int, float]) -> None:
-        """Draw what has been finished, and so much of others."""
-        blocks = self._before + sum(self._sizes[number] * done for number, done in parts.items())
-        super()._draw_bar(blocks / (sum(self._sizes) or 1), default_timer() - self._began)  # type: ignore[no-untyped-call]
-
-    def finish(self, number: int) -> None:
-        """Note that a piece is finished."""
-        self._before += self._sizes[number]
-
-    def end(self) -> None:
-        """End the line."""
-        if self._file is not None:
-            self._file.write("\n")
-            self._file.flush()
-
-    def _draw_bar(self, frac: float, elapsed: float) -> None:
-        if self._number < len(self._sizes):
-            self.show({self._number: frac})
-
-    def _finish(self, dsk: Any, state: Any, errored: bool) -> None:
-        out, last = self._file, self._number == len(self._sizes) - 1
-        if not (last or errored):
-            self._file = None  # the line ends only with the last piece
-        super()._finish(dsk, state, errored)  # type: ignore[no-untyped-call]
-        self._file = out
-        self.finish(self._number)
-        self._number += 1
