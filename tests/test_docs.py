@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from cubes import make_cube
 
+from xsen2.errors import Cancelled, RadiometryError
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -47,3 +49,30 @@ def test_the_page_on_degradation_runs():
     for block in re.findall(r"```python\n(.*?)```", (DOCS / "degradation.md").read_text(), re.DOTALL):
         exec(block, found)
     assert set(found["found"]["axis"].values) == {"along", "across"}
+
+
+def run(page: str) -> dict:
+    """What a page's code leaves behind."""
+    found: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
+        exec(block, found)
+    return found
+
+
+def test_the_sink_of_the_guide_keeps_what_sinks_promise(tmp_path):
+    found = run("adding-a-sink.md")
+    to_npz = found["to_npz"]
+    assert len(found["files"]) == 2
+    with np.load(found["files"][1]) as one:
+        want = found["sr"]["B11"].isel(time=1).values
+        assert one["B11"].dtype == np.uint16
+        np.testing.assert_allclose(one["B11"], np.maximum(want, 1), atol=0.501)
+    ds = make_cube(3, 3, dates=3, dtype=np.uint16)
+    with pytest.raises(Cancelled, match="goes on there"):
+        to_npz(ds, tmp_path, progress=lambda progress: progress.done < 2)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert len(to_npz(ds, tmp_path, progress=False)) == 3
+    wrapped = ds.assign(B05=ds["B05"] - np.uint16(2000))
+    with pytest.raises(RadiometryError, match="wrapped"):
+        to_npz(wrapped, tmp_path / "wrapped", progress=False)
+    assert not list((tmp_path / "wrapped").iterdir())

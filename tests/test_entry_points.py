@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ sharper-broken = "sharper.gone:Gone"
 bicubic = "sharper:Sharper"
 
 [project.entry-points."xsen2.networks"]
-"sharper.Net" = "sharper.net:Net"
+"small.Small" = "sharper.net:Small"
 """
 
 METHODS = """
@@ -60,30 +61,14 @@ def many(request):
     return [Sharper(), Sixty()]
 """
 
-NET = """
-import torch
-from torch import nn
-from xsen2.networks.network import Network
-
-
-class Net(Network):
-    radius = 2
-
-    def __init__(self, ratio: int, gain: float = 1.0) -> None:
-        super().__init__()
-        self.ratio, self.gain = ratio, gain
-        self.bias = nn.Parameter(torch.zeros(1))
-
-    def forward(self, a, b):
-        return self.gain * b.repeat_interleave(2, -2).repeat_interleave(2, -1) + self.bias
-"""
+GUIDE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-network.md").read_text(), re.DOTALL)
+"""A network and what publishes its weights, as the guide has them."""
 
 CODE = """
-import hashlib, json, sys
+import sys
 import numpy as np
 import xsen2
-from xsen2.errors import MethodError, WeightsError
-from xsen2.networks.cards import Card
+from xsen2.errors import MethodError
 
 table = xsen2.methods()
 assert "sharper" not in sys.modules, "nothing is imported to be listed"
@@ -103,17 +88,18 @@ for bad, words in (("sharper-broken", "sharper.gone:Gone"), ("sharpen", "did you
     else:
         raise AssertionError(bad)
 
-from safetensors.torch import save
+from pathlib import Path
 import torch
+from sharper.net import Small, publish
 
-raw = save({"bias": torch.full((1,), 0.5)})
-card = dict(name="net-20m", network="net", architecture="sharper.Net", ratio=2, arguments={"gain": 2.0}, halo=2,
-            sha256=hashlib.sha256(raw).hexdigest(), licence="MIT", source="a test", training={}, validation={})
-folder = sys.argv[1]
-open(folder + "/net-20m.safetensors", "wb").write(raw)
-open(folder + "/net-20m.json", "w").write(json.dumps(card))
-out = cube.dsen2.superresolve(["B11"], method=folder + "/net-20m.json", dtype="float32", consistency=False)
-np.testing.assert_allclose(out["B11"], 2 * b11 + 0.5 * 2000, atol=0.5)
+torch.manual_seed(0)
+folder = Path(sys.argv[1])
+publish(Small(2), folder)
+whole = cube.dsen2.superresolve(["B11"], method=folder / "small-20m-v1.json", dtype="float32").compute()
+bicubic = cube.dsen2.superresolve(["B11"], method="bicubic").compute()
+assert 0 < float(abs(whole["B11"] - bicubic["B11"]).mean()) < 2000
+cut = cube.chunk({"y": 100, "x": 70}).dsen2.superresolve(["B11"], method=folder / "small-20m-v1.json", dtype="float32")
+np.testing.assert_allclose(cut["B11"], whole["B11"], atol=2e-3, err_msg="the radius of the guide is too small")
 """
 
 
@@ -124,7 +110,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (source / "sharper").mkdir()
     (source / "pyproject.toml").write_text(PROJECT)
     (source / "sharper" / "__init__.py").write_text(METHODS)
-    (source / "sharper" / "net.py").write_text(NET)
+    (source / "sharper" / "net.py").write_text("\n".join(GUIDE))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(target), str(source)], check=True, timeout=300)
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(target)])}
@@ -142,5 +128,5 @@ def test_without_the_package_its_card_is_refused(tmp_path: Path) -> None:
     """What a card names is data: it leads to no import, even of a module that could be imported."""
     from xsen2.networks.cards import architectures
 
-    assert "sharper.Net" not in architectures()
+    assert "small.Small" not in architectures()
     assert all(name.count(".") == 1 for name in architectures())
