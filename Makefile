@@ -32,6 +32,7 @@ test-slow: $(VENV)/.stamp-test
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 
 types: $(VENV)/.stamp-test
 	$(BIN)/mypy

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from xsen2.bands import B, C
 from xsen2.engine.operators import observed
 from xsen2.networks.blend import Blend
-from xsen2.networks.cards import GAIN, NetworkMethod
+from xsen2.networks.cards import GAIN
 from xsen2.networks.fits import around, gaussian, grow, regress, window
 from xsen2.networks.inference import _patches, infer
+from xsen2.networks.method import NetworkMethod
 from xsen2.networks.refined import BLURS, Refined, start, vertex
 from xsen2.networks.twogrid import upsample
 from xsen2.training.export import write

@@ -15,8 +15,9 @@ from cubes import make_cube
 import xsen2
 from xsen2.methods.protocol import Method, finest_halo
 from xsen2.networks import inference
-from xsen2.networks.cards import NetworkMethod, cards
+from xsen2.networks.cards import cards
 from xsen2.networks.dsen2 import DSen2, upsample
+from xsen2.networks.method import NetworkMethod
 
 ALL = [card for group in cards().values() for card in group]
 

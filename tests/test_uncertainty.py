@@ -9,7 +9,8 @@ import pytest
 from cubes import change, make_cube, no_compute
 
 import xsen2
-from xsen2.networks.cards import DEFAULT, NetworkMethod, cards
+from xsen2.networks.cards import DEFAULT, cards
+from xsen2.networks.method import NetworkMethod
 from xsen2.training.calibrate import errors_of, left_out, ratios_of, spread_of
 from xsen2.training.fit import HALF
 from xsen2.training.scenes import scenes_of

@@ -16,7 +16,8 @@ from xsen2.methods.bicubic import Bicubic
 from xsen2.methods.kept import kept
 from xsen2.methods.protocol import Method, Request, adopt, finest_halo
 from xsen2.networks import local
-from xsen2.networks.cards import DEFAULT, Card, cards, network_methods
+from xsen2.networks.cards import DEFAULT, Card, cards
+from xsen2.networks.method import network_methods
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +139,9 @@ def methods() -> pd.DataFrame:
     """
     import pandas as pd
 
-    entries = {**_offered(), **_own()[0], **_built_in()}
+    entries = _built_in()
+    for more in (_own()[0], _offered()):
+        entries |= {name: entry for name, entry in more.items() if name not in entries}
     rows = {name: {"kind": e.kind, "licence": e.licence, "source": e.source} for name, e in entries.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 

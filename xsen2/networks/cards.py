@@ -7,16 +7,15 @@ import math
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from xsen2 import files
-from xsen2.bands import A, B, C
-from xsen2.errors import MethodError, WeightsError, printable
-from xsen2.methods.protocol import Array, Method
+from xsen2.bands import B, C
+from xsen2.errors import WeightsError, printable
 
 __all__ = [
     "ARCHITECTURES",
@@ -24,11 +23,9 @@ __all__ = [
     "GAIN",
     "GROUP",
     "Card",
-    "NetworkMethod",
     "architectures",
     "cards",
     "grouped",
-    "network_methods",
 ]
 
 ARCHITECTURES = frozenset({"blend.Blend", "dsen2.DSen2", "refined.Refined", "twogrid.TwoGrid"})
@@ -40,8 +37,6 @@ GROUP = "xsen2.networks"
 DEFAULT = "twogrid"
 GAIN = 2000.0
 """Networks see DN / 2000, as the paper."""
-LATTICES = {"refined.Refined": 6, "blend.Blend": 6}
-"""Architecture → 10 m pixels that its blocks begin on multiples of; 1 for others."""
 WEIGHTS = Path(__file__).parent / "weights"
 
 REACH = 300
@@ -75,6 +70,8 @@ class Card:
     spread : sequence of float
         Per band, what the network's standard errors are multiplied by, so that 68 % of the errors are
         within one; empty for networks that do not say how sure they are.
+    lattice : int
+        Side of the cells that the network works in, in 10 m pixels: blocks begin with whole ones.
     path : str
         The weights file, absolute; empty for shipped weights, which every worker finds in its own package.
     """
@@ -91,6 +88,7 @@ class Card:
     training: Mapping[str, Any]
     validation: Mapping[str, Any]
     spread: Sequence[float] = ()
+    lattice: int = 1
     path: str = ""
 
     @classmethod
@@ -143,6 +141,8 @@ class Card:
             return f"it says ratio {self.ratio}, but the network is made for ratio {reprlib.repr(ratio)}"
         if type(self.halo) is not int or not 1 <= self.halo <= REACH // self.ratio:
             return f"halo is {reprlib.repr(self.halo)}, not a number of pixels from 1 to {REACH // self.ratio}"
+        if type(self.lattice) is not int or not 1 <= self.lattice <= REACH:
+            return f"lattice is {reprlib.repr(self.lattice)}, not a number of pixels from 1 to {REACH}"
         numbers = isinstance(self.spread, Sequence) and all(
             isinstance(x, float) and 0 < x < math.inf for x in self.spread
         )
@@ -234,69 +234,3 @@ def grouped(found: Iterable[Card]) -> dict[str, tuple[Card, ...]]:
     for card in found:
         groups.setdefault(card.network, []).append(card)
     return {name: tuple(group) for name, group in groups.items()}
-
-
-@dataclass(frozen=True)
-class NetworkMethod(Method):
-    """A network as a method: a small recipe that travels in a graph; workers load the weights once.
-
-    See `xsen2.methods.protocol.Method` for the meaning of the properties.
-    """
-
-    card: Card
-    device: str = "auto"
-    dtype: str = "auto"
-    uncertainty: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.card.network
-
-    @property
-    def produces(self) -> tuple[str, ...]:
-        return B if self.card.ratio == 2 else C
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return A + B if self.card.ratio == 2 else A + B + C
-
-    @property
-    def halo(self) -> Mapping[int, int]:
-        return {10 * self.card.ratio: self.card.halo}
-
-    @property
-    def version(self) -> str:
-        return f"{self.card.name} ({self.card.sha256[:16]})"
-
-    @property
-    def lattice(self) -> int:
-        """Networks whose statistics are of 60 m cells need blocks that begin with one."""
-        return LATTICES.get(self.card.architecture, 1)
-
-    def __call__(self, a: Array, b: Array, c: Array) -> Array:
-        from xsen2.networks.inference import infer
-
-        return infer(self.card, a, b, c, device=self.device, dtype=self.dtype, doubt=self.uncertainty)
-
-    def with_uncertainty(self) -> NetworkMethod:
-        """The same method, which gives standard errors too.
-
-        Raises
-        ------
-        MethodError
-            If the network has not been trained to.
-        """
-        if not self.card.spread:
-            raise MethodError(
-                f"{self.card.name} does not say how sure it is: leave uncertainty=True out, or use {DEFAULT!r}"
-            )
-        return replace(self, uncertainty=True)
-
-    def __dask_tokenize__(self) -> tuple[str, str, str, bool]:
-        return self.card.sha256, self.device, self.dtype, self.uncertainty
-
-
-def network_methods(found: Sequence[Card], bands: Sequence[str], device: str, dtype: str) -> list[NetworkMethod]:
-    """The networks among `found` that make any of `bands`."""
-    made = [NetworkMethod(card, device, dtype) for card in found]
-    return [m for m in made if set(m.produces) & set(bands)]

@@ -102,6 +102,11 @@ def tensors(card: Card) -> Tensors:
             f"the card of {card.name} says halo {card.halo}, but the network sees {module.radius} pixels of 10 m "
             f"on each side, which is {halo}: with less, blocks would leave seams. Correct the card"
         )
+    if card.lattice != module.lattice:
+        raise WeightsError(
+            f"the card of {card.name} says lattice {card.lattice}, but the network works in cells of {module.lattice} "
+            "pixels of 10 m: blocks that begin elsewhere would leave seams. Correct the card"
+        )
     if card.spread and not module.uncertainty:
         raise WeightsError(f"the card of {card.name} has a spread, but the network gives no standard errors: remove it")
     found = _parsed(verified(card, sum(value.numel() for value in module.state_dict().values())), card.file)

@@ -12,7 +12,8 @@ from xsen2.degrade import pair
 from xsen2.engine.operators import Operator
 from xsen2.errors import GridError
 from xsen2.methods.protocol import Array, Method
-from xsen2.networks.cards import Card, NetworkMethod
+from xsen2.networks.cards import Card
+from xsen2.networks.method import NetworkMethod
 from xsen2.superresolve import superresolve
 from xsen2.training.fit import HALF
 from xsen2.training.scenes import Scene

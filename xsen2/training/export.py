@@ -109,6 +109,7 @@ def write(weights: Mapping[str, torch.Tensor], folder: Path, **fields: Any) -> C
     spread = [1.0] * (6 if fields["ratio"] == 2 else 2) if module.uncertainty else []
     made = {
         "halo": halo_of(module, fields["ratio"]),
+        "lattice": module.lattice,
         "sha256": hashlib.sha256(raw).hexdigest(),
         "validation": {},
         "spread": spread,

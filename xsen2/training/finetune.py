@@ -21,7 +21,8 @@ from xsen2.engine.operators import OPERATORS, Operator
 from xsen2.errors import BandError, Cancelled, GridError, MethodError, WeightsError, once
 from xsen2.methods.protocol import Array
 from xsen2.methods.registry import resolve
-from xsen2.networks.cards import DEFAULT, Card, NetworkMethod
+from xsen2.networks.cards import DEFAULT, Card
+from xsen2.networks.method import NetworkMethod
 from xsen2.progress import Progress, ProgressLike, Reporter
 from xsen2.training.patches import Blur, Pair, degrade_bands, pairs
 from xsen2.training.scenes import Scene, scenes_of
