@@ -48,7 +48,7 @@ def test_every_validation_scene_of_the_results_beats_bicubic():
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("operator", ["mtf", "dsen2"])
+@pytest.mark.parametrize("operator", ["mtf", pytest.param("dsen2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scale", [2, 6])
 @pytest.mark.parametrize("name", SCENES)
 def test_scores_are_those_of_the_results(scenes, name, scale, operator):
