@@ -48,7 +48,9 @@ def test_every_validation_scene_of_the_results_beats_bicubic():
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("operator", ["mtf", "product", "dsen2"])
+@pytest.mark.parametrize(
+    "operator", ["mtf", *(pytest.param(name, marks=pytest.mark.slow) for name in ("product", "dsen2"))]
+)
 @pytest.mark.parametrize("scale", [2, 6])
 @pytest.mark.parametrize("name", SCENES)
 def test_scores_are_those_of_the_results(scenes, name, scale, operator):

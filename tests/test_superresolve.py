@@ -15,6 +15,8 @@ import xsen2
 from xsen2.bands import BANDS, A, B, C
 from xsen2.networks.cards import DEFAULT
 
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
 
 def test_bands_and_native():
     ds = make_cube(chunks=12)

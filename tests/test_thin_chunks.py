@@ -68,7 +68,13 @@ def tile(rows: int, columns: int, size: int = 10980) -> xr.Dataset:
     return xr.Dataset(variables).rio.write_crs(32631)
 
 
-@pytest.mark.parametrize("method", ["default", "dsen2", "bicubic", "regression", "sen2res", "glp_hpm", "atprk"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("default", "regression", "sen2res"),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("dsen2", "bicubic", "glp_hpm", "atprk")),
+    ],
+)
 @pytest.mark.parametrize("chunks", [(1, 2196), (16, 10980), (2196, 1), (100, 100), (4096, 2)])
 def test_any_chunks_of_a_tile(method: str, chunks: tuple[int, int]) -> None:
     ds = tile(*chunks, size=2196)
