@@ -64,7 +64,7 @@ def truths(data: Path, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
                 for gsd, bands in ((20, B), (60, C)):
                     cube = ds if gsd == 60 else ds.drop_vars(list(C))
                     errors: dict[str, list[float]] = {}
-                    for method in ("bicubic", *methods, *CLASSICAL):
+                    for method in ("bicubic", *methods):
                         sr = cube.dsen2.superresolve(list(bands), method, native=False, operator=operator).compute()
                         own = []
                         for band in bands:
@@ -82,6 +82,16 @@ def truths(data: Path, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
                             "ratio": round(float(np.mean(own) / cubic.mean()), 3),
                             "bands": {b: round(float(x), 3) for b, x in zip(bands, own / cubic, strict=True)},
                         }
+
+
+def kept(methods: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the results file that are of other methods."""
+    try:
+        before = json.loads((RESULTS / "hard.json").read_text())
+    except FileNotFoundError:
+        return [], []
+    known, beside = before["truth"], before["beside bicubic"]
+    return [r for r in known if r["method"] not in methods], [r for r in beside if r["method"] not in methods]
 
 
 def worse(scenes: Sequence[Scene], methods: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -145,13 +155,21 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
-    parser.add_argument("--methods", nargs="+", default=["default"], help="networks: names or paths of weights")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=["default", *CLASSICAL],
+        help="names or paths of weights; of all others, what the results file says is kept",
+    )
     args = parser.parse_args()
-    known = list(truths(args.data, args.methods))
-    for row in known:
+    known, beside = kept(args.methods)
+    for row in truths(args.data, args.methods):
         print(row, flush=True)
+        known.append(row)
+    known.sort(key=lambda row: (row["scene"], -row["gsd"], row["operator"], row["noise"], row["method"] in CLASSICAL))
     scenes = [*read_scenes(args.data / "stress"), *read_scenes(args.data / "validation")]
-    beside = list(worse([s for s in scenes if "/" not in s.name], args.methods))
+    networks = [method for method in args.methods if method not in CLASSICAL]
+    beside += worse([s for s in scenes if "/" not in s.name], networks) if networks else []
     found = {"command": "python benchmarks/hard.py DATA", "truth": known, "beside bicubic": beside}
     (RESULTS / "hard.json").write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / "hard.md").write_text(markdown(known, beside))

@@ -32,7 +32,7 @@ KEPT = (0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the pixels, the surest first
 
 def evaluate(scene: Scene, scale: int, operator: str, methods: list[str] | None = None) -> dict[str, Any] | None:
     """RMSE (DN) per method and band, SAM (degrees) per method, and mean RMSE divided by bicubic's."""
-    methods = ["bicubic", *(methods or NETWORKS)]
+    methods = ["bicubic", *(NETWORKS if methods is None else methods)]
     if 10 * scale not in scene.bands:
         return None
     ds = scene.cube()
@@ -93,6 +93,27 @@ def pool(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return out
 
 
+def merge(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Put the methods of a row into one of other methods."""
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            merge(old[key], value)
+        else:
+            old[key] = value
+
+
+def drop(table: dict[str, Any], summary: dict[str, Any], sure: dict[str, Any], gone: set[str]) -> None:
+    """Leave out networks that are no longer there."""
+    for rows in (*summary.values(), *sure.values()):
+        for name in gone & rows.keys():
+            del rows[name]
+    for files in table.values():
+        for row in files.values():
+            for scores in (row["rmse"], row["ratio"], row.get("sam", {})):
+                for name in gone & scores.keys():
+                    del scores[name]
+
+
 def summarise(rows: dict[str, dict[str, Any]], method: str) -> dict[str, Any]:
     """One method over all scenes."""
     ratios = [r["ratio"][method] for r in rows.values()]
@@ -121,28 +142,34 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=["2", "6"], help="do one scale, and take what the results file says of the other"
     )
+    parser.add_argument(
+        "--networks", nargs="+", default=NETWORKS, help="do these, and take what the results file says of the others"
+    )
     args = parser.parse_args()
     start = time.perf_counter()
     scenes = list(read_scenes(args.data / "validation"))
     table: dict[str, dict[str, Any]] = {}
     summary: dict[str, dict[str, Any]] = {}
     sure: dict[str, dict[str, Any]] = defaultdict(dict)
-    if args.only:
+    if args.only or args.networks != NETWORKS:
         before = json.loads((RESULTS / "validation.json").read_text())
-        other = {2: "60 m", 6: "20 m"}[int(args.only)]
         for found, key in ((table, "scenes"), (summary, "summary"), (sure, "standard errors")):
-            found |= {name: rows for name, rows in before[key].items() if name.startswith(other)}
+            found |= {name: rows for name, rows in before[key].items() if name != "kept"}
+        drop(table, summary, sure, {*before["summary"]["20 m, mtf"]} - {"bicubic", *NETWORKS})
     for scale in (2, 6) if not args.only else (int(args.only),):
         for operator in OPERATORS:
             name = f"{10 * scale} m, {operator}"
             single = {}
             for scene in scenes:
-                if found := evaluate(scene, scale, operator):
+                if found := evaluate(scene, scale, operator, args.networks):
                     single[scene.name] = {"level": scene.level, **found}
                     print(f"{name:10} {scene.name:32} {found['ratio']}", flush=True)
-            table[name] = pool(single)
-            summary[name] = {m: summarise(table[name], m) for m in ("bicubic", *NETWORKS)}
-            for network in NETWORKS:
+            pooled = pool(single)
+            for file, row in pooled.items():
+                merge(table.setdefault(name, {}).setdefault(file, {}), row)
+            made = {m: summarise(pooled, m) for m in ("bicubic", *args.networks)}
+            summary[name] = {m: made.get(m) or summary[name][m] for m in ("bicubic", *NETWORKS)}
+            for network in args.networks:
                 if any(c.spread and c.ratio == scale for c in cards()[network]):
                     parts = [p for scene in scenes if (p := errors_of(scene, network, scale, operator, "float32"))]
                     sure[name][network] = coverage(parts)

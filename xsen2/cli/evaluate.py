@@ -21,7 +21,19 @@ __all__ = ["evaluate"]
     metavar="NAMES",
     help="What `xsen2 methods` lists, or paths of weights, as supreme,run20/; all by default.",
 )
-@click.option("--operators", default="mtf,dsen2", show_default=True, help="How scenes are degraded: mtf, dsen2, box.")
+@click.option(
+    "--dataset",
+    type=click.Choice(["scenes", "sen2neon"]),
+    default="scenes",
+    show_default=True,
+    help="What FOLDER is: scenes, which are degraded; or SEN2NEON, real ones beside airborne truth.",
+)
+@click.option(
+    "--operators",
+    default="product,mtf,dsen2",
+    show_default=True,
+    help="How scenes are degraded: product, mtf, dsen2, box.",
+)
 @click.option(
     "--scales",
     default="2,6,1",
@@ -40,6 +52,7 @@ def evaluate(
     folder: Path,
     out: Path,
     methods: str | None,
+    dataset: str,
     operators: str,
     scales: str,
     border: int,
@@ -58,11 +71,15 @@ def evaluate(
     \b
     xsen2 evaluate scenes/ --out report
     xsen2 evaluate scenes/ --out report --methods bicubic,supreme,twogrid --scales 2
+    xsen2 evaluate SEN2NEON/ --dataset sen2neon --out report --methods regression,twogrid
     """  # noqa: D301  # click wants the sign itself
     import xsen2
     from xsen2.evaluation.report import report
 
     names = [name for name in xsen2.methods().index if name != "default"] if methods is None else _split(methods)
+    if dataset == "sen2neon":
+        _airborne(folder, out, names, device, quiet)
+        return
     numbers = [_number(scale) for scale in _split(scales)]
     options: dict[str, Any] = {"--methods": methods, "--operators": operators, "--scales": scales, "--border": border}
     options |= {"--transfer": transfer, "--device": device}
@@ -79,6 +96,20 @@ def evaluate(
         command=shlex.join(["xsen2", "evaluate", str(folder), "--out", str(out), *given]),
         progress=False if quiet else (lambda now: click.echo(now.about, err=True)),
     )
+
+
+def _airborne(folder: Path, out: Path, names: list[str], device: str, quiet: bool) -> None:
+    """Scores against airborne truth, as a table."""
+    from xsen2 import files
+    from xsen2.reporting.airborne import airborne
+
+    scores = airborne(folder, names, device=device, say=lambda line: None if quiet else click.echo(line, err=True))
+    ratio = scores["rmse"].mean("band") / scores["rmse"].sel({"method": "bicubic"}).mean("band")
+    table = ratio.mean("scene").to_series().round(3)
+    with files.named(out):
+        out.mkdir(parents=True, exist_ok=True)
+        scores.to_dataframe().to_csv(out / "scores.csv")
+    click.echo(table.to_string(header=False))
 
 
 def _split(text: str) -> list[str]:

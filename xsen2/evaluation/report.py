@@ -34,6 +34,7 @@ from xsen2.evaluation.tables import (
     averages,
     by_level,
     no_reference,
+    paired,
     per_band,
     shown,
     summary,
@@ -57,6 +58,7 @@ TITLE = "Sentinel-2 super-resolution: every method on the same scenes"
 
 PAPER = "Lanaras et al. (2018)"
 OPERATOR = {
+    "product": "the blur that products show, the closest to full scale",
     "mtf": "each band's own blur, as the sensor has it",
     "dsen2": f"the operator of {PAPER}",
     "box": "the mean of each cell",
@@ -82,6 +84,9 @@ def page(run: Run, pictures: Mapping[str, list[Part]]) -> list[Part]:
         own = [label for label in run.labels if label not in run.transferred]
         plain = {key: scores.sel({"method": own}) for key, scores in judged.items()}
         parts += [summary(plain), by_level(plain)]
+        others = [label for label in own if label != "bicubic"]
+        if others:
+            parts.append(paired(plain, "twogrid" if "twogrid" in others else others[0]))
     parts += [Heading("What is judged"), *_scenes(run), LIMITS]
     for (scale, operator), scores in judged.items():
         what = "20 m bands, 40 → 20 m" if scale == 2 else "60 m bands, 360 → 60 m"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from xsen2.evaluation.page import Table
@@ -18,6 +20,7 @@ __all__ = [
     "averages",
     "by_level",
     "no_reference",
+    "paired",
     "per_band",
     "relative",
     "summary",
@@ -170,6 +173,44 @@ def by_level(results: Results) -> Table:
     methods = [str(m) for m in next(iter(results.values()))["method"].values]
     rows = tuple((method, *(shown(c[i], 3) for c in columns)) for i, method in enumerate(methods))
     return Table("L1C and L2A apart", "RMSE divided by bicubic's, mean over scenes (their number).", tuple(head), rows)
+
+
+def paired(results: Results, first: str) -> Table:
+    """How every other method stands beside `first`, place by place, and how sure that is."""
+    head, columns = ["method"], []
+    for (scale, operator), scores in results.items():
+        if scale == 1:
+            continue
+        ratio = relative(scores)
+        base = ratio.sel({"method": first})
+        places = _places([str(s) for s in scores["scene"].values])
+        head.append(f"{10 * scale} m {operator}")
+        columns.append(
+            [_interval(ratio.sel({"method": m}).values, base.values, places) for m in scores["method"].values]
+        )
+    methods = [str(m) for m in next(iter(results.values()))["method"].values]
+    note = (
+        f"RMSE divided by that of {first} on the same scene, geometric mean over places; over 1: {first} is better. In "
+        "brackets the middle 95 % of 10000 draws of places with replacement, and in how many places it is over 1."
+    )
+    rows = tuple((m, *(c[i] for c in columns)) for i, m in enumerate(methods) if m != first)
+    return Table(f"Beside {first}, place by place", note, tuple(head), rows)
+
+
+def _places(scenes: Sequence[str]) -> list[str]:
+    """Scenes that differ by a last number, or by their level, are of one place."""
+    return [re.sub(r"(_\d|_L1C|_L2A)$", "", name) for name in scenes]
+
+
+def _interval(own: npt.NDArray[Any], base: npt.NDArray[Any], places: Sequence[str]) -> str:
+    logs = np.log(own / base)
+    groups = [logs[[i for i, q in enumerate(places) if q == p and np.isfinite(logs[i])]] for p in dict.fromkeys(places)]
+    means = np.array([g.mean() for g in groups if g.size])
+    if not means.size:
+        return "–"
+    drawn = means[np.random.default_rng(0).integers(means.size, size=(10000, means.size))].mean(axis=1)
+    low, high = np.exp(np.quantile(drawn, (0.025, 0.975)))
+    return f"{np.exp(means.mean()):.3f} ({low:.3f} to {high:.3f}; {(means > 0).sum()} of {means.size})"
 
 
 def averages(title: str, note: str, scores: xr.Dataset, methods: Sequence[str], *, published: bool = False) -> Table:
