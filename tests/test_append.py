@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 import xsen2
 from xsen2.errors import CRSError, StoreError
 from xsen2.sinks import lock, regions
+from xsen2.sinks.store import Disk
 from xsen2.sinks.zarr import to_zarr
 
 
@@ -561,8 +562,8 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     ds, store = flat(3), tmp_path / "a.zarr"
     to_zarr(ds.isel(time=[0]), store, progress=False)
     before = contents(store)
-    path = str(tmp_path / ".a.zarr.xsen2-lock")
-    with lock.locked(filesystem("file"), [path], ["a"]), pytest.raises(StoreError, match="being written by another"):
+    held = lock.locked([(Disk(str(tmp_path)), ".a.zarr.xsen2-lock")], ["a"])
+    with held, pytest.raises(StoreError, match="being written by another"):
         to_zarr(ds.isel(time=[1]), store, append_dim="time", progress=False)
     assert contents(store) == before
     assert to_zarr(ds.isel(time=[1]), store, append_dim="time", progress=False).sizes["time"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -18,15 +19,30 @@ import pytest
 import xarray as xr
 import zarr_writer
 from cubes import make_cube
+from filelock import FileLock
 from fsspec import filesystem
-from fsspec.implementations.local import LocalFileSystem
 
 from xsen2.errors import StoreError
 from xsen2.sinks import lock, regions
 from xsen2.sinks.cog import to_cog
+from xsen2.sinks.store import Disk, Other, place_of
 from xsen2.sinks.zarr import to_zarr
 
-LOCAL = LocalFileSystem()
+
+def held(*paths: str | Path, names: str | list[str] = "a") -> Any:
+    """The locks at these paths."""
+    return lock.locked([(Disk(str(Path(path).parent)), Path(path).name) for path in paths], list(names))
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that knows no locks of the operating system."""
+
+    def refuse(self: FileLock, *args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr(lock, "SETTLING", 0.01)
 
 
 def flat(**kwargs: Any) -> xr.Dataset:
@@ -100,7 +116,7 @@ def test_two_runs_into_one_store(tmp_path: Path) -> None:
 def test_a_finished_store_is_returned_without_a_lock(tmp_path: Path) -> None:
     ds, store = flat(), tmp_path / "a.zarr"
     to_zarr(ds, store, progress=False)
-    with lock.locked(LOCAL, [f"{tmp_path}/.a.zarr.xsen2-lock"], ["a"]):
+    with held(tmp_path / ".a.zarr.xsen2-lock"):
         assert "B02" in to_zarr(ds, store, progress=False)
 
 
@@ -130,89 +146,88 @@ def entry(**changes: Any) -> bytes:
     return json.dumps(json.loads(lock._entry("theirs")) | changes).encode()
 
 
-def test_owner_that_is_dead_on_this_machine(tmp_path: Path) -> None:
-    path, pid = tmp_path / "lock", os.getppid()
-    path.write_bytes(entry(pid=pid, began=lock._began(pid)))
-    with pytest.raises(StoreError, match=f"process {pid} on"), lock.locked(LOCAL, [str(path)], ["a"]):
+def hold(path: str) -> None:
+    with held(path):
+        time.sleep(60)
+
+
+def test_a_killed_owner_is_free_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "new/lock"
+    child = zarr_writer.begin(hold, str(path))
+    until = time.monotonic() + 60
+    while not (path.exists() and path.read_bytes()) and time.monotonic() < until:
+        time.sleep(0.01)
+    with pytest.raises(StoreError, match=f"process {child.pid} on"), held(path):
         pass
-    child = zarr_writer.begin(time.sleep, 0)
+    assert not lock.abandoned(str(path))
+    child.kill()
     child.join()
-    for dead in (entry(pid=pid, began="17"), entry(pid=child.pid, began="17"), b""):  # the first is a reused number
-        path.write_bytes(dead)
+    for left in (path.read_bytes(), b"", b"{", entry(host="far.example")):  # as a kill, a full disk, a boot leave it
+        path.write_bytes(left)
+        assert lock.abandoned(str(path))
         start = time.monotonic()
-        with lock.locked(LOCAL, [str(path)], ["a"]) as (mine,):
+        with held(path) as (mine,):
             mine.check()
         assert time.monotonic() - start < 5
         assert not path.exists()
 
 
-def test_run_whose_lock_could_not_be_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_run_whose_lock_could_not_be_given_back(tmp_path: Path, place: str) -> None:
     """The disk or network fails, and is back when the same process tries again."""
-    ds, store = flat(), tmp_path / "a.zarr"
+    ds, store = flat(), str(tmp_path / "a.zarr") if place == "disk" else "memory://lost/a.zarr"
+    kind = Disk if place == "disk" else Other
 
-    def fails(block: np.ndarray) -> np.ndarray:
+    def fails(*_: Any) -> Any:
         raise OSError("the network is down")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(lock.Claim, "give_back", lambda self: fails(np.empty(0)))
-        with pytest.raises(OSError, match="network"):
-            to_zarr(ds.map(lambda v: v.copy(data=v.data.map_blocks(fails, meta=v.data._meta))), store, progress=False)
-    assert json.loads((tmp_path / ".a.zarr.xsen2-lock").read_bytes())["pid"] == os.getpid()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "delete", fails)
+        with pytest.raises((OSError, StoreError), match="network"):
+            to_zarr(ds, store, progress=False)
     start = time.monotonic()
-    to_zarr(ds, store, overwrite=True, progress=False)
+    to_zarr(ds, store, progress=False)
     assert time.monotonic() - start < 30
-    assert os.listdir(tmp_path) == ["a.zarr"]
+    assert not [name for name in filesystem("memory").find("/lost") if "lock" in name]
+    assert os.listdir(tmp_path) == (["a.zarr"] if place == "disk" else [])
 
 
-def test_processes_of_others_may_be_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by hidepid: all that can be seen of them is whether there are any."""
-    child = zarr_writer.begin(time.sleep, 0)
-    child.join()
-    path = tmp_path / "lock"
-    path.write_bytes(entry(pid=child.pid))
-    monkeypatch.setattr(lock, "_began", lambda pid: None)
-    start = time.monotonic()
-    with lock.locked(LOCAL, [str(path)], ["a"]):
-        assert time.monotonic() - start < 5
-
-
-@pytest.mark.parametrize(
-    "there", [{"machine": "another", "host": "far.example"}, {"machine": ""}, {"pid": os.getppid(), "began": "hidden"}]
-)
-def test_owner_on_another_machine_lives_while_its_lock_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: dict[str, Any]
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_an_owner_that_nobody_knows_lives_while_its_lock_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     monkeypatch.setattr(lock, "PATIENCE", 0.6)
-    if "began" in there:
-        monkeypatch.setattr(lock, "_began", lambda pid: None)
-    store, path = tmp_path / "a.zarr", tmp_path / ".a.zarr.xsen2-lock"
-    over = threading.Event()
+    on_disk = place == "disk"
+    store = str(tmp_path / "a.zarr") if on_disk else f"memory://{tmp_path.name}/b.zarr"
+    where, key = (Disk(str(tmp_path)), ".a.zarr.xsen2-lock") if on_disk else (place_of(store), ".xsen2/lock")
+    there, over = {"process": "another", "host": "far.example"}, threading.Event()
 
     def beat() -> None:
         number = 0
         while not over.wait(0.05):
-            with path.open("r+b") as file:
-                file.write(entry(**there, beat=f"{number:06}"))
+            where.write(key, entry(**there, beat=f"{number:06}"))
             number += 1
 
-    path.write_bytes(entry(**there, beat="000000"))
+    where.write(key, entry(**there, beat="000000"))
     thread = threading.Thread(target=beat)
     thread.start()
-    with pytest.raises(StoreError, match=f"on {there.get('host', '')}.* since .*{re.escape(str(path))}"):
+    with pytest.raises(StoreError, match=f"on far.example since .*{re.escape(key)}"):
         to_zarr(flat(), store, progress=False)
     over.set()
     thread.join()
-    assert not store.exists()
     assert "B02" in to_zarr(flat(), store, progress=False)  # abandoned
-    assert not path.exists()
+    assert where.read(key) is None
 
 
+@pytest.mark.usefixtures("no_locks")
 def test_own_lock_beats_and_nothing_is_left_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "BEAT", 0.001)
     before = threading.active_count()
-    paths = [str(tmp_path / f"new/{n}") for n in range(3)]
-    for _ in range(30):
-        with lock.locked(LOCAL, paths, paths) as claims:
+    paths = [tmp_path / f"new/{n}" for n in range(3)]
+    for _ in range(10):
+        with held(*paths, names="abc") as claims:
             first = claims[2].read()
             until = time.monotonic() + 10
             while claims[2].read() == first and time.monotonic() < until:
@@ -223,9 +238,9 @@ def test_own_lock_beats_and_nothing_is_left_of_it(tmp_path: Path, monkeypatch: p
 
 
 def test_all_locks_or_none(tmp_path: Path) -> None:
-    paths = [str(tmp_path / name) for name in "ab"]
-    with lock.locked(LOCAL, paths[1:], ["b"]):
-        with pytest.raises(StoreError, match="b is being written"), lock.locked(LOCAL, paths, list("ab")):
+    paths = [tmp_path / name for name in "ab"]
+    with held(paths[1], names="b"):
+        with pytest.raises(StoreError, match="b is being written"), held(*paths, names="ab"):
             pass
         assert os.listdir(tmp_path) == ["b"]
 
@@ -237,21 +252,22 @@ def count_up(folder: str) -> None:
         while True:
             with ExitStack() as stack:
                 try:
-                    stack.enter_context(lock.locked(LOCAL, [f"{folder}/lock"], ["a"]))
+                    stack.enter_context(held(f"{folder}/lock"))
                 except StoreError:
                     continue
                 number.write_text(str(int(number.read_text()) + 1))
                 break
 
 
-def dead_and_alive(path: str, barrier: threading.Barrier, won: list[str]) -> None:
-    claim = lock.Claim(LOCAL, path, "a", threading.current_thread().name)
+def dead_and_alive(path: Path, barrier: threading.Barrier, won: list[str]) -> None:
     barrier.wait()
     try:
-        claim.take()
+        with held(path) as (mine,):
+            won.append(mine.run)
+            barrier.wait()
+            mine.check()
     except StoreError:
-        return
-    won.append(claim.run)
+        barrier.wait()
 
 
 def test_only_one_of_many_gets_it(tmp_path: Path) -> None:
@@ -263,14 +279,15 @@ def test_only_one_of_many_gets_it(tmp_path: Path) -> None:
     assert (tmp_path / "number").read_text() == "150"
     for number in range(20):  # a dead run's lock, which all find at once
         path, won = tmp_path / f"{number}.lock", []
-        path.write_bytes(entry(began="17"))
+        path.write_bytes(entry())
         barrier = threading.Barrier(6)
-        threads = [threading.Thread(target=dead_and_alive, args=(str(path), barrier, won)) for _ in range(6)]
+        threads = [threading.Thread(target=dead_and_alive, args=(path, barrier, won)) for _ in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [json.loads(path.read_bytes())["run"]] == won
+        assert len(won) == 1
+        assert not path.exists()
 
 
 def test_a_run_whose_lock_is_gone_stops(tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ import xarray as xr
 import zarr_writer
 from cubes import make_cube, no_compute
 from fsspec import filesystem
-from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
 import xsen2
 from xsen2.errors import CRSError, RadiometryError, StoreError
 from xsen2.sinks import lock, regions
+from xsen2.sinks.store import Disk
 from xsen2.sinks.zarr import to_zarr
 
 
@@ -323,8 +323,8 @@ def test_a_stop_at_any_step_is_recovered(
         if overwrite:
             to_zarr(old, store, progress=False)
         with monkeypatch.context() as patch:
-            for name in ("pipe_file", "rm", "makedirs", "rmdir", "mv"):
-                patch.setattr(LocalFileSystem, name, cutting(getattr(LocalFileSystem, name)))
+            for name in ("write", "delete", "prune", "move"):
+                patch.setattr(Disk, name, cutting(getattr(Disk, name)))
             steps = stop
             try:
                 to_zarr(ds, store, overwrite=overwrite, progress=False)
@@ -457,15 +457,15 @@ def _fails(block: np.ndarray) -> np.ndarray:
 
 def unfinish(store: Path, ds: xr.Dataset) -> None:
     """Leave a store with two regions marked and the third on disk, but not marked."""
-    real = LocalFileSystem.pipe_file
+    real = Disk.write
 
-    def stop(self: Any, path: str, *args: Any, **kwargs: Any) -> None:
-        if path.endswith(".xsen2/done-0-2"):
+    def stop(self: Disk, key: str, content: bytes) -> None:
+        if key == ".xsen2/done-0-2":
             raise _Cut
-        real(self, path, *args, **kwargs)
+        real(self, key, content)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalFileSystem, "pipe_file", stop)
+        patch.setattr(Disk, "write", stop)
         with pytest.raises(_Cut):
             to_zarr(ds, store, overwrite=True, progress=False)
 
@@ -645,7 +645,7 @@ def test_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with no_compute():
             to_zarr(ds, url, progress=False)
     assert json.loads((tmp_path / "a.zarr/zarr.json").read_text())["zarr_format"] == 3
-    with pytest.raises(StoreError, match="stores at a URL are not replaced"):
+    with pytest.raises(StoreError, match="only stores on local disks are replaced"):
         to_zarr(ds, "memory://somewhere/a.zarr", overwrite=True, progress=False)
     np.testing.assert_array_equal(xr.open_zarr("memory://somewhere/a.zarr")["B02"], np.rint(ds["B02"].values))
     back = to_zarr(ds + 1, f"file://{tmp_path}/a.zarr", overwrite=True, progress=False)

@@ -3,7 +3,9 @@
 What is written first lies beyond the shape of the arrays, where nobody looks: the chunks of the new dates, and, for
 what has one value per date, the chunk that the last date shares with the new ones, which is replaced in one step by one
 that begins with the same values. Then one file, the group's metadata with those of all its arrays, is replaced in one
-step. After that the arrays' own metadata follow, which are read only by who does not want the group's.
+step. After that the arrays' own metadata follow, which are read only by who does not want the group's. A store that
+gathers no metadata in its group, as a session with a history, which shows others all of it at once or nothing, has
+only these.
 
 Meanwhile the folder ``.xsen2-append`` in the store says which run this is (``run``), has a marker for each region that
 is on disk (``done-G-N``), and says in ``commit`` how many dates there were and will be, once the metadata are replaced.
@@ -45,7 +47,7 @@ from xsen2.sinks.regions import (
     skeleton,
     write_regions,
 )
-from xsen2.sinks.resume import ADDED, RUN, State, digest, quiet, sections, stamp
+from xsen2.sinks.resume import ADDED, RUN, State, as_zarr, digest, quiet, sections, stamp
 
 __all__ = ["add", "check_dim"]
 
@@ -138,6 +140,7 @@ def _write(
         sources = stamp(array for grid in grids for array in grid.arrays.values())
         if not new.goes_on(run, grids) or new.place.changed(f"{ADDED}/sources", sources):
             new.begin(run, sources)
+        new.grow()
     write_regions(grids, new, progress)
     with named(new.root):
         put(new, values, new.first)
@@ -173,11 +176,16 @@ class _Series:
         StoreError
             Nothing can be appended to it along `dim`.
         """
-        group = place.group
+        group = place.described
         members = (group.get("consolidated_metadata") or {}).get("metadata") or {}
+        held = _held(place)
+        for name in held.get("along", ()):
+            members[name]["shape"][0] = held["from"]
         try:
             with quiet():
-                old = xr.open_zarr(place.root, decode_coords="all", chunks={})
+                old = xr.open_zarr(place.opened, decode_coords="all", chunks={})
+            if held:
+                old = old.isel({dim: slice(held["from"])})
         except ValueError as error:
             raise StoreError(
                 f"{place.root} cannot be opened, so nothing is appended to it: {error}. Write it anew, with "
@@ -193,7 +201,7 @@ class _Series:
             raise StoreError(f"{place.root} has no coordinate {dim!r}: write it anew with one, and overwrite=True")
         for name, axis in series.along.items():
             own = json.loads(place.read(f"{name}/zarr.json") or b"{}").get("shape", [])
-            if own != members[name]["shape"]:
+            if not held and own != members[name]["shape"]:
                 raise StoreError(
                     f"{place.root}: {name} has the shape {own} by its own metadata and {members[name]['shape']} by "
                     "those of the group: another program has added dates and was stopped, or left the group's as "
@@ -495,7 +503,7 @@ class _Addition:
         """An array of the store as it will be, with room for the new dates, which its metadata do not say yet."""
         import zarr
 
-        found = zarr.open_array(f"{self.root}/{name}", mode=mode)
+        found = zarr.open_array(self.place.opened, path=name, mode=mode)
         about: Any = found.metadata
         grown = about.update_shape((self.total, *found.shape[1:]))
         return zarr.Array(zarr.AsyncArray(metadata=grown, store_path=found.store_path))
@@ -531,20 +539,27 @@ class _Addition:
         self.claim.check()
         if "run" in self._marks:
             self.place.remove(f"{ADDED}/run")  # first: markers say nothing without it
-        for name in self._marks - {"run"}:
+        for name in self._marks - {"run", "held"}:
             self.place.remove(f"{ADDED}/{name}")
         self._marks = set()
         self._sweep(self.first)
-        self.place.make(ADDED)
         self.place.put(f"{ADDED}/sources", json.dumps(sources).encode())
         self.place.put(f"{ADDED}/run", self._named(run).encode())
+
+    def grow(self) -> None:
+        """Where chunks must lie within the shape of their array, let it have room for the new dates."""
+        if not self.place.place.consolidates:
+            about = {"from": self.first, "to": self.total, "along": sorted(self.there.along)}
+            self.place.put(f"{ADDED}/held", json.dumps(about).encode())
+            _resize(self.place, about)
 
     def finish(self, attrs: Mapping[str, Any], tokens: list[tuple[str, int]]) -> None:
         """Let the store have the new dates."""
         self._sweep(self.total)
         self.claim.check()
         group = json.loads(self.place.read("zarr.json") or b"{}")
-        for name in self.there.along:
+        gathered = self.place.place.consolidates
+        for name in self.there.along if gathered else ():
             group["consolidated_metadata"]["metadata"][name]["shape"][0] = self.total
         said = group.setdefault("attributes", {})
         run = said.get(RUN)
@@ -552,9 +567,12 @@ class _Addition:
         for key in [k for k in said if k in attrs and not _same(said[k], attrs[k]) and not isinstance(said[k], str)]:
             del said[key]  # it says something of some dates only
         said[RUN] = _history(run, self.there.dim, tokens)
-        about = {"from": self.first, "to": self.total, "along": sorted(self.there.along)}
-        self.place.replace_file(f"{ADDED}/commit", json.dumps(about).encode(), via=ADDED)
-        self.place.replace_file("zarr.json", _json(group), via=ADDED)
+        about: dict[str, Any] = {"from": self.first, "to": self.total, "along": sorted(self.there.along)}
+        if not gathered:  # no one file says it all, so a killed run is ended by what stands here
+            about["group"] = group
+        self.place.put(f"{ADDED}/commit", json.dumps(about).encode(), flush=True)
+        if gathered:
+            self.place.put("zarr.json", as_zarr(group), flush=True)
         _follow(self.place, about)
 
     def _named(self, run: str) -> str:
@@ -579,34 +597,44 @@ _KEYS = {"name": "default", "configuration": {"separator": "/"}}
 
 
 def _mend(place: State) -> None:
-    """Finish what was stopped after the new dates were in the store."""
+    """Finish what was stopped after the new dates were in the store; and let all arrays have the same room."""
     if not place.ls(ADDED):
+        place.place.prune(ADDED)
         return
+    if held := _held(place):
+        place.claim.check()
+        _resize(place, held)
     try:
         about = json.loads(place.read(f"{ADDED}/commit") or b"")
-        first, total, along = int(about["from"]), int(about["to"]), list(about["along"])
-        members = place.group["consolidated_metadata"]["metadata"]
+        total, along = int(about["to"]), list(about["along"])
+        members = place.described["consolidated_metadata"]["metadata"]
         shapes = {members[name]["shape"][0] for name in along}
     except (ValueError, KeyError, TypeError, IndexError):
         return
-    if shapes == {total} and first != total:
+    if shapes == {total} and (place.place.consolidates or isinstance(about.get("group"), dict)):
         place.claim.check()
         _follow(place, about)
 
 
-def _follow(place: State, about: Mapping[str, Any]) -> None:
-    """Let the arrays' own metadata say what those of the group say, and clear up."""
+def _held(place: State) -> dict[str, Any]:
+    """How many dates a store held before a killed run made room for more."""
+    return dict(json.loads(place.read(f"{ADDED}/held") or b"{}"))
+
+
+def _resize(place: State, about: Mapping[str, Any]) -> None:
     for name in about["along"]:
         own = json.loads(place.read(f"{name}/zarr.json") or b"{}")
-        if own["shape"][0] == about["from"]:
+        if own["shape"][0] != about["to"]:
             own["shape"][0] = about["to"]
-            place.replace_file(f"{name}/zarr.json", _json(own), via=ADDED)
+            place.put(f"{name}/zarr.json", as_zarr(own), flush=True)
+
+
+def _follow(place: State, about: Mapping[str, Any]) -> None:
+    """Let the metadata of the arrays, and of the group where they do not stand there, have the dates; and clear up."""
+    _resize(place, about)
+    if "group" in about:
+        place.put("zarr.json", as_zarr(about["group"]), flush=True)
     place.clear(ADDED, last=("run", "commit"))
-
-
-def _json(about: Any) -> bytes:
-    """Metadata as Zarr writes them, to the byte."""
-    return json.dumps(about, indent=2, allow_nan=True).encode()
 
 
 def _tokens(run: Any, count: int) -> list[tuple[str, int]]:

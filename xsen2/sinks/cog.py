@@ -27,6 +27,7 @@ from xsen2.sinks.cog_layers import Layer, dates_of, layer_of, tags_of
 from xsen2.sinks.lock import locked
 from xsen2.sinks.pieces import run_pieces
 from xsen2.sinks.resume import RUN
+from xsen2.sinks.store import Disk
 
 __all__ = ["to_cog"]
 
@@ -117,9 +118,9 @@ def to_cog(
     One date is computed at a time, blocks are written when they are made: memory depends on the chunks, not on the
     image. Uncompressed pixels of one date lie meanwhile in a hidden folder beside the target, ``.NAME.xsen2-cog``, and
     ``.NAME.xsen2-lock`` names the process that is writing it: no other run may, until that has ended. A killed run
-    leaves these two behind. The next call that writes into the folder, or finds its files finished there, deletes
-    them if it sees that the process is dead; if that was on another machine, the next one for the same file does, after
-    a minute. On a cluster the workers must see the folder of the target.
+    leaves these two behind, and the next call that writes into the folder, or finds its files finished there, deletes
+    them. (On a disk that knows no locks, as some network disks, the next one for the same file does, after a minute.)
+    On a cluster the workers must see the folder of the target.
 
     A file that has its name is whole. It tells in the tag ``xsen2_run`` what it was made of: type, compression, tags,
     date, and Dask's names for the pixels. The same call leaves out the files that it finds finished. Dask's names
@@ -202,12 +203,10 @@ def _sweep(paths: Sequence[Path]) -> None:
 @contextmanager
 def _locked(paths: Sequence[Path]) -> Iterator[str]:
     """Be the only run that writes these files; the name of the run."""
-    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
-
-    locks = [str(lock_of(path)) for path in paths]
+    locks = [(Disk(str(lock.parent)), lock.name) for lock in map(lock_of, paths)]
     with ExitStack() as stack:
         with named(paths[0].parent, "then write again"):
-            claims = stack.enter_context(locked(LocalFileSystem(), locks, [str(path) for path in paths]))
+            claims = stack.enter_context(locked(locks, [str(path) for path in paths]))
         yield claims[0].run
 
 

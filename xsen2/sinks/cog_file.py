@@ -187,9 +187,7 @@ def left_by_the_dead(targets: Iterable[Path]) -> list[Path]:
     Where there is a scratch folder and no lock, no run is under way: the lock is taken first and given back last. The
     locks of Zarr stores are left to those who write to them.
     """
-    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
-
-    disk, out = LocalFileSystem(), set()
+    out = set()
     for folder in {target.parent for target in targets}:
         try:
             names = os.listdir(folder)
@@ -201,7 +199,7 @@ def left_by_the_dead(targets: Iterable[Path]) -> list[Path]:
                 if not name.startswith(".") or not name.endswith(end) or not _can_be_a_file(target):
                     continue
                 locked = lock_of(target)
-                if abandoned(disk, str(locked)) or (end == SCRATCH and not os.path.lexists(locked)):
+                if abandoned(str(locked)) or (end == SCRATCH and not os.path.lexists(locked)):
                     out.add(target)
     return sorted(out)
 

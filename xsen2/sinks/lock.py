@@ -1,12 +1,13 @@
 """Who writes to a place: one run at a time, and what dead runs have left is taken over.
 
-The lock is a small file of JSON that names its owner. It only ever changes by "if it still says this, let it say
-that", which is what a lock needs. A run is dead if its process is, which can be seen on the same machine; of a run
-on another machine all that can be seen is whether it goes on changing its lock, as live ones do every few seconds.
+The lock is a small file of JSON that names its owner. On a disk the owner holds a lock of the operating system on it as
+well, which ends with its process. Elsewhere, and on disks that know no such locks, all that can be seen of a run is
+whether it goes on changing its lock, as live ones do every few seconds.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -14,30 +15,32 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from xsen2 import files
 from xsen2.errors import StoreError
 from xsen2.paths import plain_file
+from xsen2.sinks.store import Disk, Place
 
 __all__ = ["Claim", "abandoned", "locked"]
 
 BEAT = 10.0
-"""Seconds after which a live run changes its lock."""
+"""Seconds after which a live run changes a lock that no operating system keeps."""
 
 PATIENCE = 60.0
-"""Seconds without a change after which a run on another machine is taken for dead."""
+"""Seconds without a change after which such a run is taken for dead."""
 
 SETTLING = 1.0
-"""Seconds after which a write to a disk or object store without exclusive writes is read back."""
-
+"""Seconds after which such a lock is read back: two runs may have written it at once, and the last one has it."""
 
 MOST = 65536
 """Bytes that are read of a lock, which has some hundreds. What is longer was not written by a run."""
 
+_HERE = uuid.uuid4().hex
+"""Name of this process, as far as it is the one that imported this: forks have another number."""
 
 _living: set[str] = set()
 """Runs of this process that are under way: the process outlives a run whose lock could not be given back."""
@@ -45,23 +48,28 @@ _living: set[str] = set()
 
 @dataclass(frozen=True)
 class Claim:
-    """A lock file, and the run that holds it. Small: it travels to the workers.
+    """A lock, and the run that holds it. Small: it travels to the workers.
 
     Attributes
     ----------
-    fs : fsspec file system
-    path : str
-        Of the lock file.
+    place : Disk or Other
+    key : str
+        Of the lock, in `place`.
     target : str
         What it locks, as messages call it.
     run : str
         Random name of the run.
     """
 
-    fs: Any
-    path: str
+    place: Place
+    key: str
     target: str
     run: str
+
+    @property
+    def path(self) -> str:
+        """Of the lock, for messages."""
+        return f"{self.place.root}/{self.key}"
 
     def check(self) -> None:
         """Refuse to write for a run that does not hold the lock any more.
@@ -71,149 +79,179 @@ class Claim:
         StoreError
             The lock was deleted, taken over by another run, or given back, and this is a task that was late.
         """
-        found = _owner(self.read())
-        if found.get("run") != self.run:
+        owner = _owner(self.read())
+        if owner.get("run") != self.run:
             raise StoreError(
                 f"{self.target} is no longer this run's to write to: its lock {self.path} was "
-                + (f"taken over by {_who(found)}" if found else "given back or deleted")
+                + (f"taken over by {_who(owner)}" if owner else "given back or deleted")
             )
 
     def read(self) -> bytes | None:
-        """What the lock file says now.
+        """What the lock says now.
 
         Raises
         ------
         StoreError
             There is no lock in its place, but a link, a folder, or a file that is much too long.
         """
-        if _is_local(self.fs):
-            return _read_local(self.path)
-        try:
-            content: bytes = self.fs.cat_file(self.path, end=MOST + 1)
-        except FileNotFoundError:
+        if not isinstance(self.place, Disk):
+            content = self.place.read(self.key)
+        elif not plain_file(self.path):
             return None
-        return _short(content, self.path)
+        else:
+            try:
+                with files.opened(self.path, 2**63) as file:  # never waits for the other end of a pipe
+                    content = file.read(MOST + 1)
+            except FileNotFoundError:
+                return None
+        if content is not None and len(content) > MOST:
+            raise StoreError(f"{self.path} is longer than any lock of xsen2, so it is none: look what it is, delete it")
+        return content
 
-    def swap(self, old: bytes | None, new: bytes | None) -> bool:
-        """Let the file say `new` if it still says `old`; None is no file. Whether it did.
-
-        On local disks this is one step, by a lock of the operating system. On others a file that is not there is
-        made in one step where fsspec can (S3, memory). Else two runs that try in the same second may both be told
-        that it did; the second to write stands, and the first sees that before it writes on.
-        """
-        if _is_local(self.fs):
-            return _swap_local(self.path, old, new)
-        if self.read() != old:
-            return False
-        if new is None:
-            with suppress(FileNotFoundError):
-                self.fs.rm_file(self.path)
-            return True
-        try:
-            self.fs.pipe_file(self.path, new, mode="create" if old is None else "overwrite")
-        except FileExistsError:
-            return False
-        self.fs.invalidate_cache()
-        if _owner(old).get("run") != self.run:
-            time.sleep(SETTLING)
-        return self.read() == new
-
-    def take(self) -> None:
-        """Take the lock, from a dead run if need be.
-
-        Raises
-        ------
-        StoreError
-            Another run holds it.
-        """
-        while True:
-            seen = self.read()
-            if seen and _lives(self, seen):  # an empty one is of a run that was killed while it made it
-                raise StoreError(
-                    f"{self.target} is being written by another run, {_who(_owner(seen))}. Wait for it, or write to "
-                    f"another path. If that run is surely dead, delete {self.path}"
-                )
-            _living.add(self.run)
-            if self.swap(seen, _entry(self.run)):
-                return
-
-    def beat(self) -> None:
-        """Show that this run lives."""
-        seen = self.read()
-        if _owner(seen).get("run") == self.run:
-            self.swap(seen, _entry(self.run, seen))
-
-    def give_back(self) -> None:
-        """Remove the lock if it is still this run's."""
-        seen = self.read()
-        if _owner(seen).get("run") == self.run:
-            self.swap(seen, None)
+    def refuse(self, owner: bytes | None) -> StoreError:
+        """What to say when another run holds the lock."""
+        return StoreError(
+            f"{self.target} is being written by another run, {_who(_owner(owner))}. Wait for it, or write to "
+            f"another path. If that run is surely dead, delete {self.path}"
+        )
 
 
 @contextmanager
-def locked(fs: Any, paths: Sequence[str], targets: Sequence[str]) -> Iterator[list[Claim]]:
+def locked(locks: Sequence[tuple[Place, str]], targets: Sequence[str]) -> Iterator[list[Claim]]:
     """Hold locks, all or none.
 
     Parameters
     ----------
-    fs : fsspec file system
-    paths : sequence of str
-        Lock files. Folders above them are made.
+    locks : sequence of (Disk or Other, str)
+        Where each is, and its key there. Folders are made.
     targets : sequence of str
         What each locks, for messages.
 
     Raises
     ------
     StoreError
-        Another run holds one of them. On disks and object stores where nothing tells whether that run still lives
-        this takes up to a minute.
+        Another run holds one of them. Where the operating system does not tell, this takes up to a minute.
     """
     run = uuid.uuid4().hex
-    wanted = [Claim(fs, path, target, run) for path, target in zip(paths, targets, strict=True)]
-    over = threading.Event()
-    held: list[Claim] = []
-    heart = threading.Thread(target=_beating, args=(held, over), daemon=True)
-    heart.start()
-    try:
-        for folder in {path.rpartition("/")[0] for path in paths}:
-            fs.makedirs(folder, exist_ok=True)
-        for claim in wanted:
-            claim.take()
-            held.append(claim)
-        yield held
-    finally:
-        _living.discard(run)
-        over.set()
-        heart.join()  # a beat that came late would bring the lock back
-        for claim in wanted:
-            with suppress(Exception):  # what went wrong before is what the caller should see
-                claim.give_back()
-
-
-def abandoned(fs: Any, path: str) -> bool:
-    """Whether there is a lock of a run that is seen, at once and for sure, to have ended on this machine."""
-    try:
-        seen = Claim(fs, path, path, "").read()
-    except (OSError, StoreError):
-        return False
-    if seen is None:
-        return False
-    return not seen or _known(_owner(seen)) is False
-
-
-def _beating(claims: Sequence[Claim], over: threading.Event) -> None:
-    while not over.wait(BEAT):
+    claims = [Claim(place, key, target, run) for (place, key), target in zip(locks, targets, strict=True)]
+    with ExitStack() as stack:
         for claim in claims:
-            if not over.is_set():
-                with suppress(Exception):  # a network that fails for a while: the next beat tries again
-                    claim.beat()
+            if isinstance(claim.place, Disk):
+                os.makedirs(claim.place.path, exist_ok=True)
+                if stack.enter_context(_by_the_system(claim)):
+                    continue
+            stack.enter_context(_by_beating(claim))
+        yield claims
+
+
+def abandoned(path: str) -> bool:
+    """Whether there is a lock of a run on a disk that is seen, at once and for sure, to have ended."""
+    from filelock import FileLock, Timeout
+
+    try:
+        if not plain_file(path):
+            return False
+        with FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False):
+            return True
+    except (OSError, StoreError, Timeout):
+        return False
+
+
+# Locks of the operating system.
+
+_NONE = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What disks say that know no locks, as some parallel and network ones."""
+
+
+@contextmanager
+def _by_the_system(claim: Claim) -> Iterator[bool]:
+    """Hold a lock that ends with this process; False where the disk has none."""
+    from filelock import FileLock, Timeout
+
+    while True:
+        plain_file(claim.path)
+        lock = FileLock(claim.path, timeout=0, thread_local=False, fallback_to_soft=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise claim.refuse(claim.read()) from None
+        except OSError as error:
+            if error.errno not in _NONE:
+                raise
+            yield False
+            return
+        try:
+            with open(claim.path, "r+b") as file:
+                file.truncate(file.write(_entry(claim.run)))
+            break
+        except FileNotFoundError:  # its last owner deleted it between two steps
+            lock.release()
+        except BaseException:
+            with suppress(OSError):  # leave no empty file on a full disk
+                os.unlink(claim.path)
+            lock.release()
+            raise
+    try:
+        yield True
+    finally:
+        with suppress(Exception):  # what went wrong before is what the caller should see
+            if _owner(claim.read()).get("run") == claim.run:
+                os.unlink(claim.path)  # before it is free: who waits for it looks whether it is still there
+        lock.release()
+
+
+# Locks that are kept by changing them.
+
+
+@contextmanager
+def _by_beating(claim: Claim) -> Iterator[None]:
+    over = threading.Event()
+    heart = threading.Thread(target=_beating, args=(claim, over), daemon=True)
+    _living.add(claim.run)
+    try:
+        _take(claim)
+        heart.start()
+        yield
+    finally:
+        _living.discard(claim.run)
+        over.set()
+        if heart.ident is not None:
+            heart.join()  # a beat that came late would bring the lock back
+        with suppress(Exception):  # what went wrong before is what the caller should see
+            if _owner(claim.read()).get("run") == claim.run:
+                claim.place.delete(claim.key)
+                if folder := os.path.dirname(claim.key):
+                    claim.place.prune(folder)
+
+
+def _take(claim: Claim) -> None:
+    """Write the lock, unless another run lives."""
+    while True:
+        seen = claim.read()
+        if seen and _lives(claim, seen):  # an empty one is of a run that was killed while it made it
+            raise claim.refuse(seen)
+        if claim.read() != seen:
+            continue
+        entry = _entry(claim.run)
+        claim.place.write(claim.key, entry)
+        time.sleep(SETTLING)
+        if claim.read() == entry:
+            return
+
+
+def _beating(claim: Claim, over: threading.Event) -> None:
+    while not over.wait(BEAT):
+        with suppress(Exception):  # a network that fails for a while: the next beat tries again
+            seen = claim.read()
+            if _owner(seen).get("run") == claim.run:
+                claim.place.write(claim.key, _entry(claim.run, seen))
 
 
 def _lives(claim: Claim, seen: bytes) -> bool:
     """Whether the owner of a lock is alive."""
-    known = _known(_owner(seen))
-    if known is not None:
-        return known
+    owner = _owner(seen)
+    if owner.get("process") == _process():
+        return owner.get("run") in _living
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         time.sleep(min(1.0, PATIENCE / 20))
@@ -223,30 +261,24 @@ def _lives(claim: Claim, seen: bytes) -> bool:
     return False
 
 
-def _known(owner: dict[str, Any]) -> bool | None:
-    """Whether the owner of a lock is alive, if this machine can tell at once."""
-    machine = _machine()
-    if not machine or owner.get("machine") != machine:
-        return None
-    if owner.get("pid") == os.getpid():
-        return owner.get("run") in _living
-    return _runs(owner.get("pid"), owner.get("began"))
+# What a lock says.
+
+
+def _process() -> str:
+    return f"{_HERE}-{os.getpid()}"
 
 
 def _entry(run: str, before: bytes | None = None) -> bytes:
-    since = _owner(before).get("since") or datetime.now(UTC).isoformat(timespec="seconds")
-    pid = os.getpid()
-    said = {
+    now = datetime.now(UTC)
+    entry = {
         "host": socket.gethostname(),
-        "pid": pid,
-        "since": since,
+        "pid": os.getpid(),
+        "since": _owner(before).get("since") or now.isoformat(timespec="seconds"),
         "run": run,
-        "machine": _machine(),
-        "began": _began(pid),
-        # Last and of one length: all that a beat changes, so that nobody ever reads half an entry.
-        "beat": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "process": _process(),
+        "beat": now.isoformat(timespec="microseconds"),
     }
-    return json.dumps(said, indent=1).encode()
+    return json.dumps(entry, indent=1).encode()
 
 
 def _owner(content: bytes | None) -> dict[str, Any]:
@@ -261,111 +293,3 @@ def _who(owner: dict[str, Any]) -> str:
     if not owner:
         return "of which nothing is known"
     return f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
-
-
-def _machine() -> str:
-    """Name of a boot of a machine and of its numbering of processes, which containers have of their own."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return ""
-
-
-def _began(pid: Any) -> str | None:
-    """When a process was started, in ticks since the boot, which tells it from a later one of the same number.
-
-    Empty if it has ended and nobody has asked how, None if there is none to be seen.
-    """
-    try:
-        stat = Path(f"/proc/{int(pid)}/stat").read_text()
-    except (OSError, TypeError, ValueError):
-        return None
-    state, *rest = stat.rpartition(")")[2].split()  # the name before it may hold anything
-    return "" if state in "ZX" else rest[18]
-
-
-def _runs(pid: Any, began: Any) -> bool | None:
-    """Whether a process of this machine still runs; None if that is hidden, as other users' are on some clusters."""
-    found = _began(pid)
-    if found is not None:
-        return bool(found == began)
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, TypeError, ValueError, OverflowError):
-        pass  # another's, or no number
-    return None
-
-
-def _is_local(fs: Any) -> bool:
-    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
-
-    return isinstance(fs, LocalFileSystem)
-
-
-# Never through a link, and never waiting for whoever is at the other end of a pipe. (Windows knows neither flag.)
-_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-
-
-def _short(content: bytes, path: str) -> bytes:
-    if len(content) > MOST:
-        raise StoreError(f"{path} is longer than any lock of xsen2, so it is none: look what it is, and delete it")
-    return content
-
-
-def _read_all(file: int) -> bytes:
-    """What an open file holds, but no more of it than shows that it is too long."""
-    content = b""
-    while len(content) <= MOST and (more := os.read(file, MOST + 1 - len(content))):
-        content += more
-    return content
-
-
-def _read_local(path: str) -> bytes | None:
-    if not plain_file(path):
-        return None
-    try:
-        file = os.open(path, os.O_RDONLY | _SAFELY)
-    except FileNotFoundError:
-        return None
-    try:
-        return _short(_read_all(file), path)
-    finally:
-        os.close(file)
-
-
-def _swap_local(path: str, old: bytes | None, new: bytes | None) -> bool:
-    plain_file(path)
-    try:
-        file = os.open(path, os.O_RDWR | _SAFELY | (0 if old else os.O_CREAT), 0o666)
-    except FileNotFoundError:
-        if old:
-            return False
-        raise
-    try:
-        with suppress(ImportError, OSError):  # a system or disk without: two runs in one instant would both have it
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            same = os.path.samestat(os.fstat(file), os.lstat(path))
-        except FileNotFoundError:
-            same = False
-        found = _short(_read_all(file), path)
-        if not same or found != (old or b""):
-            return False
-        if new is None:
-            os.unlink(path)
-        else:
-            try:
-                os.pwrite(file, new, 0)
-            except OSError:
-                if not found:  # leave no empty file on a full disk
-                    os.unlink(path)
-                raise
-            os.ftruncate(file, len(new))
-        return True
-    finally:
-        os.close(file)

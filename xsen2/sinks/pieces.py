@@ -20,7 +20,7 @@ from dask.utils import ensure_dict
 
 from xsen2.progress import ProgressLike, Reporter
 
-__all__ = ["run_pieces"]
+__all__ = ["on_a_cluster", "run_pieces"]
 
 RETRIES = 2
 """How often a task on a cluster is tried again that raises, unless ``dask.annotate(retries=…)`` says otherwise."""
@@ -107,6 +107,11 @@ class _Watch(Callback):
             state["ready"].clear()
             if not state["running"] and (state["waiting"] or self._held_back):
                 self._reporter.check()
+
+
+def on_a_cluster() -> bool:
+    """Whether pieces are computed by workers, which get copies of what they work with."""
+    return _client() is not None
 
 
 def _client() -> Any:

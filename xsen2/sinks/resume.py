@@ -7,12 +7,11 @@ finished region. Each step can be repeated after a kill at any point, a step tha
 
 A store that replaces another is written beside it, in the hidden folder ``.NAME.xsen2-new``; in the end the two
 change places. A run holds a lock meanwhile: ``.NAME.xsen2-lock`` beside a local store, where it stays whatever changes
-places, and ``.xsen2/lock`` at a URL, where whoever may write to the store may write.
+places, and ``.xsen2/lock`` in any other, where whoever may write to the store may write.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -33,10 +32,11 @@ from dask.blockwise import Blockwise
 
 from xsen2.errors import StoreError
 from xsen2.files import flush, named
-from xsen2.paths import is_url, refuse_link, writable
+from xsen2.paths import refuse_link
 from xsen2.sinks.lock import Claim, locked
+from xsen2.sinks.store import HALF, Disk, Place
 
-__all__ = ["ADDED", "RUN", "State", "digest", "quiet", "sections", "stamp"]
+__all__ = ["ADDED", "RUN", "State", "as_zarr", "digest", "quiet", "sections", "stamp"]
 
 
 # Which local files pixels are read from, and whether they are still what they were.
@@ -176,8 +176,6 @@ _GROUP = {"zarr.json", ".zgroup", ".zmetadata", ".zarray"}
 _ZARR = {*_GROUP, ".xsen2"}
 _OWN = {*_ZARR, ".zattrs", ADDED}
 _CHUNK = re.compile(r"c|\d+([./]\d+)*")
-_HALF = ".partial"
-"""How names of files end that Zarr is writing."""
 
 
 class State:
@@ -185,30 +183,18 @@ class State:
 
     Parameters
     ----------
-    store : path
-        Local path, or a URL that fsspec knows.
+    place : Disk or Other
+        Where it is.
     claim : Claim, optional
         The lock under which it is written; without one it is only looked at.
     """
 
-    def __init__(self, store: str | os.PathLike[str], claim: Claim | None = None) -> None:
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-        from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
-
-        given = os.fspath(store) if isinstance(store, os.PathLike) else store
-        store = given if isinstance(given, str) and is_url(given) else writable(given)
-        self._fs, self._path = url_to_fs(store)
-        self._claim = claim
-        self.local = isinstance(self._fs, LocalFileSystem)
-        if self.local:
-            self._path = writable(self._path)
-        #: Where zarr and xarray find the store, from any working directory.
-        self.root: str = self._path if self.local else store.rstrip("/")
-        if self.root.endswith(".zip"):
-            raise StoreError(f"{store}: a zip cannot be written in pieces; write a folder and zip it afterwards")
-        if self.local and os.path.exists(self._path) and not os.path.isdir(self._path):
-            raise StoreError(f"{store} is a file: give the path of a new folder")
-        self._marks = set(self.ls(".xsen2")) - {"lock"}
+    def __init__(self, place: Place, claim: Claim | None = None) -> None:
+        self.place, self._claim = place, claim
+        self.root, self.local = place.root, place.local
+        #: What zarr and xarray open.
+        self.opened = place.opened
+        self._marks = {name for name in place.names(".xsen2") if not name.endswith(HALF)} - {"lock"}
 
     @contextmanager
     def locked(self) -> Iterator[State]:
@@ -219,14 +205,16 @@ class State:
         StoreError
             Another run is writing to it.
         """
-        path = self._sibling("lock") if self.local else self._at(".xsen2/lock")
+        lock: tuple[Place, str] = (self.place, ".xsen2/lock")
         with ExitStack() as stack:
             with named(self.root):
-                if self.local:
-                    for own in (*map(self._sibling, ("lock", "new", "old")), self._at(".xsen2"), self._at(ADDED)):
+                if isinstance(self.place, Disk):
+                    beside = self._sibling("lock")
+                    for own in (beside, *map(self._sibling, ("new", "old")), *map(self.place.at, (".xsen2", ADDED))):
                         refuse_link(own)
-                (claim,) = stack.enter_context(locked(self._fs, [path], [self.root]))
-            yield State(self.root, claim)
+                    lock = Disk(os.path.dirname(beside)), os.path.basename(beside)
+                (claim,) = stack.enter_context(locked([lock], [self.root]))
+            yield State(self.place, claim)
 
     @property
     def claim(self) -> Claim:
@@ -238,7 +226,7 @@ class State:
     @property
     def settled(self) -> bool:
         """Whether nothing is left to be done: finished, and no trace of the writing or of a replacement."""
-        return self.complete and not self._marks and not (self.local and self._fs.exists(self._sibling("old")))
+        return self.complete and not self._marks and not (self.local and os.path.lexists(self._sibling("old")))
 
     def check(self, run: str) -> str | None:
         """Which run the store belongs to: None when there is nothing there yet.
@@ -283,31 +271,34 @@ class State:
         self._check_own(names)
         if not self.local:
             raise StoreError(
-                f"{self.root} exists, and stores at a URL are not replaced, since they cannot be moved in one step: "
-                "delete it first or write to another path"
+                f"{self.root} exists, and only stores on local disks are replaced, since others cannot be moved in one "
+                "step: delete it first or write to another path"
             )
-        return State(self._sibling("new"), self._claim)
+        return State(Disk(self._sibling("new")), self._claim)
 
     def replace(self, new: State) -> None:
         """Put a finished store in the place of this one."""
         self.claim.check()
         self._check_own(self._names())  # somebody may have put a file there meanwhile
-        place, old = os.path.realpath(self._path), self._sibling("old")
-        self._fs.mv(place, old)
-        self._fs.mv(new._path, place)
-        self._fs.rm(old, recursive=True)
+        place, old = os.path.realpath(self.root), self._sibling("old")
+        Disk(place).move(old)
+        Disk(new.root).move(place)
+        Disk(old).delete("")
 
     def mend(self) -> None:
         """Finish a replacement that was cut short."""
-        if self.local and self._fs.exists(old := self._sibling("old")):
-            if not self._fs.exists(place := os.path.realpath(self._path)):
-                self._fs.mv(self._sibling("new"), place)
-            self._fs.rm(old, recursive=True)
+        if self.local and os.path.lexists(old := self._sibling("old")):
+            if not os.path.lexists(place := os.path.realpath(self.root)):
+                Disk(self._sibling("new")).move(place)
+            Disk(old).delete("")
 
     @property
     def complete(self) -> bool:
         """Whether the store is finished."""
-        return "consolidated_metadata" in self._group()
+        group = self.group
+        if self.place.consolidates:
+            return "consolidated_metadata" in group
+        return bool(group) and (bool(self._said(group)) or not self._marks)
 
     @property
     def unfinished(self) -> bool:
@@ -331,40 +322,43 @@ class State:
         names = self._names()
         self._check_own(names)
         if self.ready:
-            self._fs.rm(self._at(".xsen2/ready"))
-        self._fs.makedirs(self._at(".xsen2"), exist_ok=True)
+            self.place.delete(".xsen2/ready")
         # What stands here and what will: whatever else is found here after a kill is somebody's.
         said = json.dumps(sorted((names - _OWN) | set(variables)))
-        self.replace_file(".xsen2/names", said.encode(), via=".xsen2")
-        self._put(".xsen2/run", run.encode())
+        self.put(".xsen2/names", said.encode(), flush=True)
+        self.put(".xsen2/run", run.encode())
         # The group's metadata goes first: what is half deleted does not open.
-        for name in sorted(names - {".xsen2"}, key=lambda n: n not in _ZARR):
-            self._fs.rm(self._at(name), recursive=True)
-        for name in self._marks - {"run", "ready", "names", "half"}:
-            self._fs.rm(self._at(f".xsen2/{name}"))
+        kept = {".xsen2"} if self.place.consolidates else {".xsen2", "zarr.json"}  # there, with all that is below
+        for name in sorted(names - kept, key=lambda n: n not in _ZARR):
+            self.place.delete(name)
+        for name in self._marks - {"run", "ready", "names"}:
+            self.place.delete(f".xsen2/{name}")
         self._marks = {"run", "names"}
 
     def adopt(self, run: str) -> None:
         """Let what another call has written count as written by `run`, which would write the same."""
         self.claim.check()
-        group = json.loads(self._fs.cat_file(self._at(".xsen2/group.json")))
-        group["attributes"][RUN] = run
-        self._put(".xsen2/group.json", json.dumps(group).encode())
-        self._put(".xsen2/run", run.encode())  # last: until then the other run's name asks for another look
+        self._hide(json.loads(self._note("group.json")), run)
+        self.put(".xsen2/run", run.encode())  # last: until then the other run's name asks for another look
 
-    def set_ready(self) -> None:
-        """Hide the group's metadata until the end, and note that regions can be written."""
-        self._put(".xsen2/group.json", self._fs.cat_file(self._at("zarr.json")))
-        if self.local:
-            flush(str(path) for path in Path(self._path).rglob("*") if path.is_file())
-        self._fs.rm(self._at("zarr.json"))
-        self._put(".xsen2/ready", b"")
+    def set_ready(self, run: str) -> None:
+        """Hide the group's metadata, which then name the run, until the end; and note that regions can be written."""
+        self._hide(self.group, run)
+        if isinstance(self.place, Disk):
+            flush(str(path) for path in Path(self.root).rglob("*") if path.is_file())
+        if self.place.consolidates:  # else nobody sees it before it is committed
+            self.place.delete("zarr.json")
+        self.put(".xsen2/ready")
         self._marks |= {"group.json", "ready"}
+
+    def _hide(self, group: dict[str, Any], run: str) -> None:
+        group["attributes"][RUN] = run
+        self.put(".xsen2/group.json", as_zarr(group))
 
     def sweep(self) -> None:
         """Sweep up files that a killed writer or worker left half written beside the chunks."""
-        if self.local:
-            for path in Path(self._path).rglob("*.partial"):
+        if isinstance(self.place, Disk):
+            for path in self.place.halves():
                 path.unlink()
 
     def done(self, grid: int, region: int) -> bool:
@@ -375,7 +369,7 @@ class State:
         """Note that a region is on disk."""
         with named(self.root):
             self.claim.check()
-            self._put(f".xsen2/done-{grid}-{region}", b"")
+            self.put(f".xsen2/done-{grid}-{region}")
 
     def finish(self) -> None:
         """Put the group's metadata in place and remove every trace of the writing."""
@@ -384,11 +378,11 @@ class State:
         self.claim.check()
         self.sweep()
         if not self.complete:
-            self._put("zarr.json", self._fs.cat_file(self._at(".xsen2/group.json")))
-            with quiet():
-                zarr.consolidate_metadata(self.root)
-        if self.local:
-            flush([self._at("zarr.json")])
+            self.put("zarr.json", self._note("group.json"))
+            if self.place.consolidates:
+                with quiet():
+                    zarr.consolidate_metadata(self.opened)
+        self.place.flush(["zarr.json"])
         if self._marks:
             # `run` goes last: without it the folder would look like a start, not an end.
             self.clear(".xsen2", last=("run",), keep=("lock",))
@@ -400,75 +394,72 @@ class State:
         """A variable's array in the store."""
         import zarr
 
-        return zarr.open_array(f"{self.root}/{name}", mode=mode)
+        return zarr.open_array(self.opened, path=name, mode=mode)
 
     @property
     def group(self) -> dict[str, Any]:
         """Metadata of the group, with those of its arrays if they are consolidated; empty where there is none."""
         return self._json("zarr.json")
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """Metadata of the group with those of its arrays, wherever they stand."""
+        group = self.group
+        if self.place.consolidates:
+            return group
+        arrays = {name: about for name in sorted(self.ls("")) if (about := self._json(f"{name}/zarr.json"))}
+        return group | {"consolidated_metadata": {"metadata": arrays}}
+
     def read(self, name: str) -> bytes | None:
         """What a small file in the store says."""
-        try:
-            content: bytes = self._fs.cat_file(self._at(name))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return content
+        return self.place.read(name)
 
-    def replace_file(self, name: str, content: bytes, via: str) -> None:
-        """Let a small file say something else, in one step: who reads it sees what it said or what it says.
+    def put(self, name: str, content: bytes = b"", *, flush: bool = False) -> None:
+        """Let a small file say something: who reads it sees what it said or what it says.
 
-        `via` is the folder in the store, of the run's own, where a local file is written before it takes its place.
+        Parameters
+        ----------
+        name : str
+        content : bytes
+        flush : bool
+            Whether what follows relies on it after a power cut.
         """
-        if not self.local:
-            self._fs.pipe_file(self._at(name), content)  # object stores have no other way
-            return
-        half = self._at(f"{via}/half")
-        self._fs.pipe_file(half, content)
-        flush([half])
-        os.replace(half, self._at(name))
-        flush([self._at(name)])
-
-    def put(self, name: str, content: bytes = b"") -> None:
-        """Write a note."""
-        self._put(name, content)
+        self.place.write(name, content)
+        if flush:
+            self.place.flush([name])
 
     def changed(self, note: str, now: Mapping[str, str]) -> list[str]:
         """Sources of which a note says otherwise than what they are now; none where there is no such note."""
         was = self._json(note)
         return sorted(name for name in {*was, *now} if was.get(name) != now.get(name)) if was else []
 
-    def make(self, folder: str) -> None:
-        """Make a folder."""
-        self._fs.makedirs(self._at(folder), exist_ok=True)
-
     def ls(self, folder: str) -> list[str]:
         """Names in a folder of the store; none where it is not there."""
-        return [name.rpartition("/")[2] for name in self._ls(self._at(folder))]
+        return self.place.names(folder)
 
     def remove(self, name: str) -> None:
         """Delete a file or a folder."""
-        self._fs.rm(self._at(name), recursive=True)
+        self.place.delete(name)
 
     def clear(self, folder: str, last: tuple[str, ...] = (), keep: tuple[str, ...] = ()) -> None:
         """Delete a folder of notes, one by one, those of `last` at the end, in their order."""
         names = [name for name in self.ls(folder) if name not in keep]
         for name in sorted(names, key=lambda n: (n in last, last.index(n) if n in last else 0)):
-            self._fs.rm(self._at(f"{folder}/{name}"))
-        if self.local and os.path.isdir(self._at(folder)):
-            self._fs.rmdir(self._at(folder))
+            self.place.delete(f"{folder}/{name}")
+        self.place.prune(folder)
 
     def _run(self) -> str | None:
         """The run that a finished or half-written store names."""
-        group = self._group()
-        if "consolidated_metadata" in group:
-            run = group.get("attributes", {}).get(RUN)
-        else:
-            run = self._fs.cat_file(self._at(".xsen2/run")).decode() if "run" in self._marks else None
-        return run or None
+        run = self._said(self.group)
+        return run or (self._note("run").decode(errors="replace") if "run" in self._marks else None) or None
 
-    def _group(self) -> dict[str, Any]:
-        return self._json("zarr.json")
+    @staticmethod
+    def _said(group: Mapping[str, Any]) -> str | None:
+        attributes = group.get("attributes")
+        return attributes.get(RUN) if isinstance(attributes, dict) else None
+
+    def _note(self, name: str) -> bytes:
+        return self.read(f".xsen2/{name}") or b""
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
@@ -478,7 +469,7 @@ class State:
         return found if isinstance(found, dict) else {}
 
     def _names(self) -> set[str]:
-        names = {name.rpartition("/")[2] for name in self._ls(self._path)}
+        names = set(self.ls(""))
         # A lock alone makes that folder too, at a URL, and says nothing about what lies beside it.
         return names if self.local or self._marks else names - {".xsen2"}
 
@@ -497,13 +488,13 @@ class State:
     def _foreign(self, names: set[str]) -> set[str]:
         """What lies in the store and is not of it."""
         own = self._owned(names)
-        foreign = {name for name in names - own if not name.endswith(_HALF)}
+        foreign = {name for name in names - own if not name.endswith(HALF)}
         return foreign | {f"{name}/{inner}" for name in names & own - _OWN for inner in self._foreign_in(name)}
 
     def _owned(self, names: set[str]) -> set[str]:
         """Names at the top that are the store's own: its metadata, and arrays that these or a killed run name."""
         own = set(_OWN)
-        group = self._group()
+        group = self.group
         listed = group.get("consolidated_metadata")
         members = listed.get("metadata") if isinstance(listed, dict) else None
         if isinstance(members, dict):
@@ -523,7 +514,7 @@ class State:
         return own | ({str(name) for name in said} if isinstance(said, list) else set())
 
     def _is_array(self, name: str) -> bool:
-        if self.local and os.path.islink(self._at(name)):
+        if self.place.is_link(name):
             return False
         return self._json(f"{name}/zarr.json").get("node_type") == "array" or "shape" in self._json(f"{name}/.zarray")
 
@@ -532,30 +523,16 @@ class State:
         if self._json(f"{name}/zarr.json").get("node_type") == "group" or self.read(f"{name}/.zgroup") is not None:
             return []  # one of a hierarchy, which is listed as a whole
         known = {"zarr.json", ".zarray", ".zattrs"}
-        return [n for n in self.ls(name) if n not in known and not _CHUNK.fullmatch(n) and not n.endswith(_HALF)]
+        return [n for n in self.ls(name) if n not in known and not _CHUNK.fullmatch(n) and not n.endswith(HALF)]
 
     def _sibling(self, what: str) -> str:
-        folder, name = os.path.split(os.path.realpath(self._path))
+        folder, name = os.path.split(os.path.realpath(self.root))
         return os.path.join(folder, f".{name}.xsen2-{what}")
 
-    def _at(self, name: str) -> str:
-        return f"{self._path.rstrip('/')}/{name}"
 
-    def _put(self, name: str, content: bytes) -> None:
-        self._fs.pipe_file(self._at(name), content)
-
-    def _ls(self, path: str) -> list[str]:
-        self._fs.invalidate_cache()
-        try:
-            return [str(name).rstrip("/") for name in self._fs.ls(path, detail=False)]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            if error.errno == errno.ELOOP:  # links in a circle, in the place of a folder of notes: refused by `locked`
-                return []
-            raise StoreError(
-                f"{self.root} cannot be read ({error}): get the permission to, or write elsewhere"
-            ) from error
+def as_zarr(metadata: Any) -> bytes:
+    """Metadata as Zarr writes them, to the byte."""
+    return json.dumps(metadata, indent=2, allow_nan=True).encode()
 
 
 def digest(said: Any) -> str:

@@ -3,12 +3,14 @@
 While a store is being written it has a folder ``.xsen2`` and no group metadata, so nothing opens it by
 mistake. The folder says which run the store belongs to, and has one marker per region, written when
 all chunks of that region are there. The last step writes the group's metadata and removes the folder.
+All of this is keys of a Zarr store, whatever it lies in.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
@@ -21,6 +23,7 @@ from xsen2.grid import axes_of, filled, located, spacing
 from xsen2.progress import ProgressLike
 from xsen2.radiometry import PACKINGS, clean
 from xsen2.sinks.append import add, check_dim
+from xsen2.sinks.pieces import on_a_cluster
 from xsen2.sinks.regions import (
     Grid,
     fingerprint,
@@ -32,7 +35,11 @@ from xsen2.sinks.regions import (
     skeleton,
     write_regions,
 )
-from xsen2.sinks.resume import State, sections, stamp
+from xsen2.sinks.resume import State, quiet, sections, stamp
+from xsen2.sinks.store import Other, place_of
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
 
 __all__ = ["to_zarr"]
 
@@ -42,7 +49,7 @@ SOURCES = ".xsen2/sources"
 
 def to_zarr(
     ds: xr.Dataset | xr.DataTree,
-    store: str | os.PathLike[str],
+    store: str | os.PathLike[str] | Store,
     *,
     dtype: str | None = None,
     chunks: int | None = None,
@@ -64,9 +71,10 @@ def to_zarr(
         Bands (DN or reflectance, NaN = nodata) on one grid or several, ``(y, x)`` or ``(time, y, x)``, with a CRS.
         Other variables are stored in their own dtype. Coordinates, and what is not a plane of numbers
         (dates, text, means over the image), are computed at once, in memory.
-    store : path or URL
-        A local folder (``~`` is your home), or a URL that fsspec can write to (``s3://…`` with s3fs installed, its
-        credentials in the environment).
+    store : path, URL or zarr.abc.store.Store
+        A local folder (``~`` is your home); a URL that fsspec can write to (``s3://…`` with s3fs installed, its
+        credentials in the environment); or any store of zarr-python that can be written to and listed. One in memory,
+        ``zarr.storage.MemoryStore()``, is for calls that are computed in this process.
     dtype : {"int16", "uint16", "float32"}, optional
         How float bands are stored. By default as int16, or as the store has them that is appended to:
 
@@ -95,7 +103,7 @@ def to_zarr(
     overwrite : bool
         Start again, even from unfinished work of this run, and replace the Zarr store at `store`, which
         `ds` may be read from: until the new one is finished it stands, and both need their space on
-        disk. Local folders only; at a URL nothing that can be read is ever replaced.
+        disk. Local folders only; elsewhere nothing that can be read is ever replaced.
     progress : bool or callable
         Show a bar, on a terminal and in a notebook, with a cluster and without; or a function that is called with a
         `xsen2.Progress` after each block, and stops the call if it returns False or raises: blocks that are being
@@ -140,11 +148,13 @@ def to_zarr(
 
     Whatever stops a run, a kill, a full disk or a read that fails, leaves whole chunks behind, and the same call goes
     on from there once the cause is gone. One run at a time may write to a store; who reads it meanwhile does not
-    matter. The lock is a file ``.NAME.xsen2-lock`` beside the store (``.xsen2/lock`` in a store at a URL), which names
-    the process that holds it. That of a process which has died on this machine is taken over at once; that of another
-    machine, container, or an earlier boot after a minute in which its owner has not touched it. On disks and object
-    stores that cannot make a file only if it is not there, two runs that start in the same second may both begin; the
-    one that came first then stops before it writes its next block. Workers must see the lock where the store is.
+    matter. The lock is a file ``.NAME.xsen2-lock`` beside the store, which names the process that holds it, and on
+    which that process holds a lock of the operating system (by filelock): it is free as soon as the process ends,
+    however that comes, and on network disks on all machines that lock through the same server. Elsewhere than on a disk
+    the lock is ``.xsen2/lock`` in the store, and so it is, beside the store, on disks that know no locks, as some
+    parallel ones: there its owner changes it every ten seconds, and one that has not been changed for a minute is taken
+    over. Two runs that start there in the same second may both begin; the one that came first then stops before it
+    writes its next block. Workers must see the lock where the store is.
 
     Calls are the same run when grids, names, dtypes, attributes, coordinates, chunks and Dask's names
     for the pixels agree. Dask's names change with whatever the pixels are read from, links that are
@@ -188,7 +198,13 @@ def to_zarr(
         ds = canonicalise(ds)
     if dim is not None:
         check_dim(ds, dim)
-    state = State(store)
+    where = place_of(store)
+    if isinstance(where, Other) and where.in_memory and on_a_cluster():
+        raise StoreError(
+            f"{where.root} is in the memory of this process, where the workers of the cluster do not write: give a "
+            "path or URL that they reach, or compute here, with dask.config.set(scheduler='threads')"
+        )
+    state = State(where)
     if overwrite or dim is not None or not state.settled:
         with state.locked() as place:
             if dim is not None and _is_finished(place):
@@ -198,7 +214,8 @@ def to_zarr(
     else:
         *_, run = _planned(ds, dtype or "int16", chunks)
         _check_same(state, run)
-    back: xr.Dataset = xr.open_zarr(state.root, decode_coords="all", chunks={})
+    with quiet():
+        back: xr.Dataset = xr.open_zarr(state.opened, decode_coords="all", chunks={})
     return back
 
 
@@ -238,8 +255,8 @@ def _write(
             with named(place.root):
                 state.begin(run, map(str, ds.variables))
                 state.put(SOURCES, json.dumps(sources).encode())
-                skeleton(ds, grids, state.root, run, said)
-                state.set_ready()
+                skeleton(ds, grids, state.opened, "", said)
+                state.set_ready(run)
         elif changed := state.changed(SOURCES, sources):
             raise StoreError(
                 f"{place.root} is half written, and {', '.join(changed[:3])} changed since: old and new pixels would "
