@@ -11,16 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 
-from xsen2.area import Box, lonlat
 from xsen2.bands import LAYERS
 from xsen2.errors import SourceError
-from xsen2.sources.items import Item, Place
+from xsen2.geometry import lonlat
+from xsen2.grid import resized
+from xsen2.sources.items import Item
 from xsen2.sources.reading import Reading, tagged
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 __all__ = ["COLLECTION", "Grid", "dtype_of", "engine_named", "read_all", "small"]
 
@@ -31,17 +35,12 @@ class Grid:
 
     Attributes
     ----------
-    gsd : int
-    box : tuple of int
-        Outer edges: left, bottom, right, top.
-    epsg : int
+    geobox : GeoBox
     chunk : int
         Pixels along y and x.
     """
 
-    gsd: int
-    box: Box
-    epsg: int
+    geobox: GeoBox
     chunk: int
 
 
@@ -93,14 +92,12 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 def small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, Any], number: int) -> dict[str, Any]:
     """The item with nothing left to interpret; `number` sets copies of one name apart."""
-    left, bottom, right, top = item.extent
-    west, south, east, north = lonlat(item.extent, grid.epsg)
+    west, south, east, north = lonlat(item.geobox)
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    shape = ((top - bottom) // grid.gsd, (right - left) // grid.gsd)
-    place = Place(grid.epsg, left, top, grid.gsd, *shape)
+    place = resized(item.geobox, grid.geobox.affine.a)
     placed = {
-        "proj:transform": [grid.gsd, 0, left, 0, -grid.gsd, top],
-        "proj:shape": list(shape),
+        "proj:transform": list(place.affine[:6]),
+        "proj:shape": list(place.shape),
         "type": "image/tiff",
         "roles": ["data"],
     }
