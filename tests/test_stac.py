@@ -36,6 +36,7 @@ from xsen2.geometry import read
 from xsen2.grid import geobox
 from xsen2.sources import items as items_module
 from xsen2.sources import offsets
+from xsen2.sources.engines import engine_named
 from xsen2.sources.stac import load
 
 ENGINES = ("stackstac", "odc")
@@ -572,15 +573,24 @@ def test_chunks_that_are_none(chunks: Any) -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(SourceError, match="'stackstac' or 'odc'"):
+    with pytest.raises(SourceError, match="'auto' or 'stackstac' or 'odc'"):
         load([], engine="rasterio")
 
 
-@pytest.mark.parametrize(("engine", "module"), [("stackstac", "stackstac"), ("odc", "odc.stac")])
-def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, engine: str, module: str) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'xsen2[stac]'")):
-        load([], engine=engine)
+def test_the_engine_that_is_installed_is_taken(search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = search([earth_search(scenes.random(), tmp_path, DAY1)])
+    want = load(found)
+    assert engine_named("auto").__module__.endswith("stackstac")
+    monkeypatch.setitem(sys.modules, "stackstac", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=re.escape("engine='stackstac' needs stackstac: pip install 'xsen2[stac]'")):
+        load(found, engine="stackstac")
+    assert engine_named("auto").__module__.endswith("odc")
+    xr.testing.assert_identical(load(found).compute(), want.compute())
+    monkeypatch.setitem(sys.modules, "odc.stac", None)
+    with pytest.raises(ImportError, match=re.escape("engine='odc' needs odc.stac: pip install 'xsen2[odc]'")):
+        load(found, engine="odc")
+    with pytest.raises(ImportError, match=re.escape("pip install 'xsen2[stac]' or pip install 'xsen2[odc]'")):
+        load(found)
 
 
 # --- offsets --------------------------------------------------------------------------------------

@@ -10,13 +10,12 @@ from typing import Any
 from uuid import uuid4
 
 import dask
-from dask._task_spec import convert_legacy_graph
 from dask.base import compute, tokenize, unpack_collections
 from dask.core import flatten
 from dask.delayed import Delayed
 from dask.diagnostics.progress import ProgressBar
 from dask.highlevelgraph import HighLevelGraph
-from dask.task_spec import Task, TaskRef
+from dask.task_spec import GraphNode, Task, TaskRef
 from dask.utils import ensure_dict
 
 __all__ = ["run_pieces"]
@@ -117,13 +116,24 @@ def _apart(piece: Any, own: str) -> Delayed:
     keys = list(flatten([each.__dask_keys__() for each in collections]))
     # All at once: `dask.optimize` fuses what they have in common, the network say, into each of them.
     merged = HighLevelGraph.merge(*(each.__dask_graph__() for each in collections))
-    graph = convert_legacy_graph(ensure_dict(collections[0].__dask_optimize__(merged, keys)))
+    graph = _nodes(ensure_dict(collections[0].__dask_optimize__(merged, keys)))
     names = {key: (f"{key[0]}-{own}", *key[1:]) if isinstance(key, tuple) else f"{key}-{own}" for key in graph}
     apart: dict[Any, Any] = {names[key]: node.substitute(names, key=names[key]) for key, node in graph.items()}
     ends = [TaskRef(names[key]) for key in keys]
     last = f"written-{tokenize(ends)}"
     apart[last] = Task(last, _nothing, *ends)
     return Delayed(last, apart)
+
+
+def _nodes(graph: dict[Any, Any]) -> dict[Any, Any]:
+    """A graph whose tasks can be renamed; those of old, tuples with a function, still come from other libraries."""
+    if all(isinstance(node, GraphNode) for node in graph.values()):
+        return graph
+    # The one thing of dask's that is private: so it is not imported before a graph needs it, on a cluster.
+    from dask._task_spec import convert_legacy_graph
+
+    converted: dict[Any, Any] = convert_legacy_graph(graph)
+    return converted
 
 
 def _nothing(*_: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -52,6 +53,11 @@ Engine = Callable[[Sequence[Item], Sequence[str], Grid, Reading], dict[str, da.A
 def engine_named(name: str) -> Engine:
     """The function that reads: items, names, a grid and how → name → (item, y, x) array with nodata 0.
 
+    Parameters
+    ----------
+    name : str
+        ``"auto"`` is the first that is installed.
+
     Raises
     ------
     SourceError
@@ -59,15 +65,27 @@ def engine_named(name: str) -> Engine:
     ImportError
         If its package is not installed.
     """
+    if name == "auto":
+        name = next((known for known, (package, *_) in _ENGINES.items() if _installed(package)), "")
+        if not name:
+            ways = " or ".join(f"pip install 'xsen2[{extra}]'" for _, _, extra in _ENGINES.values())
+            raise ImportError(f"load reads pixels with one of {', '.join(_ENGINES)}, and none is installed: {ways}")
     if name not in _ENGINES:
-        raise SourceError(f"engine={name!r} is unknown: use {' or '.join(map(repr, _ENGINES))}")
-    package, module = _ENGINES[name]
+        raise SourceError(f"engine={name!r} is unknown: use {' or '.join(map(repr, ('auto', *_ENGINES)))}")
+    package, module, extra = _ENGINES[name]
     try:
         import_module(package)
         read: Engine = import_module(module).read
     except ImportError as error:
-        raise ImportError(f"engine={name!r} needs {error.name}: pip install 'xsen2[stac]'") from error
+        raise ImportError(f"engine={name!r} needs {error.name}: pip install 'xsen2[{extra}]'") from error
     return read
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of what holds it
+        return False
 
 
 def read_all(
@@ -123,7 +141,7 @@ def _iso(time: datetime) -> str:
 
 
 _ENGINES = {
-    "stackstac": ("stackstac", "xsen2.sources.engine_stackstac"),
-    "odc": ("odc.stac", "xsen2.sources.engine_odc"),
+    "stackstac": ("stackstac", "xsen2.sources.engine_stackstac", "stac"),
+    "odc": ("odc.stac", "xsen2.sources.engine_odc", "odc"),
 }
-"""Name → the package that reads, and the module here that tells it what."""
+"""Name → the package that reads, the module here that tells it what, and the extra that installs it; in order."""

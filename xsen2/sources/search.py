@@ -205,7 +205,7 @@ def items_at(source: str, area: Bounds | None = None, datetime: str | None = Non
         import pystac
         import pystac_client  # noqa: F401
     except ImportError as error:
-        raise ImportError("STAC sources need pystac-client: pip install 'xsen2[stac]'") from error
+        raise ImportError("STAC sources need pystac-client: pip install 'xsen2[stac]' or 'xsen2[odc]'") from error
     remote = is_remote(source)
     try:
         io = stac_io()
@@ -256,7 +256,7 @@ def search(api: str, collection: str, area: Bounds, datetime: str) -> list[Any]:
         from pystac_client import Client
         from pystac_client.exceptions import APIError
     except ImportError as error:
-        raise ImportError("searching needs pystac-client: pip install 'xsen2[stac]'") from error
+        raise ImportError("searching needs pystac-client: pip install 'xsen2[stac]' or 'xsen2[odc]'") from error
     west, south, east, north = area
     box = (west, south, east - 360 if east > 180 else east, north)  # as STAC writes it across the antimeridian
     try:

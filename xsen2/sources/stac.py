@@ -271,7 +271,7 @@ def load(
     geometry: Any = None,
     bands: Sequence[str] | None = None,
     chunks: int = 1200,
-    engine: str = "stackstac",
+    engine: str = "auto",
     *,
     offset: float | Mapping[str, float] | None = None,
     datetime: Any = None,
@@ -304,8 +304,9 @@ def load(
     chunks : int
         Pixels of the 10 m grid along y and x in one dask chunk, rounded up to a multiple of 6; the
         other grids get a half and a sixth of it. One date per chunk.
-    engine : {"stackstac", "odc"}
-        What reads the pixels. Both give the same cube.
+    engine : {"auto", "stackstac", "odc"}
+        What reads the pixels: stackstac or odc-stac, which give the same cube. ``"auto"`` is what is installed,
+        stackstac if both are.
     offset : float or mapping, optional
         DN to add to the pixels, when the metadata do not settle it or are known to be wrong: -1000
         where pixels carry ESA's +1000 (processing baseline 04.00 and later), 0 where not. One for all
@@ -353,7 +354,7 @@ def load(
         If the items are not on Sentinel-2's grid, or `chunks` is not a positive integer. When the cube is
         computed: if a file lies elsewhere, or has other pixels, than its item says.
     ImportError
-        If the engine is not installed (``pip install 'xsen2[stac]'``).
+        If the engine is not installed (``pip install 'xsen2[stac]'``, or ``'xsen2[odc]'`` for odc-stac alone).
 
     Notes
     -----
