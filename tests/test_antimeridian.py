@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 from shapely.affinity import translate
 
-from xsen2.area import Aoi, Area, locate
+from xsen2.area import Aoi, locate, part_of
 from xsen2.bands import A
 from xsen2.cube import recognise
 from xsen2.errors import SourceError
-from xsen2.geometry import dense, padded, read
+from xsen2.geometry import padded, read
 from xsen2.sources.open import Wanted, open_source
 from xsen2.sources.search import _of_area
 
@@ -119,7 +119,6 @@ def check(epsg: int, lat: float, local: Any, *, hole: bool = False, masks: bool 
     to_lonlat = Transformer.from_crs(epsg, 4326, always_xy=True)
     degrees = turned(shapely.transform(shape, to_lonlat.transform, interleaved=False), 0)
     want = locate(cube, shape, epsg)
-    extent = tuple(round(edge) for edge in cube.bounds)
     grid = cube.shape(10)
     boxes = set()
     for name, spelled in spellings(degrees).items():
@@ -127,9 +126,9 @@ def check(epsg: int, lat: float, local: Any, *, hole: bool = False, masks: bool 
         assert (got.rows, got.columns) == (want.rows, want.columns), name
         if masks:
             np.testing.assert_array_equal(seen(got, grid), seen(want, grid), err_msg=name)
-        one = Area.read(None, spelled)
-        assert one is not None
-        boxes.add(one.box(extent, epsg))
+        cells = part_of(cube.geobox(), read(spelled), 6)
+        assert cells is not None
+        boxes.add(cells.boundingbox.bbox)
         bounds = padded(spelled, 0)
         assert -180 <= bounds[0] < 180, name
         assert 0 <= bounds[2] - bounds[0] < 1, name
@@ -146,7 +145,7 @@ def test_boxes(epsg: int, lat: float) -> None:
     ds = cube_at(epsg, lat if epsg < 32700 else -lat)
     cube = recognise(ds)
     back = Transformer.from_crs(epsg, 4326, always_xy=True)
-    lon, lats = back.transform(*corners(cube))
+    lon, lats = back.transform(*ends(cube))
     lon = np.asarray(lon) % 360
     west, east = 180 - (180 - lon.min()) / 2, 180 + (lon.max() - 180) / 3
     south, north = np.quantile(lats, [0.2, 0.7]).tolist()
@@ -181,7 +180,7 @@ def test_boxes(epsg: int, lat: float) -> None:
         assert padded(area, 0)[::2] == (-180, 180)
 
 
-def corners(cube: Any) -> Any:
+def ends(cube: Any) -> Any:
     west, south, east, north = cube.bounds
     return [west, east, west, east], [south, south, north, north]
 
@@ -190,7 +189,7 @@ def test_the_result_is_whole() -> None:
     """Through the public call, with and without clip: no pixel is lost at the cut."""
     ds = cube_at(32601, 67.3)
     west, east = 179.9, -179.9
-    _, lat = Transformer.from_crs(32601, 4326, always_xy=True).transform(*corners(recognise(ds)))
+    _, lat = Transformer.from_crs(32601, 4326, always_xy=True).transform(*ends(recognise(ds)))
     south, north = min(lat) - 0.01, max(lat) + 0.01
     both = shapely.MultiPolygon([shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)])
     for area in (both, (west, south, east, north), (-180, south, 180, north)):
@@ -203,12 +202,8 @@ def test_metres_round_the_world() -> None:
     """Web Mercator begins anew at 180 degrees too, and other zones reach over."""
     cube = recognise(cube_at(32601, 65.1))
     west, south, east, north = cube.bounds
-    ring = dense(
-        np.array(
-            [(west + 304, south + 306), (east - 306, south + 306), (east - 306, north - 504), (west + 304, south + 306)]
-        ),
-        20,
-    )
+    corners = [(west + 304, south + 306), (east - 306, south + 306), (east - 306, north - 504)]
+    ring = shapely.get_coordinates(shapely.segmentize(sg.LinearRing(corners), 20))
     want = locate(cube, sg.Polygon(ring), 32601)
     mask = seen(want, cube.shape(10))
     for crs in (3857, 3832, 3395, 32660, 6933, 3995):

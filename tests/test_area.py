@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import odc.geo.geom
+import odc.geo.xr
 import pytest
 import shapely
 import shapely.geometry as sg
@@ -15,6 +17,7 @@ import xarray as xr
 from cubes import ORIGIN, change, examples, make_cube, no_compute
 from hypothesis import given
 from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from safe_product import OLD_L2A, counted_reads, product
 from shapely.affinity import translate
@@ -171,6 +174,11 @@ def test_every_way_to_say_the_same(tmp_path: Path) -> None:
         (sg.LineString(corners), UTM),
         (sg.LinearRing(ring(bbox)), None),
         ({"type": "GeometryCollection", "geometries": [sg.Point(c).__geo_interface__ for c in corners]}, UTM),
+        (odc.geo.geom.box(*bbox, UTM), None),
+        (odc.geo.geom.box(*bbox, UTM).to_crs(4326), None),
+        (odc.geo.geom.BoundingBox(*bbox, UTM), None),
+        (GeoBox.from_bbox(metres(100, 150, 140, 110), UTM, resolution=10, tight=True), None),
+        (make_cube(9, 8).B02[11:15, 10:14].odc.geobox, None),
     ):
         found = locate(cube, area, crs)
         assert (found.rows, found.columns) == (slice(11, 15), slice(10, 14)), area

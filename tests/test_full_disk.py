@@ -35,10 +35,10 @@ def test_a_killed_evaluation_leaves_nothing_that_the_next_does_not_take_away(tmp
     save(tmp_path / "data" / "a.npz", make_cube(6, 6))
     out = tmp_path / "out"
     code = (
-        "import sys, time; from xsen2.reporting import timing, write; timing.SIDE = 60\n"
+        "import sys, time; from xsen2.evaluation import timing, report; timing.SIDE = 60\n"
         "from xsen2.cli.main import main\n"
         "if sys.argv[1] == 'stop':\n"
-        "    write.figures = lambda run, folder: (print('drawing', flush=True), time.sleep(600))\n"
+        "    report.figures = lambda run, folder: (print('drawing', flush=True), time.sleep(600))\n"
         "main(sys.argv[2:])"
     )
     words = ["evaluate", str(tmp_path / "data"), "--out", str(out), "--methods", "bicubic", "--scales", "6", "--quiet"]

@@ -28,12 +28,15 @@ from scenes import earth_search, planetary_computer
 from stac_api import serve
 
 import xsen2
-from xsen2.area import Area
+from xsen2.area import part_of
 from xsen2.bands import BANDS
 from xsen2.cube import DIMS, recognise
 from xsen2.errors import BandError, CRSError, GridError, RadiometryError, SourceError
+from xsen2.geometry import read
+from xsen2.grid import geobox
 from xsen2.sources import items as items_module
 from xsen2.sources import offsets
+from xsen2.sources.engines import engine_named
 from xsen2.sources.stac import load
 
 ENGINES = ("stackstac", "odc")
@@ -281,11 +284,12 @@ def test_a_point_gives_its_cell(search: Search, tmp_path: Path) -> None:
 def test_edges_on_the_grid_stay_there() -> None:
     extent = (499980, 5090220, 609780, 5200020)
     inside = (520020, 5100000, 540000, 5130000)
-    ring = [(520020, 5100000), (540000, 5100000), (540000, 5130000), (520020, 5130000)]
     back = Transformer.from_crs(32633, 4326, always_xy=True)
-    area = Area.read(None, {"type": "MultiPoint", "coordinates": [back.transform(*xy) for xy in ring]})
-    assert area is not None
-    assert area.box(extent, 32633) == inside
+    ends = [back.transform(*xy) for xy in ((520020, 5100000), (540000, 5130000))]
+    area = read({"type": "LineString", "coordinates": ends})
+    found = part_of(geobox(extent, 10, 32633), area, 6)
+    assert found is not None
+    assert found.boundingbox.bbox == inside
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -310,14 +314,10 @@ def test_tiles_of_the_south_keep_their_own_grid(search: Search, tmp_path: Path, 
 def test_areas_at_the_antimeridian() -> None:
     extent = (799980, 8090220, 909780, 8200020)  # a tile of zone 60 that reaches over 180 degrees
     for bbox in ((179.9, -16.8, -179.9, -16.6), (179.9, -16.8, 180.1, -16.6), (-180.1, -16.8, -179.9, -16.6)):
-        area = Area.read(bbox, None)
-        assert area is not None
-        box = area.box(extent, 32760)
-        assert box is not None
-        assert 21000 < box[2] - box[0] < 23000
-    elsewhere = Area.read((0.1, -16.8, 0.3, -16.6), None)
-    assert elsewhere is not None
-    assert elsewhere.box(extent, 32760) is None
+        found = part_of(geobox(extent, 10, 32760), read(bbox), 6)
+        assert found is not None
+        assert 21000 < found.boundingbox.span_x < 23000
+    assert part_of(geobox(extent, 10, 32760), read((0.1, -16.8, 0.3, -16.6))) is None
 
 
 @pytest.mark.parametrize(
@@ -573,15 +573,24 @@ def test_chunks_that_are_none(chunks: Any) -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(SourceError, match="'stackstac' or 'odc'"):
+    with pytest.raises(SourceError, match="'auto' or 'stackstac' or 'odc'"):
         load([], engine="rasterio")
 
 
-@pytest.mark.parametrize(("engine", "module"), [("stackstac", "stackstac"), ("odc", "odc.stac")])
-def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, engine: str, module: str) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'xsen2[stac]'")):
-        load([], engine=engine)
+def test_the_engine_that_is_installed_is_taken(search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = search([earth_search(scenes.random(), tmp_path, DAY1)])
+    want = load(found)
+    assert engine_named("auto").__module__.endswith("stackstac")
+    monkeypatch.setitem(sys.modules, "stackstac", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=re.escape("engine='stackstac' needs stackstac: pip install 'xsen2[stac]'")):
+        load(found, engine="stackstac")
+    assert engine_named("auto").__module__.endswith("odc")
+    xr.testing.assert_identical(load(found).compute(), want.compute())
+    monkeypatch.setitem(sys.modules, "odc.stac", None)
+    with pytest.raises(ImportError, match=re.escape("engine='odc' needs odc.stac: pip install 'xsen2[odc]'")):
+        load(found, engine="odc")
+    with pytest.raises(ImportError, match=re.escape("pip install 'xsen2[stac]' or pip install 'xsen2[odc]'")):
+        load(found)
 
 
 # --- offsets --------------------------------------------------------------------------------------
@@ -740,7 +749,7 @@ def test_metadata_of_real_items(name: str, migrated: bool) -> None:
     (item,) = items_module.read(items)
     assert offsets.offset_of(item) == offset
     assert (item.tile, item.epsg, item.level) == (tile, epsg, level)
-    assert item.extent[2] - item.extent[0] == item.extent[3] - item.extent[1] == 109800
+    assert item.geobox.shape == (10980, 10980)
     for engine in ENGINES:
         cube = load(items, engine=engine)
         assert list(cube.data_vars) == list(BANDS)

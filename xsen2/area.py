@@ -4,98 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from pyproj import Transformer
 
 from xsen2.cube import Cube
 from xsen2.engine.halo import MOST, split
 from xsen2.errors import CRSError, SourceError
-from xsen2.geometry import Area as Shape
-from xsen2.geometry import Part, crs_from, dense, extent, extents, read
-from xsen2.geometry import extent as bounds_of
-from xsen2.grid import Bounds, snap
+from xsen2.geometry import Area, Shapes, read, reprojected, within
+from xsen2.grid import Bounds, geotransform, resized, touched
 from xsen2.radiometry import nodata_of
 
-__all__ = ["CELL", "Aoi", "Area", "Box", "locate", "lonlat"]
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+__all__ = ["Aoi", "locate", "part_of"]
 
 
-# Area of interest (AOI): from any form of it to a box of whole 60 m pixels in the CRS of a tile.
+def part_of(grid: GeoBox, area: Area, whole: int = 1) -> GeoBox | None:
+    """The pixels of a grid that an area touches, as a grid of their own; None if it lies outside.
 
-
-Box = tuple[int, int, int, int]
-"""Left, bottom, right, top in metres, on edges of 60 m pixels: `xsen2.grid.lattice` says where these are."""
-
-CELL = 60
-"""The coarsest pixel, in metres: its edges are shared by all three grids."""
-
-
-@lru_cache
-def lonlat(box: Box, epsg: int) -> tuple[float, float, float, float]:
-    """West, south, east, north of a projected box; east may pass 180 when the box crosses it."""
-    left, bottom, right, top = box
-    ring = np.array([(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)], float)
-    x, y = dense(ring, (right - left) / 100).T
-    lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y)
-    lon = lon[0] + (lon - lon[0] + 180) % 360 - 180
-    return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
-
-
-@dataclass(frozen=True)
-class Area:
-    """An area of interest.
-
-    Attributes
+    Parameters
     ----------
-    shape : xsen2.geometry.Area
+    grid : GeoBox
+    area : Area
+    whole : int
+        So many pixels along each side belong together, from the grid's corner on: none comes without the others.
     """
+    import shapely
 
-    shape: Shape
-
-    @classmethod
-    def read(cls, bbox: Sequence[float] | None, geometry: object | None) -> Area | None:
-        """The area that `bbox` or `geometry` describes; None when both are None."""
-        if bbox is not None and geometry is not None:
-            raise SourceError("both bbox= and geometry= were given: give the one to load")
-        if bbox is not None:
-            return cls(read(bbox, name="bbox="))
-        return None if geometry is None else cls(read(geometry, name="geometry="))
-
-    @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """West, south, east, north in degrees; east may pass 180."""
-        return self.shape.lonlat
-
-    def box(self, extent: Box, epsg: int) -> Box | None:
-        """Bounding box of the area, snapped outward to cells of `extent` and clipped to it; None outside it."""
-        boxes = []
-        for part in self.shape.near(crs_from(epsg), extent).parts:
-            inside = [part] if part.kind != "Point" else list(part.within(np.array(extent[:2]), np.array(extent[2:])))
-            if not inside:
-                continue
-            snapped = snap(bounds_of(inside), CELL, (extent[0], extent[1]))
-            left, bottom, right, top = (round(edge) for edge in snapped)
-            right, top = max(right, left + CELL), max(top, bottom + CELL)  # a point on an edge gets a cell
-            left, bottom = max(left, extent[0]), max(bottom, extent[1])
-            right, top = min(right, extent[2]), min(top, extent[3])
-            if left < right and bottom < top:
-                boxes.append((left, bottom, right, top))
-        if not boxes:
-            return None
-        lefts, bottoms, rights, tops = zip(*boxes, strict=True)
-        return min(lefts), min(bottoms), max(rights), max(tops)
+    assert grid.crs is not None
+    found = touched(shapely.bounds(area.near(grid.crs.proj, grid.boundingbox.bbox)), grid)
+    if found is None:
+        return None
+    rows, columns = (
+        slice(span.start // whole * whole, min(-(-span.stop // whole) * whole, size))
+        for span, size in zip(found, grid.shape, strict=True)
+    )
+    return grid[rows, columns]
 
 
 Chunks = tuple[tuple[int, ...], tuple[int, ...]]
 
-_SLACK = 1e-3  # of a pixel: GeoJSON has seven decimals, about a centimetre
 _SMALL = 2**16  # pixels of an area that is looked at before anything is computed
 _MANY = 1000  # points of a part that is cut to a block before it is drawn there
 _BEYOND = 8  # pixels round a block that are kept of it then
@@ -109,24 +64,21 @@ class Aoi:
     ----------
     rows, columns : slice
         The 10 m pixels that it touches, from the cube's north and west edges on.
-    corner : tuple of float
-        West and north edges of the cube.
-    size : float
-        Of a pixel.
-    parts : tuple of Part
+    geobox : GeoBox
+        The grid of these pixels.
+    parts : numpy.ndarray of shapely geometries
         In the CRS of the cube.
     """
 
     rows: slice
     columns: slice
-    corner: tuple[float, float]
-    size: float
-    parts: tuple[Part, ...]
+    geobox: GeoBox
+    parts: Shapes
 
     def finer(self, zoom: int) -> Aoi:
         """The same area in pixels of which `zoom` along each side make one of the cube's."""
         rows, columns = (slice(span.start * zoom, span.stop * zoom) for span in (self.rows, self.columns))
-        return replace(self, rows=rows, columns=columns, size=self.size / zoom)
+        return replace(self, rows=rows, columns=columns, geobox=resized(self.geobox, self.geobox.resolution.x / zoom))
 
     def blocks(self, chunks: Chunks, cell: int, least: tuple[int, int] = (1, 1)) -> Chunks:
         """Blocks of the whole grid, on multiples of `cell`, of which none holds more of the outside than it must.
@@ -155,10 +107,8 @@ class Aoi:
         out = ds.isel({dims[0]: self.rows, dims[1]: self.columns})
         if min(out.sizes[dim] for dim in dims) == 1 and "spatial_ref" in out.coords:
             # One coordinate does not tell the size of a pixel.
-            west = self.corner[0] + self.columns.start * self.size
-            north = self.corner[1] - self.rows.start * self.size
             out = out.assign_coords(spatial_ref=out["spatial_ref"].copy())
-            out["spatial_ref"].attrs["GeoTransform"] = f"{west} {self.size} 0.0 {north} 0.0 {-self.size}"
+            out["spatial_ref"].attrs["GeoTransform"] = geotransform(self.geobox.affine)
         return self._clipped(out, dims) if clip else out
 
     def _clipped(self, ds: xr.Dataset, dims: tuple[Hashable, Hashable]) -> xr.Dataset:
@@ -176,31 +126,23 @@ class Aoi:
 
     def inside(self, rows: tuple[int, int], columns: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """Where the area is among some of its own pixels."""
+        import shapely
         from rasterio.features import rasterize
-        from rasterio.transform import Affine
 
-        west = self.corner[0] + (self.columns.start + columns[0]) * self.size
-        north = self.corner[1] - (self.rows.start + rows[0]) * self.size
-        shape = (rows[1] - rows[0], columns[1] - columns[0])
-        at = Affine(self.size, 0, west, 0, -self.size, north)
-        shapes = list(self._near((west, north - shape[0] * self.size, west + shape[1] * self.size, north)))
+        block = self.geobox[slice(*rows), slice(*columns)]
+        low = np.array(block.boundingbox[:2]) - _BEYOND * block.resolution.x
+        high = np.array(block.boundingbox[2:]) + _BEYOND * block.resolution.x
+        boxes = shapely.bounds(self.parts)
+        near = self.parts[(boxes[:, :2] <= high).all(axis=1) & (boxes[:, 2:] >= low).all(axis=1)]
+        large = (shapely.get_type_id(near) == 3) & (shapely.get_num_coordinates(near) > _MANY)  # polygons
+        dots = shapely.get_type_id(near) == 0
+        shapes = [*near[~large & ~dots], *within(near[large], low, high)]
+        if dots.any():  # one by one, a million of them would take minutes
+            shapes.append(shapely.multipoints(near[dots]))
         if not shapes:
-            return np.zeros(shape, bool)
-        found: npt.NDArray[np.bool_] = rasterize(shapes, shape, transform=at, dtype="uint8").astype(bool)
-        return found
-
-    def _near(self, block: Bounds) -> Iterator[dict[str, Any]]:
-        """What may touch a block, as GeoJSON."""
-        low = np.array(block[:2]) - _BEYOND * self.size
-        high = np.array(block[2:]) + _BEYOND * self.size
-        bounds = np.array([extent([part]) for part in self.parts])
-        near = (bounds[:, :2] <= high).all(axis=1) & (bounds[:, 2:] >= low).all(axis=1)
-        for number in np.flatnonzero(near):
-            part = self.parts[number]
-            if part.kind != "LineString" and sum(map(len, part.lines)) > _MANY:
-                yield from (cut.geojson() for cut in part.within(low, high))
-            else:
-                yield part.geojson()
+            return np.zeros(block.shape, bool)
+        drawn: npt.NDArray[np.uint8] = rasterize(shapes, block.shape, transform=block.affine, dtype="uint8")
+        return drawn.astype(bool)
 
 
 def locate(cube: Cube, area: object, crs: object | None = None) -> Aoi:
@@ -223,24 +165,20 @@ def locate(cube: Cube, area: object, crs: object | None = None) -> Aoi:
     """
     if cube.crs is None:
         raise CRSError("area= needs to know where the cube is, but it has no CRS: use ds.rio.write_crs('EPSG:…')")
-    wanted = read(area, crs)
-    found = wanted.near(crs_from(cube.crs.to_wkt()), cube.bounds)
-    boxes = _boxes(extents(found.parts), cube)
-    if not len(boxes):
+    import shapely
+
+    wanted, grid = read(area, crs), cube.geobox()
+    assert grid.crs is not None
+    parts = wanted.near(grid.crs.proj, cube.bounds)
+    found = touched(shapely.bounds(parts), grid)
+    if found is None:
+        pixels = reprojected(cube.bounds, grid.crs.proj, wanted.crs)
         raise SourceError(
-            f"area= lies outside the cube: it covers {_words(found.area)}, the cube {_words(found.pixels)} (west, "
-            f"south, east, north in {wanted.crs.to_string()}); in {cube.crs.to_string()}, its own CRS, the cube covers "
-            f"{_words(cube.bounds)}"
+            f"area= lies outside the cube: it covers {_words(wanted.seen_from(pixels))}, the cube {_words(pixels)} "
+            f"(west, south, east, north in {wanted.crs.to_string()}); in {cube.crs.to_string()}, its own CRS, the cube "
+            f"covers {_words(cube.bounds)}"
         )
-    top, left = boxes[:, :2].min(axis=0).tolist()
-    bottom, right = boxes[:, 2:].max(axis=0).tolist()
-    return Aoi(
-        slice(top, bottom),
-        slice(left, right),
-        (cube.bounds[0], cube.bounds[3]),
-        cube.resolution,
-        found.parts,
-    )
+    return Aoi(*found, grid[found], parts)
 
 
 def _words(bounds: Bounds) -> str:
@@ -262,18 +200,6 @@ def _round(chunks: Sequence[int], span: slice, cell: int, least: int) -> tuple[i
     )
 
 
-def _boxes(bounds: npt.NDArray[np.float64], cube: Cube) -> npt.NDArray[np.int64]:
-    """Top, left, bottom, right in pixels, snapped outward and cut to the cube, of those that are not outside it."""
-    west, _, _, north = cube.bounds
-    size, (height, width) = cube.resolution, cube.shape(10)
-    first = np.floor((np.stack([north - bounds[:, 3], bounds[:, 0] - west], axis=1)) / size + _SLACK)
-    last = np.ceil((np.stack([north - bounds[:, 1], bounds[:, 2] - west], axis=1)) / size - _SLACK)
-    last = np.maximum(last, first + 1)  # a point on an edge gets a pixel
-    first, last = np.maximum(first, 0), np.minimum(last, (height, width))
-    found: npt.NDArray[np.int64] = np.concatenate([first, last], axis=1)[(first < last).all(axis=1)].astype(np.int64)
-    return found
-
-
 class _Drawn:
     """`Aoi.inside` of a block; dask looks for its own objects in arguments that are dataclasses, part by part."""
 
@@ -284,11 +210,11 @@ class _Drawn:
         return self.aoi.inside(*block_info[None]["array-location"])
 
     def __dask_tokenize__(self) -> tuple[str, str]:
-        aoi = self.aoi
-        found = hashlib.sha256(repr((aoi.rows, aoi.columns, aoi.corner, aoi.size)).encode())
-        for part in aoi.parts:
-            for line in part.lines:
-                found.update(f"{part.kind} {len(line)} ".encode() + np.ascontiguousarray(line).tobytes())
+        import shapely
+
+        found = hashlib.sha256(repr(self.aoi.geobox).encode())
+        for shape in shapely.to_wkb(self.aoi.parts):
+            found.update(shape)
         return "xsen2-area", found.hexdigest()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -23,9 +23,11 @@ from xsen2.grid import (
     Bounds,
     Origin,
     axes_of,
+    centres,
     crs_name,
     crs_of,
     edges,
+    geobox,
     is_mapping,
     lattice,
     mapping_names,
@@ -37,6 +39,9 @@ from xsen2.grid import (
     without_place,
 )
 from xsen2.radiometry import PACKED, UNPACKED
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 __all__ = [
     "CHUNK",
@@ -654,17 +659,15 @@ class Cube:
 
     def shape(self, gsd: float) -> tuple[int, int]:
         """Rows and columns of the grid of nominal `gsd` that these bounds hold."""
-        west, south, east, north = self.bounds
-        size = self.resolution * gsd / 10
-        return round((north - south) / size), round((east - west) / size)
+        return self.geobox(gsd).shape.yx
+
+    def geobox(self, gsd: float = 10) -> GeoBox:
+        """The grid of nominal `gsd` that these bounds hold."""
+        return geobox(self.bounds, self.resolution * gsd / 10, self.crs)
 
     def centres(self, gsd: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Pixel centres, y falling and x rising, of the grid of nominal `gsd`."""
-        west, _, _, north = self.bounds
-        size = self.resolution * gsd / 10
-        height, width = self.shape(gsd)
-        y, x = (np.arange(n, dtype=np.float64) + 0.5 for n in (height, width))
-        return np.asarray(north - y * size, np.float64), np.asarray(west + x * size, np.float64)
+        return centres(self.geobox(gsd))
 
     def dataset(self) -> xr.Dataset:
         """The cube as a Dataset with canonical names and dims."""

@@ -12,8 +12,8 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,22 @@ from xsen2.errors import CRSError, SourceError
 from xsen2.grid import Bounds
 from xsen2.paths import local
 
-__all__ = ["Area", "Near", "Part", "crs_from", "dense", "extent", "extents", "padded", "read"]
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+__all__ = ["Area", "Shapes", "beside", "crs_from", "lonlat", "padded", "read", "reprojected", "within"]
 
 Line = npt.NDArray[np.float64]
+"""Positions: ``(n, 2)``."""
+
+Shapes = npt.NDArray[np.object_]
+"""Polygons, lines and points of shapely, none of them in a collection."""
 
 MOST_VERTICES = 1_000_000
 """Of an area: coastlines of whole countries, drawn to the metre, stay below."""
+
+LONLAT = "OGC:CRS84"
+"""What coordinates are in where nobody says it."""
 
 _MOST_POINTS = 2_000_000  # of an area near the pixels, those between its vertices included: 200 MB while they are moved
 _MOST_BYTES = 64 * 2**20  # of a file: two million vertices as GDAL writes them
@@ -38,73 +48,12 @@ _SEAM = 2e-8  # degrees, 2 mm: by so much parts that are cut at 180 degrees over
 
 
 @dataclass(frozen=True)
-class Part:
-    """A polygon, a line or a point.
-
-    Attributes
-    ----------
-    kind : str
-        As GeoJSON calls it: ``"Polygon"``, ``"LineString"`` or ``"Point"``.
-    lines : list of numpy.ndarray
-        Rings of a polygon, the outer one first; else one line, or any number of points; ``(n, 2)`` each.
-    """
-
-    kind: str
-    lines: list[Line]
-
-    def geojson(self) -> dict[str, Any]:
-        """As GeoJSON has it, in lists."""
-        lines: list[Any] = [line.tolist() for line in self.lines]
-        if self.kind == "Point":
-            return {"type": "MultiPoint", "coordinates": lines[0]}
-        return {"type": self.kind, "coordinates": lines if self.kind == "Polygon" else lines[0]}
-
-    def within(self, low: Line, high: Line) -> Iterator[Part]:
-        """What lies in a box, with straight edges along its border where a polygon goes on beyond."""
-        if self.kind == "Point":
-            inside = self.lines[0][((self.lines[0] >= low) & (self.lines[0] <= high)).all(axis=1)]
-            if len(inside):
-                yield Part("Point", [inside])
-        elif all((line >= low).all() and (line <= high).all() for line in self.lines):
-            yield self
-        elif self.kind == "LineString":
-            for piece in _cut_line(self.lines[0], low, high):
-                yield Part("LineString", [piece])
-        else:
-            rings = []
-            for ring in self.lines:
-                for axis in (0, 1):
-                    ring = _cut_ring(ring, axis, float(low[axis]), -1)
-                    ring = _cut_ring(ring, axis, float(high[axis]), 1)
-                rings.append(ring)
-            if len(rings[0]):
-                yield Part("Polygon", [ring for ring in rings if len(ring)])
-
-
-@dataclass(frozen=True)
-class Near:
-    """What of an area lies near some pixels.
-
-    Attributes
-    ----------
-    parts : tuple of Part
-        In the CRS of the pixels; all points are one part. None, if nothing is near.
-    area, pixels : tuple of float
-        Bounds of both in the area's own CRS, for messages.
-    """
-
-    parts: tuple[Part, ...]
-    area: Bounds
-    pixels: Bounds
-
-
-@dataclass(frozen=True)
 class Area:
     """An area of interest, as `read` makes it.
 
     Attributes
     ----------
-    parts : tuple of Part
+    parts : numpy.ndarray of shapely geometries
         Each without a jump where longitudes begin anew: they may pass 180.
     crs : pyproj.CRS
         Of their coordinates.
@@ -112,26 +61,34 @@ class Area:
         What the caller's argument is called, for messages.
     """
 
-    parts: tuple[Part, ...]
+    # Not odc.geo.geom.Geometry, though one is read: it takes a ring that jumps from 180 to -180 degrees for one round
+    # the world, and what RFC 7946 has cut there for two areas; it moves vertices far outside of the pixels' CRS with
+    # the others; and its to_crs takes three times as long for a coastline of 100 000 vertices.
+    parts: Shapes
     crs: Any
     name: str = "area="
 
     @property
     def lonlat(self) -> Bounds:
         """West, south, east, north in degrees of the least box round all parts; east may pass 180."""
-        turn = _turn(self.crs)
-        if not self.crs.is_geographic:
-            if turn is None:
-                west, south, east, north = _bounds(extent(self.parts), self.crs, "OGC:CRS84")
-                return _normal(west, east)[0], south, _normal(west, east)[1], north
-            boxes = [_bounds(_within(extent([part]), turn), self.crs, "OGC:CRS84") for part in self.parts]
-        else:
-            boxes = [extent([part]) for part in self.parts]
-        edges = np.array(boxes)
-        west, east = _least(edges[:, 0], edges[:, 2])
-        return west, float(edges[:, 1].min()), east, float(edges[:, 3].max())
+        import shapely
 
-    def near(self, target: Any, pixels: Bounds) -> Near:
+        boxes, turn = shapely.bounds(self.parts), _turn(self.crs)
+        if turn is None:
+            boxes = np.array([reprojected(_around(boxes), self.crs, LONLAT)])
+        elif not self.crs.is_geographic:
+            boxes = _unrolled(boxes, self.crs, turn)
+        return _around(boxes, degrees=True)
+
+    def seen_from(self, pixels: Bounds) -> Bounds:
+        """Bounds in the area's own CRS; where coordinates begin anew, those nearest to some pixels, for messages."""
+        import shapely
+
+        turn = _turn(self.crs)
+        bounds = _around(shapely.bounds(self.parts), self.crs.is_geographic)
+        return bounds if turn is None else beside(bounds, (pixels[0] + pixels[2]) / 2, turn)
+
+    def near(self, target: Any, pixels: Bounds) -> Shapes:
         """The area in another CRS, as far as it is near some pixels.
 
         Parameters
@@ -146,45 +103,23 @@ class Area:
         SourceError
             If that takes more points than can be held.
         """
-        if self.crs.equals(target, ignore_axis_order=True):
-            return Near(_one_of_points(self.parts), extent(self.parts), pixels)
-        from pyproj import Transformer
+        import shapely
 
+        if self.crs.equals(target, ignore_axis_order=True):
+            return self.parts
         degrees, turn = self.crs.is_geographic, _turn(self.crs)
-        whole = _outline(pixels, target, self.crs, turn)
-        low, high = np.array(whole[:2]) - _MARGIN[degrees], np.array(whole[2:]) + _MARGIN[degrees]
-        placed = [turned for part in self.parts for turned in _turned(part, low[0], high[0], turn, degrees)]
-        parts = [cut for part in _one_of_points(placed) for cut in part.within(low, high)]
-        lines = [line for part in parts for line in part.lines]
-        counts = [_points(line, _STEP[degrees]) for line in lines]
-        if sum(counts) > _MOST_POINTS:
+        box = np.array(reprojected(pixels, target, self.crs))
+        low, high = box[:2] - _MARGIN[degrees], box[2:] + _MARGIN[degrees]
+        parts = within(_copies(self.parts, low[0], high[0], turn, degrees), low, high)
+        points = int(shapely.get_num_coordinates(parts).sum() + shapely.length(parts).sum() / _STEP[degrees])
+        if points > _MOST_POINTS:
             raise SourceError(
-                f"{self.name} has edges that take {sum(counts)} points near the pixels, about a kilometre apart, and "
+                f"{self.name} has edges that take {points} points near the pixels, about a kilometre apart, and "
                 f"{_MOST_POINTS} can be held: simplify it, or give its bounds"
             )
-        dots = [part.kind == "Point" for part in parts for _ in part.lines]
-        full = [line if dot else dense(line, _STEP[degrees]) for line, dot in zip(lines, dots, strict=True)]
-        if full:
-            moved = np.column_stack(
-                Transformer.from_crs(self.crs, target, always_xy=True).transform(*np.concatenate(full).T)
-            )
-            full = np.split(moved, np.cumsum([len(line) for line in full])[:-1])
-        queue = iter(full)
-        done = tuple(Part(part.kind, [next(queue) for _ in part.lines]) for part in parts)
-        return Near(done, self._said(whole, turn), whole)
-
-    def _said(self, whole: Bounds, turn: float | None) -> Bounds:
-        """Bounds in the area's own CRS, said from where the pixels are."""
-        if turn is None:
-            return extent(self.parts)
-        centre = (whole[0] + whole[2]) / 2
-        boxes = np.array([extent([part]) for part in self.parts])
-        if self.crs.is_geographic:
-            west, east = _least(boxes[:, 0], boxes[:, 2])
-        else:
-            west, east = boxes[:, 0].min(), boxes[:, 2].max()
-        shift = turn * round((centre - (west + east) / 2) / turn)
-        return west + shift, float(boxes[:, 1].min()), east + shift, float(boxes[:, 3].max())
+        project = _transformer(self.crs, target).transform
+        moved: Shapes = shapely.transform(shapely.segmentize(parts, _STEP[degrees]), project, interleaved=False)
+        return moved
 
 
 def padded(area: object, metres: float, crs: object | None = None) -> Bounds:
@@ -233,7 +168,8 @@ def read(area: object, crs: object | None = None, name: str = "area=") -> Area:
     Parameters
     ----------
     area : object
-        As `xsen2.superresolve.superresolve` takes it.
+        A bbox (west, south, east, north); GeoJSON as a dict, or the path of a file with it; a geometry of shapely,
+        geopandas or odc-geo; or a ``GeoBox`` of odc-geo, as ``cube.odc.geobox``.
     crs : object, optional
         By default what the area says itself, else lon/lat.
     name : str
@@ -246,26 +182,28 @@ def read(area: object, crs: object | None = None, name: str = "area=") -> Area:
     CRSError
         If the CRS is none.
     """
+    import shapely
+
     try:
         if isinstance(area, (str, os.PathLike)):
             area = _file(area, name)
+        elif hasattr(area, "affine") and hasattr(area, "extent"):  # a GeoBox
+            area = area.extent
         own = getattr(area, "crs", None)
         shape: Any = area if isinstance(area, Mapping) else getattr(area, "__geo_interface__", area)
         box = isinstance(shape, Iterable) and not isinstance(shape, Mapping)
         if own is None and isinstance(shape, Mapping) and shape.get("crs") is not None:
             # Not in GeoJSON any more since RFC 7946, and still written by GDAL for whatever is not lon/lat.
             own = shape["crs"]["properties"]["name"]
-        found = crs_from(crs if crs is not None else own if own is not None else "OGC:CRS84")
-        parts = [_rectangle(shape, name, found.is_geographic)] if box else list(_parts(shape, name))
+        found = crs_from(crs if crs is not None else own if own is not None else LONLAT)
+        parts = np.array([_rectangle(shape, name, found.is_geographic)] if box else list(_parts(shape, name)), object)
     except (SourceError, CRSError):
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError) as error:
         raise SourceError(f"{name} is not GeoJSON as it should be ({type(error).__name__}: {error})") from error
-    if not parts:
+    if not len(parts):
         raise SourceError(f"{name} is empty: it has no geometry")
-    low, high = np.array(extent(parts)).reshape(2, 2)
-    if not np.isfinite([low, high]).all():
-        raise SourceError(f"{name} has coordinates that are not finite numbers")
+    low, high = np.array(shapely.total_bounds(parts)).reshape(2, 2)
     if found.is_geographic and not (np.abs([low, high]) <= (540, 90)).all():  # lon may pass 180 by one turn
         what = (
             "say what it is in, as area_crs='EPSG:32633'"
@@ -277,8 +215,13 @@ def read(area: object, crs: object | None = None, name: str = "area=") -> Area:
         )
     turn = _turn(found)
     if turn is not None and not box:
-        parts = [_unwrapped(part, turn, found.is_geographic) for part in parts]
-    return Area(tuple(parts), found, name)
+        boxes = shapely.bounds(parts)
+        # Nothing else can jump, nor have a hole a turn away from its outline.
+        for number in np.flatnonzero(
+            (boxes[:, 2] - boxes[:, 0] > turn / 2) | (shapely.get_num_interior_rings(parts) > 0)
+        ):
+            parts[number] = _unwrapped(parts[number], turn, found.is_geographic)
+    return Area(parts, found, name)
 
 
 def crs_from(given: Any) -> Any:
@@ -293,66 +236,51 @@ def crs_from(given: Any) -> Any:
     from pyproj.exceptions import CRSError as Unknown
 
     try:
-        return CRS.from_user_input(given)
+        return _named(given) if isinstance(given, str) else CRS.from_user_input(given)
     except Unknown as error:
         raise CRSError(f"area_crs={given!r} is not a CRS: give one as 'EPSG:32633'") from error
 
 
-def extent(parts: Sequence[Part]) -> Bounds:
-    """West, south, east and north of all parts."""
-    edges = np.array([(*line.min(0), *line.max(0)) for part in parts for line in part.lines])
-    (west, south), (east, north) = edges[:, :2].min(0), edges[:, 2:].max(0)
+@lru_cache(maxsize=32)
+def _named(crs: str) -> Any:
+    from pyproj import CRS
+
+    return CRS.from_user_input(crs)
+
+
+def _transformer(source: Any, target: Any) -> Any:
+    from pyproj import Transformer
+
+    return Transformer.from_crs(source, target, always_xy=True)
+
+
+def _around(boxes: Line, degrees: bool = False) -> Bounds:
+    """West, south, east and north of all of some boxes; in degrees on a circle."""
+    (west, south), (east, north) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+    if degrees:
+        west, east = _least(boxes[:, 0], boxes[:, 2])
     return float(west), float(south), float(east), float(north)
-
-
-def extents(parts: Sequence[Part]) -> npt.NDArray[np.float64]:
-    """West, south, east and north of each part, and of each single point: ``(n, 4)``."""
-    rows = [np.tile(part.lines[0], 2) if part.kind == "Point" else np.array([extent([part])]) for part in parts]
-    return np.concatenate(rows) if rows else np.empty((0, 4))
-
-
-def dense(line: Line, step: float) -> Line:
-    """Points on every edge, about `step` apart."""
-    if len(line) < 2:
-        return line
-    moves = np.diff(line, axis=0)
-    many = np.maximum(np.ceil(np.abs(moves).max(axis=1) / step), 1).astype(np.intp)
-    edge = np.repeat(np.arange(len(many)), many)
-    along = (np.arange(len(edge)) - np.repeat(np.cumsum(many) - many, many)) / many[edge]
-    return np.concatenate([line[:-1][edge] + moves[edge] * along[:, None], line[-1:]])
-
-
-def _points(line: Line, step: float) -> int:
-    """How many points `dense` would make."""
-    return 1 + int(np.maximum(np.ceil(np.abs(np.diff(line, axis=0)).max(axis=1, initial=0) / step), 1).sum())
 
 
 # --- what a caller gives --------------------------------------------------------------------------
 
 
 def _file(given: str | os.PathLike[str], name: str) -> Any:
-    said = f"{name}{str(given)[:200]!r} cannot be read as a file with GeoJSON"
     try:
-        try:
-            path = local(given)
-        except SourceError as error:
-            raise SourceError(f"{said}: {error}") from error
+        path = local(given)
         if not path.is_file():
-            raise SourceError(f"{said}: there is no such file")
+            raise SourceError("there is no such file")
         if (size := path.stat().st_size) > _MOST_BYTES:
-            raise SourceError(
-                f"{said}: it has {size / 2**20:.0f} MB, and {_MOST_BYTES // 2**20} MB are read: simplify it"
-            )
+            raise SourceError(f"it has {size / 2**20:.0f} MB, and {_MOST_BYTES // 2**20} MB are read: simplify it")
         return json.loads(path.read_text(encoding="utf-8-sig"))  # some programs begin files with a mark
-    except OSError as error:
-        raise SourceError(f"{said}: {error.strerror or type(error).__name__}") from error
-    except SourceError:
-        raise
-    except (ValueError, RuntimeError) as error:  # not JSON, not UTF-8, nested too deep, the home of nobody
-        raise SourceError(f"{said}: {error}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # the last: nested too deep, the home of nobody
+        why = getattr(error, "strerror", None) or error
+        raise SourceError(f"{name}{str(given)[:200]!r} cannot be read as a file with GeoJSON: {why}") from error
 
 
-def _rectangle(bbox: Any, name: str, degrees: bool) -> Part:
+def _rectangle(bbox: Any, name: str, degrees: bool) -> Any:
+    import shapely
+
     values = list(bbox)
     try:
         values = [float(v) for v in values]
@@ -371,15 +299,19 @@ def _rectangle(bbox: Any, name: str, degrees: bool) -> Part:
         raise SourceError(f"{name}{tuple(values)}: south is above north; the order is (west, south, east, north)")
     if east < west:
         raise SourceError(f"{name}{tuple(values)}: west is east of east; the order is (west, south, east, north)")
-    return Part("Polygon", [np.array([(west, south), (east, south), (east, north), (west, north), (west, south)])])
+    return shapely.box(*_finite(np.array([west, south, east, north]), name))
 
 
-def _parts(shape: Any, name: str) -> Iterator[Part]:
+def _parts(shape: Any, name: str) -> Iterator[Any]:
     """The polygons, lines and points that a GeoJSON object is made of."""
+    import shapely
+
+    # Not shapely.geometry.shape: it takes numbers in quotes and rings of three positions, and says of what it does not
+    # take neither what nor where.
     if not isinstance(shape, Mapping) or "type" not in shape:
         raise SourceError(
-            f"{name} is a {type(shape).__name__}: give a bbox, a GeoJSON dict or file, or a geometry of shapely or "
-            "geopandas"
+            f"{name} is a {type(shape).__name__}: give a bbox, GeoJSON as a dict or a file, a geometry of shapely, "
+            "geopandas or odc-geo, or a GeoBox"
         )
     left, vertices = [(shape, 0)], 0
     while left:
@@ -397,30 +329,31 @@ def _parts(shape: Any, name: str) -> Iterator[Part]:
             left += [(part, depth + 1) for part in reversed(inner)]
         else:
             for part in _geometries(kind, one.get("coordinates"), name):
-                vertices += sum(len(line) for line in part.lines)
+                vertices += int(shapely.get_num_coordinates(part))
                 if vertices > MOST_VERTICES:
                     raise SourceError(f"{name} has over {MOST_VERTICES} vertices, which is the most: simplify it")
                 yield part
 
 
-def _geometries(kind: Any, at: Any, name: str) -> Iterator[Part]:
+def _geometries(kind: Any, at: Any, name: str) -> Iterator[Any]:
     """The parts of one GeoJSON geometry."""
+    import shapely
+
     if kind not in ("Polygon", "LineString", "LinearRing", "Point", "MultiPolygon", "MultiLineString", "MultiPoint"):
         raise SourceError(f"{name} has the type {kind!r}, which is not one of GeoJSON's")
     if not isinstance(at, (Sequence, np.ndarray)) or isinstance(at, str):
         raise SourceError(f"{name} is not GeoJSON as it should be: a {kind} has the coordinates {str(at)[:80]!r}")
     single = kind.removeprefix("Multi")
-    for one in at if kind.startswith("Multi") else [at]:
-        if not len(one):
-            continue
-        lines = one if single == "Polygon" else [[one]] if single == "Point" else [one]
-        least = {"Polygon": 4, "Point": 1}.get(single, 2)
+    several = [one for one in (at if kind.startswith("Multi") else [at]) if len(one)]
+    if single == "Point":
+        yield from shapely.points(_line(several, name)) if several else ()
+        return
+    for one in several:
+        lines, least = (one, 4) if single == "Polygon" else ([one], 2)
         if any(len(line) < least for line in lines):
             raise SourceError(f"{name} has a {single} of under {least} positions")
         arrays = [_line(line, name) for line in lines]
-        if single == "Polygon":  # rings end where they began, also those of writers that leave that out
-            arrays = [ring if (ring[0] == ring[-1]).all() else np.concatenate([ring, ring[:1]]) for ring in arrays]
-        yield Part(single.replace("LinearRing", "LineString"), arrays)
+        yield shapely.Polygon(arrays[0], arrays[1:]) if single == "Polygon" else shapely.LineString(arrays[0])
 
 
 def _line(positions: Any, name: str) -> Line:
@@ -430,7 +363,13 @@ def _line(positions: Any, name: str) -> Line:
     if found.dtype.kind not in "iuf" or found.shape != (len(positions), 2):
         wrong = str(next(iter(positions)))[:80]
         raise SourceError(f"{name} is not GeoJSON as it should be: positions are two or three numbers, not {wrong}")
-    return found.astype(np.float64)
+    return _finite(found.astype(np.float64), name)
+
+
+def _finite(found: Line, name: str) -> Line:
+    if not np.isfinite(found).all():
+        raise SourceError(f"{name} has coordinates that are not finite numbers")
+    return found
 
 
 # --- longitudes are a circle ----------------------------------------------------------------------
@@ -453,14 +392,16 @@ def _turn(crs: Any) -> float | None:
     return 6 * step if np.abs(turns - np.round(turns)).max() < 1e-6 else None
 
 
-def _unwrapped(part: Part, turn: float, degrees: bool) -> Part:
+def _unwrapped(part: Any, turn: float, degrees: bool) -> Any:
     """The same without jumps of nearly a turn; the holes of a polygon lie where its outline does."""
-    if part.kind == "Point" or all(np.ptp(line[:, 0]) <= turn / 2 for line in part.lines):
-        lines = part.lines
-    else:
-        lines = [_smooth(line, turn, part.kind == "Polygon") for line in part.lines]
-    if part.kind != "Polygon":
-        return Part(part.kind, lines)
+    import shapely
+
+    closed = part.geom_type == "Polygon"
+    lines = [shapely.get_coordinates(line) for line in ((part.exterior, *part.interiors) if closed else (part,))]
+    if any(np.ptp(line[:, 0]) > turn / 2 for line in lines):
+        lines = [_smooth(line, turn, closed) for line in lines]
+    if not closed:
+        return shapely.LineString(lines[0])
     outline, *holes = lines
     if degrees and abs(around := outline[-1, 0] - outline[0, 0]) > 180:  # round a pole
         pole = math.copysign(90.0, float(outline[:, 1].mean()))
@@ -468,7 +409,7 @@ def _unwrapped(part: Part, turn: float, degrees: bool) -> Part:
         outline = np.concatenate([outline, over])
     middle = float(outline[:, 0].min() + outline[:, 0].max()) / 2
     shifts = [turn * round((middle - float(hole[:, 0].min() + hole[:, 0].max()) / 2) / turn) for hole in holes]
-    return Part("Polygon", [outline, *(hole + np.array([by, 0]) for hole, by in zip(holes, shifts, strict=True))])
+    return shapely.Polygon(outline, [hole + np.array([by, 0]) for hole, by in zip(holes, shifts, strict=True)])
 
 
 def _smooth(line: Line, turn: float, closed: bool) -> Line:
@@ -480,29 +421,39 @@ def _smooth(line: Line, turn: float, closed: bool) -> Line:
     return np.column_stack([line[:, 0] - turn * np.append(0, np.cumsum(turns)), line[:, 1]])
 
 
-def _turned(part: Part, west: float, east: float, turn: float | None, degrees: bool) -> Iterator[Part]:
-    """The part as often as it reaches between two edges, from turn to turn."""
+def _copies(parts: Shapes, west: float, east: float, turn: float | None, degrees: bool) -> Shapes:
+    """The parts, each as often as it reaches between two edges, from turn to turn."""
+    import shapely
+
     if turn is None:
-        yield part
-        return
-    low, _, high, _ = extent([part])
-    if degrees and part.kind == "Polygon":
-        part = _overlapping(part, low, high)
-    for number in range(math.ceil((west - high) / turn), math.floor((east - low) / turn) + 1):
-        shift = np.array([number * turn, 0.0])
-        yield Part(part.kind, [line + shift for line in part.lines]) if number else part
+        return parts
+    boxes = shapely.bounds(parts)
+    if degrees:
+        parts = parts.copy()
+        for number in np.flatnonzero((boxes[:, [0, 2]] % 180 == 0).any(axis=1)):
+            parts[number] = _overlapping(parts[number])
+    first, last = np.ceil((west - boxes[:, 2]) / turn), np.floor((east - boxes[:, 0]) / turn)
+    turns = range(int(first.min()), int(last.max()) + 1)
+    found = [shapely.transform(parts[(first <= n) & (n <= last)], partial(np.add, (n * turn, 0.0))) for n in turns]
+    return np.concatenate([parts[:0], *found])
 
 
-def _overlapping(part: Part, low: float, high: float) -> Part:
+def _overlapping(part: Any) -> Any:
     """A polygon that ends at 180 or 0 degrees, where others cut what goes on beyond, a hair wider there."""
-    edges = [(edge, by) for edge, by in ((low, -_SEAM), (high, _SEAM)) if edge % 180 == 0]
-    if not edges:
+    import shapely
+
+    if part.geom_type != "Polygon":
         return part
-    outline, *holes = part.lines
-    x = outline[:, 0].copy()
-    for edge, by in edges:
-        x[outline[:, 0] == edge] += by
-    return Part(part.kind, [np.column_stack([x, outline[:, 1]]), *holes])
+    low, _, high, _ = part.bounds
+
+    def wider(at: Line) -> Line:
+        out = at.copy()
+        for edge, by in ((low, -_SEAM), (high, _SEAM)):
+            if edge % 180 == 0:
+                out[at[:, 0] == edge, 0] += by
+        return out
+
+    return shapely.transform(part, wider)
 
 
 def _least(west: npt.NDArray[np.float64], east: npt.NDArray[np.float64]) -> tuple[float, float]:
@@ -529,43 +480,88 @@ def _normal(west: float, east: float) -> tuple[float, float]:
     return west - shift, east - shift
 
 
-def _within(bounds: Bounds, turn: float) -> Bounds:
-    """Bounds on a cylinder, no wider than it."""
+def beside(bounds: Bounds, x: float, turn: float = 360.0) -> Bounds:
+    """The same bounds, as many turns on as it takes to lie nearest to `x`."""
     west, south, east, north = bounds
-    return west, south, min(east, west + turn * (1 - 1e-12)), north
+    shift = turn * round((x - (west + east) / 2) / turn)
+    return west + shift, south, east + shift, north
 
 
-def _bounds(bounds: Bounds, source: Any, target: Any) -> Bounds:
-    """Bounds in another CRS; east may pass 180."""
-    from pyproj import Transformer
+def _unrolled(boxes: Line, crs: Any, turn: float) -> Line:
+    """Boxes on a cylinder in degrees, none wider than a turn."""
+    to_degrees = _transformer(crs, LONLAT).transform
+    west, south = to_degrees(boxes[:, 0], boxes[:, 1])
+    wide = 360 * np.minimum((boxes[:, 2] - boxes[:, 0]) / turn, 1 - 1e-12)
+    return np.column_stack([west, south, west + wide, to_degrees(boxes[:, 0], boxes[:, 3])[1]])
 
-    west, south, east, north = Transformer.from_crs(source, target, always_xy=True).transform_bounds(*bounds)
-    return west, south, east + 360 if east < west else east, north
 
+def reprojected(bounds: Bounds, source: Any, target: Any) -> Bounds:
+    """Bounds in another CRS. Where its first coordinate begins anew they may pass its end; in degrees, only east may.
 
-def _outline(bounds: Bounds, source: Any, target: Any, turn: float | None) -> Bounds:
-    """Bounds in another CRS whose first coordinate begins anew after `turn`: they may pass its end."""
-    if turn is None or target.is_geographic:
-        return _bounds(bounds, source, target)
-    from pyproj import Transformer
+    Raises
+    ------
+    CRSError
+        If the other CRS does not reach there.
+    """
+    import shapely
 
     west, south, east, north = bounds
-    ring = np.array([(west, south), (east, south), (east, north), (west, north), (west, south)])
-    x, y = Transformer.from_crs(source, target, always_xy=True).transform(
-        *dense(ring, max(east - west, north - south) / 50).T
-    )
-    x = np.unwrap(x, period=turn)
-    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+    target = crs_from(target)
+    ring = shapely.segmentize(shapely.box(*bounds).exterior, max(east - west, north - south) / 100 or 1.0)
+    points = np.stack(_transformer(source, target).transform(*shapely.get_coordinates(ring).T))
+    x, y = points[:, np.isfinite(points).all(axis=0)]
+    if not len(x):
+        raise CRSError(f"({west:.10g}, {south:.10g}, {east:.10g}, {north:.10g}) is nowhere in {target.name}")
+    turn = _turn(target)
+    if turn is not None:
+        x = np.unwrap(x, period=turn)
+    if target.is_geographic and abs(x[-1] - x[0]) > 180:  # round a pole
+        pole = math.copysign(90.0, float(y.mean()))
+        return -180.0, min(float(y.min()), pole), 180.0, max(float(y.max()), pole)
+    west, east = _normal(float(x.min()), float(x.max())) if target.is_geographic else (float(x.min()), float(x.max()))
+    return west, float(y.min()), east, float(y.max())
+
+
+@lru_cache(maxsize=4096)
+def lonlat(grid: GeoBox) -> Bounds:
+    """West, south, east, north of a grid, in degrees; east may pass 180."""
+    assert grid.crs is not None
+    return reprojected(grid.boundingbox.bbox, grid.crs.proj, LONLAT)
 
 
 # --- what is near ---------------------------------------------------------------------------------
 
 
-def _one_of_points(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts, all points as one."""
-    points = [part.lines[0] for part in parts if part.kind == "Point"]
-    others = tuple(part for part in parts if part.kind != "Point")
-    return (*others, Part("Point", [np.concatenate(points)])) if points else others
+def within(parts: Shapes, low: Line, high: Line) -> Shapes:
+    """What lies in a box, with straight edges along its border where a polygon goes on beyond."""
+    import shapely
+
+    boxes = shapely.bounds(parts)
+    near = (boxes[:, :2] <= high).all(axis=1) & (boxes[:, 2:] >= low).all(axis=1)
+    inside = (boxes[:, :2] >= low).all(axis=1) & (boxes[:, 2:] <= high).all(axis=1)
+    cut = [piece for part in parts[near & ~inside] for piece in _cut(part, low, high)]
+    found: Shapes = np.concatenate([parts[inside], np.array(cut, object)])
+    return found
+
+
+def _cut(part: Any, low: Line, high: Line) -> list[Any]:
+    import shapely
+
+    if part.geom_type != "Polygon":
+        return list(shapely.get_parts(shapely.clip_by_rect(part, *low, *high)))
+    # Not shapely's clip_by_rect: with polygons that touch the box in a corner it fails ("Invalid number of points in
+    # LinearRing"), and of polygons that cross themselves, as people draw them, it keeps other pixels.
+    rings = []
+    for ring in (part.exterior, *part.interiors):
+        line = shapely.get_coordinates(ring)
+        for axis in (0, 1):
+            line = _cut_ring(line, axis, float(low[axis]), -1)
+            line = _cut_ring(line, axis, float(high[axis]), 1)
+        if len(line):  # shapely has no rings of under four positions
+            rings.append(np.concatenate([line, *[line[-1:]] * (4 - len(line))]))
+        elif not rings:
+            return []
+    return [shapely.Polygon(rings[0], rings[1:])]
 
 
 def _cut_ring(ring: Line, axis: int, edge: float, sign: int) -> Line:
@@ -584,20 +580,3 @@ def _cut_ring(ring: Line, axis: int, edge: float, sign: int) -> Line:
     crossed[:, axis] = edge
     kept = np.stack([crossed, end], axis=1)[np.stack([crossing, after <= 0], axis=1)]
     return np.concatenate([kept, kept[:1]]) if len(kept) else kept
-
-
-def _cut_line(line: Line, low: Line, high: Line) -> list[Line]:
-    """The pieces of a line inside a box, after Liang and Barsky (1984)."""
-    start, move = line[:-1], np.diff(line, axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        one, other = (low - start) / move, (high - start) / move
-    still = move == 0
-    outside = (still & ((start < low) | (start > high))).any(axis=1)
-    first = np.where(still, 0.0, np.minimum(one, other)).max(axis=1).clip(0, 1)
-    last = np.where(still, 1.0, np.maximum(one, other)).min(axis=1).clip(0, 1)
-    hit = ~outside & (first <= last)
-    begins, ends = start + move * first[:, None], np.where(last[:, None] < 1, start + move * last[:, None], line[1:])
-    numbers = np.flatnonzero(hit)
-    broken = np.flatnonzero((np.diff(numbers) > 1) | (last[numbers[:-1]] < 1) | (first[numbers[1:]] > 0)) + 1
-    runs = [run for run in np.split(numbers, broken) if len(run)]
-    return [np.concatenate([begins[run[:1]], ends[run]]) for run in runs]

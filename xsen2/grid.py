@@ -10,32 +10,46 @@ import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import rioxarray  # noqa: F401  (registers .rio)
 import xarray as xr
 
 from xsen2.errors import CRSError, GridError, TimeError
 
+if TYPE_CHECKING:
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
 __all__ = [
+    "CELL",
     "Axes",
     "Bounds",
     "Origin",
+    "affine_of",
     "axes_of",
+    "centres",
     "crs_name",
     "crs_of",
     "edges",
+    "edges_of",
     "filled",
+    "geobox",
+    "geotransform",
     "is_mapping",
     "lattice",
     "located",
     "mapping_names",
     "metres",
     "off",
+    "resized",
     "same_crs",
     "snap",
     "spacing",
+    "told_size",
+    "touched",
     "without_place",
 ]
 
@@ -234,6 +248,122 @@ def edges(da: xr.DataArray, axes: Axes, size: float) -> Bounds:
     y, x = (np.asarray(da[d].values, np.float64) for d in (axes.y, axes.x))
     half = size / 2
     return float(x.min() - half), float(y.min() - half), float(x.max() + half), float(y.max() + half)
+
+
+# odc-geo's GeoBox is what a place is here: rows and columns, where they lie, and in which CRS. It is imported when one
+# is made: with shapely, which it brings, that takes longer than half of what `import xsen2` does besides.
+
+
+CELL = 60
+"""The coarsest pixel, in metres: its edges are shared by all three grids."""
+
+
+@lru_cache(maxsize=4096)
+def geobox(bounds: Bounds, size: float, crs: Any) -> GeoBox:
+    """The grid of pixels of one size between some edges, north up.
+
+    Parameters
+    ----------
+    bounds : tuple of float
+        West, south, east, north: whole pixels.
+    size : float
+    crs : CRS, EPSG code or None
+        Of rasterio, pyproj or odc-geo.
+
+    Examples
+    --------
+    >>> geobox((600000, 4999940, 600060, 5000000), 20, 32631).shape
+    Shape2d(x=3, y=3)
+    """
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
+    west, south, east, north = bounds
+    shape = (round((north - south) / size), round((east - west) / size))
+    return GeoBox(shape, Affine(size, 0, west, 0, -size, north), crs)
+
+
+def resized(grid: GeoBox, size: float) -> GeoBox:
+    """The grid with the same edges whose pixels have another size."""
+    return geobox(grid.boundingbox.bbox, size, grid.crs)
+
+
+def edges_of(grid: GeoBox) -> tuple[int, int, int, int]:
+    """Left, bottom, right, top of a grid of Sentinel-2, whose edges are whole metres."""
+    left, bottom, right, top = (round(edge) for edge in grid.boundingbox)
+    return left, bottom, right, top
+
+
+def centres(grid: GeoBox) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Pixel centres, y falling and x rising."""
+    dx, _, west, _, dy, north = grid.affine[:6]
+    y, x = (np.arange(n, dtype=np.float64) + 0.5 for n in grid.shape)
+    return north + y * dy, west + x * dx
+
+
+def affine_of(y: npt.NDArray[Any], x: npt.NDArray[Any], size: float = math.nan) -> Affine:
+    """Where pixels lie whose centres are evenly spaced, whichever way; a single one has the size that is given."""
+    from affine import Affine
+
+    # Each axis by its whole length: a step that is off by little is off by pixels at the far end.
+    (top, dy), (left, dx) = (
+        (float(values[0]), float(values[-1] - values[0]) / (len(values) - 1) if len(values) > 1 else sign * size)
+        for values, sign in ((y, -1), (x, 1))
+    )
+    return Affine(dx, 0.0, left - dx / 2, 0.0, dy, top - dy / 2)
+
+
+def geotransform(affine: Affine) -> str:
+    """The `GeoTransform` of a grid mapping, as GDAL and rioxarray have it: it tells where one grid lies.
+
+    Examples
+    --------
+    >>> geotransform(geobox((600000, 4999940, 600060, 5000000), 20, 32631).affine)
+    '600000.0 20.0 0.0 5000000.0 0.0 -20.0'
+    """
+    return " ".join(str(float(number)) for number in affine.to_gdal())
+
+
+def told_size(da: xr.DataArray) -> float | None:
+    """The pixel size in a variable's `GeoTransform`: coordinates do not show that of a single pixel."""
+    mapping = da.coords.get(da.rio.grid_mapping)
+    said = "" if mapping is None else str(mapping.attrs.get("GeoTransform", ""))
+    try:
+        return abs(float(said.split()[1]))
+    except (IndexError, ValueError):
+        return None
+
+
+_NEAR = 0.01  # metres: GeoJSON has seven decimals, about a centimetre
+
+
+def touched(boxes: npt.NDArray[np.float64], grid: GeoBox) -> tuple[slice, slice] | None:
+    """Rows and columns of a grid that boxes touch; None if they lie outside of it.
+
+    Parameters
+    ----------
+    boxes : numpy.ndarray
+        ``(n, 4)``: west, south, east, north, in the CRS of the grid. One without extent, a point, has a pixel.
+    grid : GeoBox
+
+    Examples
+    --------
+    >>> touched(
+    ...     np.array([(600025, 4999970, 600039.999, 4999980)]), geobox((600000, 4999940, 600060, 5000000), 20, 32631)
+    ... )
+    (slice(1, 2, None), slice(1, 2, None))
+    """
+    west, _, _, north = grid.boundingbox
+    size, slack = grid.resolution.x, _NEAR / grid.resolution.x
+    first = np.floor(np.stack([north - boxes[:, 3], boxes[:, 0] - west], axis=1) / size + slack)
+    last = np.ceil(np.stack([north - boxes[:, 1], boxes[:, 2] - west], axis=1) / size - slack)
+    last = np.maximum(last, first + 1)  # a point on an edge gets a pixel
+    first, last = np.maximum(first, 0), np.minimum(last, grid.shape)
+    inside = (first < last).all(axis=1)  # of several boxes, those that are outside do not count
+    if not inside.any():
+        return None
+    (top, left), (bottom, right) = first[inside].min(0).astype(int).tolist(), last[inside].max(0).astype(int).tolist()
+    return slice(top, bottom), slice(left, right)
 
 
 def without_place(attrs: Mapping[Any, Any]) -> dict[Any, Any]:

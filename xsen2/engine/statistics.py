@@ -9,7 +9,6 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask._task_spec import convert_legacy_graph
 from dask.base import clone_key, tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import GraphNode, Task, TaskRef
@@ -18,6 +17,7 @@ from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
 from xsen2.engine.fill import fill
 from xsen2.engine.halo import Layer, map_windows, trim
+from xsen2.engine.tasks import renamable
 from xsen2.methods.protocol import Method, finest_halo
 from xsen2.radiometry import Scale, to_dn
 
@@ -122,7 +122,7 @@ def _copies(arrays: Sequence[da.Array], seed: str) -> list[da.Array]:
     layers: dict[str, dict[Any, GraphNode]] = {}
     names = {key: clone_key(key, seed) for layer in graph.layers.values() for key in layer}
     for name, layer in graph.layers.items():
-        nodes = convert_legacy_graph(dict(layer), all_keys=set(names))
+        nodes = renamable(dict(layer), names)
         layers[clone_key(name, seed)] = {names[k]: v.substitute(names, key=names[k]) for k, v in nodes.items()}
     links = {clone_key(k, seed): {clone_key(x, seed) for x in deps} for k, deps in graph.dependencies.items()}
     copied = HighLevelGraph(layers, links)

@@ -243,7 +243,7 @@ def _check_shared(file: File) -> None:
     """Refuse variables that cannot be the bands of one GeoTIFF."""
     first = file.layers[0]
     for layer in file.layers[1:]:
-        if layer.place != first.place:
+        if layer.geobox != first.geobox:
             raise GridError(
                 f"{first.name} and {layer.name} are on different grids, and a file has one: make all bands 10 m bands "
                 "first with ds.dsen2.superresolve(), name bands of one grid with bands=[…], or use per_band=True"

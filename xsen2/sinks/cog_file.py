@@ -20,6 +20,7 @@ from dask.delayed import delayed
 from xsen2 import paths
 from xsen2.errors import StoreError
 from xsen2.files import FULL, flush, named
+from xsen2.grid import geotransform
 from xsen2.paths import is_url, refuse_link
 from xsen2.sinks.cog_layers import Layer
 from xsen2.sinks.lock import abandoned
@@ -288,7 +289,7 @@ def piece(
     for folder, file, said in zip(scratch.folders, files, tags, strict=True):
         mine = []
         for layer in file.layers:
-            mine.append(Raw(str(scratch.folders[0] / f"{len(raws)}.raw"), layer.place.shape, layer.dtype))
+            mine.append(Raw(str(scratch.folders[0] / f"{len(raws)}.raw"), layer.geobox.shape.yx, layer.dtype))
             with _named(file.path):
                 mine[-1].allocate()
             sources.append(layer.data[number if layer.time is not None else 0])
@@ -382,10 +383,11 @@ def _named(target: Path) -> AbstractContextManager[None]:
 
 def _vrt(layers: Sequence[Layer], raws: Sequence[Raw], tags: Mapping[str, str]) -> bytes:
     """GDAL's description of raw files, with all that the COG shall say about them."""
-    place = layers[0].place
-    root = ElementTree.Element("VRTDataset", rasterYSize=str(place.shape[0]), rasterXSize=str(place.shape[1]))
-    ElementTree.SubElement(root, "SRS").text = place.crs
-    ElementTree.SubElement(root, "GeoTransform").text = ", ".join(map(repr, place.transform))
+    grid = layers[0].geobox
+    assert grid.crs is not None
+    root = ElementTree.Element("VRTDataset", rasterYSize=str(grid.shape.y), rasterXSize=str(grid.shape.x))
+    ElementTree.SubElement(root, "SRS").text = grid.crs.to_wkt()
+    ElementTree.SubElement(root, "GeoTransform").text = geotransform(grid.affine).replace(" ", ", ")
     _metadata(root, tags)
     for number, (layer, raw) in enumerate(zip(layers, raws, strict=True), 1):
         kind = _TYPES[layer.dtype]

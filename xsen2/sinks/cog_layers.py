@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -15,12 +15,15 @@ import xarray as xr
 from xsen2.bands import BANDS, find
 from xsen2.cube import lazy
 from xsen2.errors import CRSError, GridError, StoreError, TimeError
-from xsen2.grid import Axes, axes_of, crs_of, spacing
+from xsen2.grid import Axes, affine_of, axes_of, crs_of, spacing, told_size
 from xsen2.radiometry import NODATA_ATTRS, UNPACKED, Values, nodata_of, pack
 from xsen2.sinks.resume import RUN
 from xsen2.version import __version__
 
-__all__ = ["Layer", "Place", "dates_of", "layer_of", "tags_of"]
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+__all__ = ["Layer", "dates_of", "layer_of", "tags_of"]
 
 
 # What a GeoTIFF says about its pixels: attributes and dates as text.
@@ -104,15 +107,6 @@ _INTEGERS = ("uint8", "uint16", "int16", "uint32", "int32")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a grid lies: CRS as WKT, GDAL's six numbers, rows and columns."""
-
-    crs: str
-    transform: tuple[float, float, float, float, float, float]
-    shape: tuple[int, int]
-
-
-@dataclass(frozen=True)
 class Layer:
     """One variable as it goes to disk.
 
@@ -128,7 +122,7 @@ class Layer:
         What a value on disk is multiplied by.
     classes : bool
         Whether the values are classes or flags, of which there is no mean.
-    place : Place
+    geobox : GeoBox
     unit : str
     tags : dict
         Attributes as text.
@@ -142,7 +136,7 @@ class Layer:
     nodata: float | None
     scale: float
     classes: bool
-    place: Place
+    geobox: GeoBox
     unit: str
     tags: dict[str, str]
     imagery: dict[str, str]
@@ -176,7 +170,7 @@ def layer_of(ds: xr.Dataset, name: str, values: Values) -> Layer:
     """
     variable = ds[name]
     axes = axes_of(variable, name)
-    place, flips = _place(ds, variable, axes)
+    grid, flips = _placed(ds, variable, axes)
     variable = variable.transpose(*(() if axes.time is None else (axes.time,)), axes.y, axes.x)
     data = lazy(variable.data)
     data = (data if data.ndim == 3 else data[None])[:, :: flips[0], :: flips[1]]
@@ -194,7 +188,7 @@ def layer_of(ds: xr.Dataset, name: str, values: Values) -> Layer:
             "CENTRAL_WAVELENGTH_UM": f"{about.wavelength / 1000:.4f}",
             "FWHM_UM": f"{about.bandwidth / 1000:.4f}",
         }
-    return Layer(name, stored, axes.time, nodata, scale, classes, place, unit, tags, imagery)
+    return Layer(name, stored, axes.time, nodata, scale, classes, grid, unit, tags, imagery)
 
 
 def _stored(variable: xr.DataArray, data: da.Array, values: Values) -> tuple[da.Array, float | None, float, bool]:
@@ -222,36 +216,18 @@ def _block(block: npt.NDArray[Any], values: Values) -> npt.NDArray[Any]:
     return clean if values.packing is None else pack(clean, values.packing)
 
 
-def _place(ds: xr.Dataset, variable: xr.DataArray, axes: Axes) -> tuple[Place, tuple[int, int]]:
+def _placed(ds: xr.Dataset, variable: xr.DataArray, axes: Axes) -> tuple[GeoBox, tuple[int, int]]:
     """Where the pixels are, and the steps that turn rows and columns north up."""
+    from odc.geo.geobox import GeoBox
+
     name = str(variable.name)
     crs = crs_of(variable, ds)
     if crs is None:
         raise CRSError(f'{name} has no CRS, so nobody could place the file: ds.rio.write_crs("EPSG:…") first')
-    size = spacing(variable, axes, name) or _declared_size(variable)
-    corners, steps, flips = [], [], []
-    for dim, sign in ((axes.y, -1), (axes.x, 1)):
-        values = np.asarray(variable[dim].values, np.float64)
-        if not np.isfinite(values).all():
-            raise GridError(f"{name}: coordinate {dim!r} has values that are not numbers")
-        # Each axis by its whole length: a step that is off by little is off by pixels at the far end.
-        step = sign * size if len(values) == 1 else float(values[-1] - values[0]) / (len(values) - 1)
-        flip = 1 if step * sign > 0 else -1
-        corners.append(float(values[0] if flip == 1 else values[-1]) - flip * step / 2)
-        steps.append(flip * step)
-        flips.append(flip)
-    transform = (corners[1], steps[1], 0.0, corners[0], 0.0, steps[0])
-    place = Place(crs.to_wkt(), transform, (variable.sizes[axes.y], variable.sizes[axes.x]))
-    return place, (flips[0], flips[1])
-
-
-def _declared_size(variable: xr.DataArray) -> float:
-    """Size of a single pixel, which its coordinates do not show."""
-    mapping = variable.coords.get(variable.rio.grid_mapping)
-    said = "" if mapping is None else str(mapping.attrs.get("GeoTransform", ""))
-    try:
-        return abs(float(said.split()[1]))
-    except (IndexError, ValueError):
-        raise GridError(
-            f"{variable.name} is a single pixel, and nothing says how large: ds.rio.write_transform(…) first"
-        ) from None
+    size = spacing(variable, axes, name) or told_size(variable)
+    if size is None:
+        raise GridError(f"{name} is a single pixel, and nothing says how large: ds.rio.write_transform(…) first")
+    y, x = (np.asarray(variable[dim].values, np.float64) for dim in (axes.y, axes.x))
+    flips = (-1 if y[0] < y[-1] else 1, -1 if x[0] > x[-1] else 1)
+    affine = affine_of(y[:: flips[0]], x[:: flips[1]], size)
+    return GeoBox((len(y), len(x)), affine, crs), flips

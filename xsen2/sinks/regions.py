@@ -19,6 +19,7 @@ from dask.base import compute
 from xsen2.bands import find
 from xsen2.errors import CRSError, StoreError
 from xsen2.files import flush, named
+from xsen2.grid import affine_of, geotransform
 from xsen2.progress import ProgressLike
 from xsen2.radiometry import UNPACKED, Packing, Values, nodata_of, pack, values_of
 from xsen2.sinks.lock import Claim
@@ -72,8 +73,7 @@ def georeferenced(ds: xr.Dataset) -> xr.Dataset:
     planes = {v.dims[-2:] for v in ds.data_vars.values() if v.ndim >= 2}
     if len(planes) == 1 and all(d in ds.coords and ds.sizes[d] > 1 for d in next(iter(planes))):
         y, x = (ds[d].values.astype(float) for d in next(iter(planes)))
-        dy, dx = (float(v[-1] - v[0]) / (len(v) - 1) for v in (y, x))
-        where.attrs["GeoTransform"] = f"{float(x[0]) - dx / 2} {dx} 0.0 {float(y[0]) - dy / 2} 0.0 {dy}"
+        where.attrs["GeoTransform"] = geotransform(affine_of(y, x))
     elif len(planes) == 1 and "GeoTransform" in ds[mapping].attrs:  # one pixel wide: coordinates do not tell its size
         where.attrs["GeoTransform"] = ds[mapping].attrs["GeoTransform"]
     ds = ds.assign_coords({mapping: where})

@@ -5,15 +5,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from xsen2.area import Box
 from xsen2.bands import BANDS
 from xsen2.cube import DIMS, write_crs
 from xsen2.errors import GridError
+from xsen2.grid import centres, resized
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 __all__ = ["assemble", "side_of"]
 
@@ -21,8 +24,7 @@ __all__ = ["assemble", "side_of"]
 def assemble(
     arrays: Mapping[str, Any],
     gsd: Mapping[str, int],
-    box: Box,
-    epsg: int,
+    grid: GeoBox,
     times: Sequence[datetime],
     attrs: Mapping[str, Any],
     variable_attrs: Mapping[str, Mapping[str, Any]] | None = None,
@@ -32,12 +34,11 @@ def assemble(
     Parameters
     ----------
     arrays : mapping
-        Name → array; each covers `box` at the resolution `gsd[name]`.
+        Name → array; each covers `grid` with pixels of its own size, `gsd[name]`.
     gsd : mapping
         Name → native ground sampling distance in metres.
-    box : tuple of int
-        Outer edges shared by all grids: left, bottom, right, top in metres.
-    epsg : int
+    grid : GeoBox
+        The outer edges that all grids share, and their CRS.
     times : sequence of datetime.datetime
         UTC, without time zone.
     attrs : mapping
@@ -51,27 +52,19 @@ def assemble(
     """
     from rasterio.crs import CRS
 
-    left, _, _, top = box
+    assert grid.crs is not None
     cube = xr.Dataset(attrs=dict(attrs))
     cube["time"] = ("time", np.array(times, "datetime64[ns]"), {"standard_name": "time"})
     for name, data in arrays.items():
-        step = gsd[name]
-        dims = DIMS[step]
-        for dim, size, first, sign in zip(dims, data.shape[1:], (top, left), (-1, 1), strict=True):
+        dims = DIMS[gsd[name]]
+        for dim, values in zip(dims, centres(resized(grid, gsd[name])), strict=True):
             if dim not in cube.coords:
                 axis = dim[0]
-                cube[dim] = (
-                    dim,
-                    first + sign * step * (np.arange(size) + 0.5),
-                    {
-                        "standard_name": f"projection_{axis}_coordinate",
-                        "units": "metre",
-                        "axis": axis.upper(),
-                    },
-                )
+                about = {"standard_name": f"projection_{axis}_coordinate", "units": "metre", "axis": axis.upper()}
+                cube[dim] = (dim, values, about)
         extra = (variable_attrs or {}).get(name, {})
         cube[name] = (("time", *dims), data, BANDS[name].attrs if name in BANDS else dict(extra))
-    return write_crs(cube, CRS.from_epsg(epsg))
+    return write_crs(cube, CRS.from_epsg(grid.crs.epsg))
 
 
 def side_of(chunks: int) -> int:

@@ -9,7 +9,6 @@ import dask.array as da
 import numpy as np
 import odc.stac
 import pystac
-from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.loader import RioDriver, RioReader
 from odc.loader.types import RasterLoadParams, RasterSource
@@ -50,18 +49,12 @@ class _Driver(RioDriver):
 
 def read(items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Reading) -> dict[str, da.Array]:
     """Name → (item, y, x) raw pixels, 0 where there are none."""
-    left, bottom, right, top = grid.box
-    geobox = GeoBox(
-        ((top - bottom) // grid.gsd, (right - left) // grid.gsd),
-        Affine(grid.gsd, 0, left, 0, -grid.gsd, top),
-        f"EPSG:{grid.epsg}",
-    )
-    code = {"proj:code": f"EPSG:{grid.epsg}"}
+    code = {"proj:code": str(grid.geobox.crs)}
     kinds = {name: {"data_type": str(dtype_of(name)), "nodata": 0} for name in names}
     found = odc.stac.load(
         [pystac.Item.from_dict(small(item, names, grid, code, number)) for number, item in enumerate(items)],
         bands=list(names),
-        geobox=geobox,
+        geobox=grid.geobox,
         chunks={"time": 1, "y": grid.chunk, "x": grid.chunk},
         groupby="id",  # "solar_day" would merge copies before each has its offset
         resampling="nearest",

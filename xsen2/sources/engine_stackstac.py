@@ -56,16 +56,17 @@ def _spans(window: Any) -> tuple[tuple[float, float], tuple[float, float]]:
 def read(items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Reading) -> dict[str, da.Array]:
     """Name → (item, y, x) raw pixels, 0 where there are none."""
     # stackstac 0.5 reads proj:epsg alone, and without it guesses a grid from the lon/lat box.
-    plain = [small(item, names, grid, {"proj:epsg": grid.epsg}, number) for number, item in enumerate(items)]
+    epsg = items[0].epsg
+    plain = [small(item, names, grid, {"proj:epsg": epsg}, number) for number, item in enumerate(items)]
     out = {}
     for name in names:
         dtype = dtype_of(name)
         stack = stackstac.stack(
             plain,
             assets=[name],
-            epsg=grid.epsg,
-            resolution=grid.gsd,
-            bounds=grid.box,
+            epsg=epsg,
+            resolution=grid.geobox.affine.a,
+            bounds=grid.geobox.boundingbox.bbox,
             snap_bounds=False,
             chunksize=grid.chunk,
             dtype=dtype,

@@ -11,16 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 
-from xsen2.area import Box, lonlat
 from xsen2.bands import LAYERS
 from xsen2.errors import SourceError
-from xsen2.sources.items import Item, Place
+from xsen2.geometry import lonlat
+from xsen2.grid import resized
+from xsen2.sources.items import Item
 from xsen2.sources.reading import Reading, tagged
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 __all__ = ["COLLECTION", "Grid", "dtype_of", "engine_named", "read_all", "small"]
 
@@ -31,17 +36,12 @@ class Grid:
 
     Attributes
     ----------
-    gsd : int
-    box : tuple of int
-        Outer edges: left, bottom, right, top.
-    epsg : int
+    geobox : GeoBox
     chunk : int
         Pixels along y and x.
     """
 
-    gsd: int
-    box: Box
-    epsg: int
+    geobox: GeoBox
     chunk: int
 
 
@@ -53,6 +53,11 @@ Engine = Callable[[Sequence[Item], Sequence[str], Grid, Reading], dict[str, da.A
 def engine_named(name: str) -> Engine:
     """The function that reads: items, names, a grid and how → name → (item, y, x) array with nodata 0.
 
+    Parameters
+    ----------
+    name : str
+        ``"auto"`` is the first that is installed.
+
     Raises
     ------
     SourceError
@@ -60,15 +65,27 @@ def engine_named(name: str) -> Engine:
     ImportError
         If its package is not installed.
     """
+    if name == "auto":
+        name = next((known for known, (package, *_) in _ENGINES.items() if _installed(package)), "")
+        if not name:
+            ways = " or ".join(f"pip install 'xsen2[{extra}]'" for _, _, extra in _ENGINES.values())
+            raise ImportError(f"load reads pixels with one of {', '.join(_ENGINES)}, and none is installed: {ways}")
     if name not in _ENGINES:
-        raise SourceError(f"engine={name!r} is unknown: use {' or '.join(map(repr, _ENGINES))}")
-    package, module = _ENGINES[name]
+        raise SourceError(f"engine={name!r} is unknown: use {' or '.join(map(repr, ('auto', *_ENGINES)))}")
+    package, module, extra = _ENGINES[name]
     try:
         import_module(package)
         read: Engine = import_module(module).read
     except ImportError as error:
-        raise ImportError(f"engine={name!r} needs {error.name}: pip install 'xsen2[stac]'") from error
+        raise ImportError(f"engine={name!r} needs {error.name}: pip install 'xsen2[{extra}]'") from error
     return read
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of what holds it
+        return False
 
 
 def read_all(
@@ -93,14 +110,12 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 def small(item: Item, names: Sequence[str], grid: Grid, projection: dict[str, Any], number: int) -> dict[str, Any]:
     """The item with nothing left to interpret; `number` sets copies of one name apart."""
-    left, bottom, right, top = item.extent
-    west, south, east, north = lonlat(item.extent, grid.epsg)
+    west, south, east, north = lonlat(item.geobox)
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    shape = ((top - bottom) // grid.gsd, (right - left) // grid.gsd)
-    place = Place(grid.epsg, left, top, grid.gsd, *shape)
+    place = resized(item.geobox, grid.geobox.affine.a)
     placed = {
-        "proj:transform": [grid.gsd, 0, left, 0, -grid.gsd, top],
-        "proj:shape": list(shape),
+        "proj:transform": list(place.affine[:6]),
+        "proj:shape": list(place.shape),
         "type": "image/tiff",
         "roles": ["data"],
     }
@@ -126,7 +141,7 @@ def _iso(time: datetime) -> str:
 
 
 _ENGINES = {
-    "stackstac": ("stackstac", "xsen2.sources.engine_stackstac"),
-    "odc": ("odc.stac", "xsen2.sources.engine_odc"),
+    "stackstac": ("stackstac", "xsen2.sources.engine_stackstac", "stac"),
+    "odc": ("odc.stac", "xsen2.sources.engine_odc", "odc"),
 }
-"""Name → the package that reads, and the module here that tells it what."""
+"""Name → the package that reads, the module here that tells it what, and the extra that installs it; in order."""

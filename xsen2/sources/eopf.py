@@ -15,12 +15,14 @@ import xarray as xr
 
 from xsen2.bands import BANDS
 from xsen2.errors import BandError, GridError, RadiometryError
+from xsen2.grid import edges_of, resized
 from xsen2.sources.assemble import side_of
-from xsen2.sources.eopf_store import BANDS_AT, Layer, Meaning, Product, about, agree, box_of, epsg_of, meaning
+from xsen2.sources.eopf_store import BANDS_AT, Layer, Meaning, Product, about, agree, epsg_of, grid_of, meaning
 from xsen2.sources.safe import Need, asked, product_cube, settle
 from xsen2.sources.safe_metadata import GSD, Radiometry
 
 if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
     from zarr.abc.store import Store
 
 __all__ = ["open_eopf"]
@@ -131,21 +133,19 @@ def read(
     names = asked(bands, _PATHS, product.where, "CLASSI" if whole.level == "L1C" else "SCL", optional)
     layers = _layers(product, names, remedy)
     meant = {name: meaning(layer, whole, offset) for name, layer in layers.items() if name in BANDS}
-    epsg = epsg_of(product, list(layers.values()))
-    box = _box(product, layers)
+    grid = _grid(product, layers)
 
     arrays: dict[str, da.Array] = {}
     for name, layer in layers.items():
         gsd = GSD[name]
-        agree(layer, gsd, box, product.group(layer.path.rpartition("/")[0]))
+        agree(layer, resized(grid, gsd), product.group(layer.path.rpartition("/")[0]))
         decode = partial(_as_dn, meant=meant[name]) if name in BANDS else _as_is
         dtype = "float32" if name in BANDS else "uint8"
         arrays[name] = layer.lazy(name, side * 10 // gsd, decode, dtype, product.stamp)
     said = _alike(meant, next(iter(whole.baselines.values()), "unknown"))
     return product_cube(
         arrays,
-        box,
-        epsg,
+        grid,
         whole.time,
         said,
         product=whole.product,
@@ -165,20 +165,21 @@ def _layers(product: Product, names: Mapping[str, Need], remedy: str | None) -> 
     return there
 
 
-def _box(product: Product, layers: dict[str, Layer]) -> tuple[int, int, int, int]:
-    """Outer edges that all grids share."""
-    boxes: dict[str, tuple[int, int, int, int]] = {}
+def _grid(product: Product, layers: dict[str, Layer]) -> GeoBox:
+    """The 10 m pixels between the edges that all grids share."""
+    epsg = epsg_of(product, list(layers.values()))
+    grids: dict[str, GeoBox] = {}
     for name, layer in layers.items():
         home = _PATHS[name].rpartition("/")[0]
-        if home not in boxes:
-            boxes[home] = box_of(product, home, GSD[name], layer.array.shape)
-    if len(set(boxes.values())) > 1:
-        said = "; ".join(f"{home} {box}" for home, box in boxes.items())
+        if home not in grids:
+            grids[home] = grid_of(product, home, GSD[name], layer.array.shape, epsg)
+    if len({edges_of(grid) for grid in grids.values()}) > 1:
+        said = "; ".join(f"{home} {edges_of(grid)}" for home, grid in grids.items())
         raise GridError(
             f"{product.where}: the grids do not share their outer edges (left, bottom, right, top): {said}; "
             "download the product again"
         )
-    return next(iter(boxes.values()))
+    return resized(next(iter(grids.values())), 10)
 
 
 def _alike(meant: dict[str, Meaning], baseline: str) -> Radiometry:

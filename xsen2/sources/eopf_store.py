@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from dask.base import tokenize
 
-from xsen2.area import Box
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError, Xsen2Error
-from xsen2.grid import metres
+from xsen2.grid import edges_of, geobox, metres
 from xsen2.sources.items import baseline
 from xsen2.sources.offsets import SETTLE, SHIFTED_SINCE, offsets_of
 from xsen2.sources.safe_metadata import tile_in
@@ -32,6 +31,7 @@ from xsen2.sources.zarr import opened, said
 
 if TYPE_CHECKING:
     import zarr
+    from odc.geo.geobox import GeoBox
     from zarr.abc.store import Store as ZarrStore
 
 __all__ = [
@@ -42,8 +42,8 @@ __all__ = [
     "Product",
     "about",
     "agree",
-    "box_of",
     "epsg_of",
+    "grid_of",
     "is_eopf",
     "is_number",
     "mapping",
@@ -125,8 +125,8 @@ def _by_wkt(attrs: Mapping[str, Any]) -> object:
         return text[:60]
 
 
-def box_of(product: Product, home: str, gsd: int, shape: tuple[int, ...]) -> Box:
-    """Outer edges of a grid, from the coordinates of its group, which are pixel centres, or else its transform.
+def grid_of(product: Product, home: str, gsd: int, shape: tuple[int, ...], epsg: int) -> GeoBox:
+    """A grid, from the coordinates of its group, which are pixel centres, or else its transform.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def box_of(product: Product, home: str, gsd: int, shape: tuple[int, ...]) -> Box
                 f"{product.where}: spatial:transform of the group {home!r} is {short(steps)}, which is none of an "
                 f"upright grid of pixels of {gsd} m"
             )
-        return left, top - gsd * shape[0], left + gsd * shape[1], top
+        return geobox((left, top - gsd * shape[0], left + gsd * shape[1], top), gsd, epsg)
     ends: dict[str, tuple[int, int]] = {}
     for dim, size, sign in zip(("y", "x"), shape, (-1, 1), strict=True):
         layer = product.layer(f"{home}/{dim}")
@@ -161,10 +161,10 @@ def box_of(product: Product, home: str, gsd: int, shape: tuple[int, ...]) -> Box
             )
         ends[dim] = (round(first), round(first) + sign * gsd * size)
     (top, bottom), (left, right) = ends["y"], ends["x"]
-    return left, bottom, right, top
+    return geobox((left, bottom, right, top), gsd, epsg)
 
 
-def agree(layer: Layer, gsd: int, box: Box, group: Mapping[str, Any]) -> None:
+def agree(layer: Layer, grid: GeoBox, group: Mapping[str, Any]) -> None:
     """Refuse an array whose shape, dims or ``proj:`` attributes contradict the coordinates of its grid.
 
     A part of a product that was stored anew still has the ``proj:`` attributes of the whole one.
@@ -174,11 +174,11 @@ def agree(layer: Layer, gsd: int, box: Box, group: Mapping[str, Any]) -> None:
     GridError
         If something differs, naming both.
     """
-    left, bottom, right, top = box
-    shape = ((top - bottom) // gsd, (right - left) // gsd)
-    if layer.array.shape != shape:
+    left, bottom, right, top = edges_of(grid)
+    want = [round(number) for number in grid.affine[:6]]
+    if layer.array.shape != grid.shape:
         raise GridError(
-            f"{layer.where} has {layer.array.shape} pixels, but by the coordinates its grid has {shape}: "
+            f"{layer.where} has {layer.array.shape} pixels, but by the coordinates its grid has {grid.shape.yx}: "
             "download the product again"
         )
     dims = layer.attrs.get("_ARRAY_DIMENSIONS") or getattr(layer.array.metadata, "dimension_names", None) or ("y", "x")
@@ -191,20 +191,20 @@ def agree(layer: Layer, gsd: int, box: Box, group: Mapping[str, Any]) -> None:
     ):
         steps = _numbers(where, attrs, key, 6)
         if steps and not (
-            _near(steps, (gsd, 0, steps[2], 0, -gsd, steps[5]))
-            and _near(((steps[2] - left) / gsd % 1, (steps[5] - top) / gsd % 1), (0, 0), turn=1)
+            _near(steps, (*want[:2], steps[2], *want[3:5], steps[5]))
+            and _near(((steps[2] - left) / want[0] % 1, (steps[5] - top) / want[0] % 1), (0, 0), turn=1)
         ):
             raise GridError(
                 f"{where}: {key} is {short(steps)}, but by the coordinates of its grid it is "
-                f"{[gsd, 0, left, 0, -gsd, top]}: download the product again"
+                f"{want}: download the product again"
             )
     whole = _numbers(layer.where, layer.attrs, "proj:bbox", 4)
     if whole and not (
         whole[0] - 0.01 <= left and whole[1] - 0.01 <= bottom and right <= whole[2] + 0.01 and top <= whole[3] + 0.01
     ):
         raise GridError(
-            f"{layer.where}: proj:bbox is {short(whole)}, but the coordinates of its grid span {list(box)}: "
-            "download the product again"
+            f"{layer.where}: proj:bbox is {short(whole)}, but the coordinates of its grid span "
+            f"{[left, bottom, right, top]}: download the product again"
         )
 
 

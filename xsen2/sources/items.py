@@ -7,20 +7,22 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from pyproj import CRS
 from pyproj.exceptions import CRSError as ProjError
 
 from xsen2 import bands as _bands
-from xsen2.area import CELL, Box
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError, Xsen2Error
-from xsen2.grid import lattice, metres, snap
+from xsen2.geometry import read as read_area
+from xsen2.grid import CELL, Bounds, edges_of, geobox, lattice, metres, snap
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 __all__ = [
     "EXTRAS",
@@ -29,7 +31,6 @@ __all__ = [
     "TILE",
     "Given",
     "Item",
-    "Place",
     "as_list",
     "as_mapping",
     "as_number",
@@ -45,40 +46,6 @@ __all__ = [
     "tile_of",
     "zarr_root",
 ]
-
-
-# Where an item says that one of its files lies.
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an item says that one of its files lies.
-
-    Attributes
-    ----------
-    epsg : int
-    left, top : int
-        The outer corner.
-    gsd : int
-    height, width : int
-        Pixels.
-    """
-
-    epsg: int
-    left: int
-    top: int
-    gsd: int
-    height: int
-    width: int
-
-    def text(self) -> str:
-        """For a URL's fragment; `read` undoes it."""
-        return ",".join(map(str, astuple(self)))
-
-    @classmethod
-    def read(cls, text: str) -> Place:
-        """The place that `text` gave."""
-        return cls(*map(int, text.split(",")))
 
 
 # Fields of metadata that other people wrote: what they should be, or nothing.
@@ -438,16 +405,15 @@ class Item:
         ``"L1C"`` or ``"L2A"`` where the item tells.
     platform : str
         ``"S2A"`` and so on; empty where the item does not tell.
-    epsg : int
-    extent : tuple of int
-        Outer edges of its assets: left, bottom, right, top.
+    geobox : GeoBox
+        The 10 m pixels of the tile, or as many as its assets have.
     assets : dict
         Canonical name → the asset on the band's native grid, `href` made absolute.
     keys : dict
         Canonical name → the key of that asset.
     properties : dict
-    footprint : tuple of tuple of float
-        Corners of its geometry, in degrees; empty where it has none.
+    footprint : tuple of float or None
+        West, south, east, north of its geometry, in degrees; None where it has none that can be read.
     """
 
     id: str
@@ -456,12 +422,18 @@ class Item:
     plain: bool
     level: str | None
     platform: str
-    epsg: int
-    extent: Box
+    geobox: GeoBox
     assets: dict[str, Mapping[str, Any]]
     keys: dict[str, str]
     properties: Mapping[str, Any]
-    footprint: tuple[tuple[float, float], ...] = ()
+    footprint: Bounds | None = None
+
+    @property
+    def epsg(self) -> int:
+        """EPSG code of its CRS."""
+        assert self.geobox.crs is not None
+        assert self.geobox.crs.epsg is not None
+        return self.geobox.crs.epsg
 
     @property
     def rank(self) -> tuple[int, float, datetime, datetime]:
@@ -621,16 +593,15 @@ def _understood(given: Given, native: Mapping[str, tuple[str, Mapping[str, Any]]
     name, properties, time = basics(given)
     assets = {band: asset for band, (_, asset) in native.items()}
     epsg = _epsg(name, properties, assets.values())
-    extent = _extent(name, epsg, properties, assets)
+    grid = _grid(name, epsg, properties, assets)
     return Item(
         id=name,
         time=time,
-        tile=tile_of(properties, name) or f"EPSG:{epsg} {extent}",
+        tile=tile_of(properties, name) or f"EPSG:{epsg} {edges_of(grid)}",
         plain=given.plain,
         level=level_of(given.raw, properties),
         platform=platform_of(properties, name),
-        epsg=epsg,
-        extent=extent,
+        geobox=grid,
         assets=assets,
         keys={band: key for band, (key, _) in native.items()},
         properties=properties,
@@ -680,18 +651,12 @@ def platform_of(properties: Mapping[str, Any], name: str) -> str:
     return ""
 
 
-def _footprint(raw: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
-    """The outline, for comparison alone: any nesting of rings, flat."""
-
-    def corners(node: object, depth: int) -> Iterator[tuple[float, float]]:
-        pair = as_numbers(node, 2)
-        if pair is not None:
-            yield pair[0], pair[1]
-        elif depth:
-            for child in as_list(node)[:1000]:
-                yield from corners(child, depth - 1)
-
-    return tuple(islice(corners(as_mapping(raw.get("geometry")).get("coordinates"), 4), 2000))
+def _footprint(raw: Mapping[str, Any]) -> Bounds | None:
+    """What its geometry spans, for comparison alone."""
+    try:
+        return read_area(as_mapping(raw.get("geometry")), name="its geometry").lonlat
+    except (SourceError, CRSError):
+        return None
 
 
 def _utc(name: str, properties: Mapping[str, Any]) -> datetime:
@@ -736,7 +701,7 @@ def _is_projected(epsg: int) -> bool:
     return CRS.from_epsg(epsg).is_projected
 
 
-def _extent(name: str, epsg: int, properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> Box:
+def _grid(name: str, epsg: int, properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> GeoBox:
     found: dict[tuple[float, ...], str] = {}
     for key, asset in assets.items():
         edges = _edges(asset) or _edges(properties)
@@ -766,7 +731,7 @@ def _extent(name: str, epsg: int, properties: Mapping[str, Any], assets: Mapping
             f"item {name!r} has its edges at ({metres(*edges)}), not on multiples of {CELL} m from "
             f"({metres(*origin)}): these are not the pixels of a Sentinel-2 tile"
         )
-    return box[0], box[1], box[2], box[3]
+    return geobox((box[0], box[1], box[2], box[3]), 10, epsg)
 
 
 def _edges(holder: Mapping[str, Any]) -> tuple[float, ...] | None:

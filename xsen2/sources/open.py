@@ -10,8 +10,8 @@ import xarray as xr
 
 from xsen2.bands import BANDS, A
 from xsen2.errors import SourceError
-from xsen2.geometry import padded
-from xsen2.grid import Bounds
+from xsen2.geometry import lonlat, padded, read
+from xsen2.grid import CELL, Bounds
 from xsen2.paths import is_url
 from xsen2.sources.safe_files import given, is_product
 from xsen2.sources.zarr import is_store
@@ -141,40 +141,40 @@ def _is_stac(source: str) -> bool:
 
 
 def _open_stac(source: str, wanted: Wanted) -> Cube:
-    from xsen2.sources.items import read
+    from xsen2.sources import items as stac_items
     from xsen2.sources.search import items_at
     from xsen2.sources.stac import load
 
     items = items_at(source, wanted.area, wanted.datetime)
     bands = None
     if wanted.layers:
-        have = {name for item in read(items) for name in item.assets}
+        have = {name for item in stac_items.read(items) for name in item.assets}
         bands = [*(name for name in BANDS if name in have), *wanted.layers]
     return load(items, bbox=wanted.box, bands=bands, datetime=wanted.datetime)
 
 
 def _cut(cube: Cube, wanted: Wanted, source: str) -> Cube:
     """What the area touches of a cube that is one file."""
-    from xsen2.area import Area, lonlat
+    from xsen2.area import part_of
     from xsen2.cube import DIMS, recognise
 
     if wanted.datetime is not None:
         raise SourceError(f"--datetime chooses among STAC items, and {source} is none: choose dates with xarray's .sel")
-    if wanted.area is None:
+    if wanted.box is None:
         return cube
     whole = recognise(cube)
     if whole.crs is None or whole.crs.to_epsg() is None or whole.resolution != 10:
         raise SourceError(f"an area cannot be cut out of {source}, which has no EPSG code or no 10 m pixels")
-    left, bottom, right, top = (round(edge) for edge in whole.bounds)
-    extent, epsg, area = (left, bottom, right, top), whole.crs.to_epsg(), Area.read(wanted.box, None)
-    box = None if area is None else area.box(extent, epsg)
-    if box is None:
-        here, there = (" ".join(f"{degrees:.4f}" for degrees in at) for at in (wanted.area, lonlat(extent, epsg)))
+    grid = whole.geobox()
+    part = part_of(grid, read(wanted.box), CELL // 10)
+    if part is None:
+        here, there = (" ".join(f"{degrees:.4f}" for degrees in at) for at in (wanted.area or (), lonlat(grid)))
         raise SourceError(f"the area {here} lies outside {source}, which covers {there}")
+    rows, columns = grid.overlap_roi(part)
     spans = {}
     for gsd, (ydim, xdim) in DIMS.items():
-        spans[ydim] = slice((top - box[3]) // gsd, (top - box[1]) // gsd)
-        spans[xdim] = slice((box[0] - left) // gsd, (box[2] - left) // gsd)
+        spans[ydim] = slice(rows.start * 10 // gsd, rows.stop * 10 // gsd)
+        spans[xdim] = slice(columns.start * 10 // gsd, columns.stop * 10 // gsd)
     if isinstance(cube, xr.DataTree) or not all(
         set(cube[name].dims[-2:]) <= set(spans) for name in whole.names.values()
     ):

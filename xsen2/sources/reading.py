@@ -24,9 +24,10 @@ import xarray as xr
 from dask.blockwise import Blockwise
 
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError
-from xsen2.sources.items import Place
+from xsen2.grid import geobox
 
 if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
     from rasterio.io import DatasetReader
 
 __all__ = [
@@ -61,7 +62,7 @@ def opened(url: str) -> DatasetReader:
     return found
 
 
-def check(file: DatasetReader, what: str, place: Place) -> None:
+def check(file: DatasetReader, what: str, place: GeoBox) -> None:
     """Refuse a file that lies elsewhere than its item says, or is no single image: nothing would say so later.
 
     Raises
@@ -72,15 +73,15 @@ def check(file: DatasetReader, what: str, place: Place) -> None:
     crs, transform, shape = file.crs, file.transform, file.shape
     epsg = _epsg(crs.to_wkt()) if crs else None
     fix = "correct the item, or leave it out"
-    if epsg != place.epsg:
+    assert place.crs is not None
+    if epsg != place.crs.epsg:
         said = "no CRS" if not crs else f"EPSG:{epsg}" if epsg else crs.to_string()[:80]
-        raise CRSError(f"{what}: the file is in {said}, but the item says EPSG:{place.epsg}: {fix}")
-    want = (place.gsd, 0, place.left, 0, -place.gsd, place.top)
-    if shape != (place.height, place.width) or not _near(transform, want):
+        raise CRSError(f"{what}: the file is in {said}, but the item says EPSG:{place.crs.epsg}: {fix}")
+    if shape != place.shape or not transform.almost_equals(place.affine, 1e-3):
         raise GridError(
             f"{what}: the file has {shape[0]} x {shape[1]} pixels of {transform.a:g} x {-transform.e:g} m from the "
-            f"corner {transform.c:.10g}, {transform.f:.10g}, but the item says {place.height} x {place.width} of "
-            f"{place.gsd} m from {place.left}, {place.top}: {fix}"
+            f"corner {transform.c:.10g}, {transform.f:.10g}, but the item says {place.shape.y} x {place.shape.x} of "
+            f"{place.affine.a:g} m from {place.affine.c:.10g}, {place.affine.f:.10g}: {fix}"
         )
     if file.count != 1:
         raise GridError(f"{what}: the file has {file.count} bands, where one is expected: {fix}")
@@ -94,12 +95,8 @@ def _epsg(wkt: str) -> int | None:
     return found
 
 
-def _near(transform: Any, want: tuple[int, ...]) -> bool:
-    return all(abs(found - value) < 1e-3 for found, value in zip(tuple(transform)[:6], want, strict=True))
-
-
 def part(
-    file: DatasetReader, what: str, place: Place, left: int, top: int, shape: tuple[int, int], dtype: np.dtype[Any]
+    file: DatasetReader, what: str, place: GeoBox, left: int, top: int, shape: tuple[int, int], dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
     """Pixels of a box that begins at `left`, `top`, in metres; 0 where the file has none.
 
@@ -109,9 +106,10 @@ def part(
         If pixels are not whole numbers that `dtype` holds: cut or rounded they would be others.
     """
     out = np.zeros(shape, dtype)
-    row, column = (place.top - top) // place.gsd, (left - place.left) // place.gsd
-    rows = slice(max(row, 0), min(row + shape[0], place.height))
-    columns = slice(max(column, 0), min(column + shape[1], place.width))
+    size = place.affine.a
+    row, column = round((place.affine.f - top) / size), round((left - place.affine.c) / size)
+    rows = slice(max(row, 0), min(row + shape[0], place.shape.y))
+    columns = slice(max(column, 0), min(column + shape[1], place.shape.x))
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return out
     raw = file.read(1, window=((rows.start, rows.stop), (columns.start, columns.stop)))
@@ -350,9 +348,17 @@ def skipped(cube: xr.Dataset | xr.DataArray | xr.DataTree, forget: bool = False)
     return tuple(lost for record in records.values() for lost in record.all(forget))
 
 
-def tagged(href: str, item: str, asset: str, place: Place) -> str:
+def tagged(href: str, item: str, asset: str, place: GeoBox) -> str:
     """`href` with what it is in its fragment: far from the items, what is read can be checked, and named in errors."""
-    return f"{href}#{quote(item, safe='')}/{quote(asset, safe='')}/{place.text()}"
+    assert place.crs is not None
+    where = (*place.boundingbox.bbox, place.affine.a, place.crs.epsg)
+    return f"{href}#{quote(item, safe='')}/{quote(asset, safe='')}/{','.join(f'{number:.0f}' for number in where)}"
+
+
+def _placed(text: str) -> GeoBox:
+    """What `tagged` wrote of a place."""
+    *bounds, size, epsg = map(int, text.split(","))
+    return geobox(tuple(bounds), size, epsg)
 
 
 @dataclass(frozen=True)
@@ -425,7 +431,7 @@ class Reading:
         """
         *named, place = url.rpartition("#")[2].split("/")
         item, asset = (unquote(part) for part in named)
-        about, what = Place.read(place), f"item {item!r}, asset {asset!r}"
+        about, what = _placed(place), f"item {item!r}, asset {asset!r}"
 
         def read(signed: str | None) -> npt.NDArray[Any]:
             key = (keep, os.getpid(), _stamp(url))

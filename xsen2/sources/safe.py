@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -16,12 +16,16 @@ import xarray as xr
 
 from xsen2.bands import BANDS, LAYERS, canonical
 from xsen2.errors import BandError, SourceError, Xsen2Error, warn_once
+from xsen2.grid import resized
 from xsen2.sources import safe_aws
 from xsen2.sources.assemble import assemble, side_of
 from xsen2.sources.reading import ReadWarning
 from xsen2.sources.safe_files import Files
 from xsen2.sources.safe_metadata import GSD, Granule, Radiometry, granules, level_of, masks, place, radiometry, sensed
 from xsen2.sources.safe_pixels import Decode, Image, as_dn, as_flags, as_is, clouds
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 __all__ = ["Need", "asked", "open_safe", "product_cube", "settle"]
 
@@ -99,8 +103,7 @@ def settle(
 
 def product_cube(
     arrays: Mapping[str, da.Array],
-    box: tuple[int, int, int, int],
-    epsg: int,
+    grid: GeoBox,
     time: datetime | None,
     meaning: Radiometry,
     *,
@@ -123,7 +126,7 @@ def product_cube(
         "attribution": f"contains modified Copernicus Sentinel data {time.year if time else ''}".strip(),
     }
     times = [time or datetime(1970, 1, 1)]
-    cube = assemble(arrays, {name: GSD[name] for name in arrays}, box, epsg, times, attrs, EXTRA_ATTRS)
+    cube = assemble(arrays, {name: GSD[name] for name in arrays}, grid, times, attrs, EXTRA_ATTRS)
     added = sorted(set(meaning.offsets.values()))
     if len(added) == 1:
         about_offset = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
@@ -268,7 +271,7 @@ def read(
         meaning = safe_aws.radiometry(files, about, wanted, offset)
     else:
         meaning = radiometry(product, level, wanted, offset)
-    epsg, box = place(about)
+    grid = place(about)
     told = "metadata.xml" if files.aws else "MTD_TL.xml"
     time = sensed(about)
 
@@ -276,18 +279,17 @@ def read(
     for name, inner in names.items():
         gsd = GSD[name]
         if inner.endswith(".gml"):
-            arrays[name] = clouds(files, inner, box, epsg, side * 10 // gsd)
+            arrays[name] = clouds(files, inner, resized(grid, gsd), side * 10 // gsd)
             continue
         dtype, layers = ("uint16", 1) if name in BANDS else ("uint8", 3 if name == "CLASSI" else 1)
-        image = Image(files.href(inner), files.where(inner), files.stamp(inner), gsd, layers, dtype, told)
-        arrays[name] = image.array(name, box, epsg, side * 10 // gsd, *_decoder(name, meaning))
+        image = Image(files.href(inner), files.where(inner), files.stamp(inner), layers, dtype, told)
+        arrays[name] = image.array(name, resized(grid, gsd), side * 10 // gsd, *_decoder(name, meaning))
     known = product.said("PRODUCT_URI", "PRODUCT_URI_2A") if product else safe_aws.name_of(files)
     identifier = (known or files.name).removesuffix(".SAFE")
     platform = product.said("SPACECRAFT_NAME") if product else re.sub(r"^S(2[A-Z])_.*", r"Sentinel-\1", known or "")
     return product_cube(
         arrays,
-        box,
-        epsg,
+        grid,
         time,
         meaning,
         product=identifier,

@@ -11,14 +11,18 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from xsen2.area import Box
 from xsen2.bands import BANDS, GRIDS, LAYERS
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError
+from xsen2.grid import Bounds, geobox
 from xsen2.sources.items import EXTRAS, baseline
 from xsen2.sources.offsets import SETTLE, SHIFTED_SINCE, offsets_of
 from xsen2.sources.safe_files import Document, inside
 from xsen2.sources.when import sensing_time
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 __all__ = ["GSD", "Granule", "Radiometry", "granules", "level_of", "masks", "place", "radiometry", "sensed"]
 
@@ -258,8 +262,8 @@ def _settled(where: str, said: str | None, declared: Mapping[str, float], names:
     return {name: declared[name] for name in names}
 
 
-def place(tile: Document) -> tuple[int, Box]:
-    """EPSG code and outer edges (left, bottom, right, top) of a tile, the same for its three grids.
+def place(tile: Document) -> GeoBox:
+    """The 10 m pixels of a tile, whose edges the other grids share.
 
     Raises
     ------
@@ -272,7 +276,7 @@ def place(tile: Document) -> tuple[int, Box]:
     zone = re.fullmatch(r"EPSG:(32[67](0[1-9]|[1-5]\d|60))", code)
     if zone is None:
         raise CRSError(f"{tile.where}: HORIZONTAL_CS_CODE is {code[:40]!r}, but every Sentinel-2 tile is in a UTM zone")
-    boxes: dict[int, Box] = {}
+    boxes: dict[int, Bounds] = {}
     for gsd in GRIDS:
         size, corner = (_at(tile, tag, gsd) for tag in ("Size", "Geoposition"))
         rows, columns = (tile.whole(size.get(t), f"{t} at {gsd} m", 1, 1e6, GridError) for t in ("NROWS", "NCOLS"))
@@ -287,7 +291,7 @@ def place(tile: Document) -> tuple[int, Box]:
             f"{tile.where}: the grids do not share their outer edges (left, bottom, right, top): {said}; "
             "download the product again"
         )
-    return int(zone[1]), boxes[10]
+    return geobox(boxes[10], 10, int(zone[1]))
 
 
 def _at(tile: Document, tag: str, gsd: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from xml.etree.ElementTree import Element
 
 import dask.array as da
@@ -20,9 +20,12 @@ import numpy.typing as npt
 from dask.base import tokenize
 from dask.delayed import delayed
 
-from xsen2.area import CELL, Box
 from xsen2.errors import CRSError, GridError, SourceError
+from xsen2.grid import metres
 from xsen2.sources.safe_files import Document, Files
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 __all__ = ["Image", "as_dn", "as_flags", "as_is", "clouds"]
 
@@ -37,7 +40,7 @@ _BITS = {"OPAQUE": 1, "CIRRUS": 2}
 """As CLASSI has them since."""
 
 
-def clouds(files: Files, inner: str, box: Box, epsg: int, side: int) -> da.Array:
+def clouds(files: Files, inner: str, grid: GeoBox, side: int) -> da.Array:
     """Lazy (1, y, x) bits on the 60 m grid: 1 for opaque cloud, 2 for cirrus.
 
     Parameters
@@ -45,39 +48,35 @@ def clouds(files: Files, inner: str, box: Box, epsg: int, side: int) -> da.Array
     files : Files
     inner : str
         Path of the mask in the product.
-    box, epsg
-        Place of the tile.
+    grid : GeoBox
+        Of the tile's 60 m pixels.
     side : int
         Pixels of a chunk.
     """
-    left, bottom, right, top = box
-    shape = (1, (top - bottom) // CELL, (right - left) // CELL)
-    name = f"safe-CLASSI-{tokenize(files.where(inner), files.stamp(inner), box)}"
-    drawn = delayed(_draw, pure=True)(files, inner, box, epsg, dask_key_name=name)
-    whole = da.from_delayed(drawn, shape, meta=np.empty((0, 0, 0), np.uint8))
+    name = f"safe-CLASSI-{tokenize(files.where(inner), files.stamp(inner), grid)}"
+    drawn = delayed(_draw, pure=True)(files, inner, grid, dask_key_name=name)
+    whole = da.from_delayed(drawn, (1, *grid.shape), meta=np.empty((0, 0, 0), np.uint8))
     chunks: da.Array = whole.rechunk((1, side, side))
     return chunks
 
 
-def _draw(files: Files, inner: str, box: Box, epsg: int) -> npt.NDArray[np.uint8]:
+def _draw(files: Files, inner: str, grid: GeoBox) -> npt.NDArray[np.uint8]:
     from rasterio.features import rasterize
-    from rasterio.transform import from_origin
 
-    left, bottom, right, top = box
-    shape = ((top - bottom) // CELL, (right - left) // CELL)
+    assert grid.crs is not None
     document = files.document(inner)
-    _check(document, epsg)
-    out = np.zeros((1, *shape), np.uint8)
+    _check(document, grid.crs.epsg)
+    out = np.zeros((1, *grid.shape), np.uint8)
     polygons = list(_polygons(document))
     for bit in _BITS.values():
         one = [polygon for kind, polygon in polygons if kind == bit]
         if one:
-            burnt = rasterize(one, shape, transform=from_origin(left, top, CELL, CELL), dtype="uint8")
+            burnt = rasterize(one, grid.shape, transform=grid.affine, dtype="uint8")
             out[0] |= burnt * np.uint8(bit)
     return out
 
 
-def _check(document: Document, epsg: int) -> None:
+def _check(document: Document, epsg: int | None) -> None:
     if document.root.tag != "Mask":
         raise SourceError(
             f"{document.where} begins with {document.root.tag[:60]!r}, not with Mask: it is not a mask of ESA's; "
@@ -166,7 +165,6 @@ class Image:
         The file, for messages.
     stamp : tuple of int
         Changes when the file is replaced.
-    gsd : int
     layers : int
         Bands in GDAL's sense.
     dtype : str
@@ -178,12 +176,11 @@ class Image:
     href: str | Path
     where: str
     stamp: tuple[int, int]
-    gsd: int
     layers: int
     dtype: str
     told: str = "MTD_TL.xml"
 
-    def blocks(self, box: Box, epsg: int) -> tuple[int, int]:
+    def blocks(self, grid: GeoBox) -> tuple[int, int]:
         """Rows and columns of the file's own tiles, after checking that the file is what the metadata say.
 
         Raises
@@ -197,7 +194,6 @@ class Image:
         """
         from rasterio.crs import CRS
         from rasterio.errors import NotGeoreferencedWarning
-        from rasterio.transform import from_origin
 
         if isinstance(self.href, Path) and self.href.suffix == ".jp2":
             try:
@@ -205,8 +201,7 @@ class Image:
                     _complete(stream, self.where)
             except OSError as error:
                 raise SourceError(f"{self.where} cannot be read: {error.strerror}") from error
-        left, bottom, right, top = box
-        shape = ((top - bottom) // self.gsd, (right - left) // self.gsd)
+        assert grid.crs is not None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # an error below
             with _opened(self.href, self.where, "the header") as file:
@@ -218,30 +213,29 @@ class Image:
                 f"{self.where} has {kind[0]} layers of {' and '.join(sorted(kind[1]))}, not {self.layers} of "
                 f"{self.dtype}: it is not an image of ESA's; download the product again"
             )
-        if found != shape:
+        if found != grid.shape:
             raise GridError(
-                f"{self.where} has {found[0]} x {found[1]} pixels, but {self.told} says {shape[0]} x {shape[1]}: "
-                "download the product again"
+                f"{self.where} has {found[0]} x {found[1]} pixels, but {self.told} says {grid.shape.y} x "
+                f"{grid.shape.x}: download the product again"
             )
-        if crs != CRS.from_epsg(epsg):
+        if crs != CRS.from_epsg(grid.crs.epsg):
             raise CRSError(
-                f"{self.where} is in {crs.to_string() if crs else 'no CRS'}, but {self.told} says EPSG:{epsg}: "
+                f"{self.where} is in {crs.to_string() if crs else 'no CRS'}, but {self.told} says {grid.crs}: "
                 "download the product again"
             )
-        if not transform.almost_equals(from_origin(left, top, self.gsd, self.gsd), 1e-3):
+        if not transform.almost_equals(grid.affine, 1e-3):
             raise GridError(
                 f"{self.where} has its corner at {transform.c:g}, {transform.f:g} and pixels of {transform.a:g} x "
-                f"{transform.e:g} m, but {self.told} says {left}, {top} and {self.gsd} x {-self.gsd} m: "
+                f"{transform.e:g} m, but {self.told} says {metres(*grid.affine[2:6:3])} and "
+                f"{metres(grid.affine.a)} x {metres(grid.affine.e)} m: "
                 "download the product again"
             )
         return block
 
-    def array(self, name: str, box: Box, epsg: int, side: int, decode: Decode, dtype: npt.DTypeLike) -> da.Array:
+    def array(self, name: str, grid: GeoBox, side: int, decode: Decode, dtype: npt.DTypeLike) -> da.Array:
         """Lazy (1, y, x) pixels after `decode`; chunks are whole tiles of the file, near `side` pixels wide."""
-        blocks = self.blocks(box, epsg)
-        left, bottom, right, top = box
-        shape = ((top - bottom) // self.gsd, (right - left) // self.gsd)
-        chunks = tuple(_chunks(n, block, side) for n, block in zip(shape, blocks, strict=True))
+        blocks = self.blocks(grid)
+        chunks = tuple(_chunks(n, block, side) for n, block in zip(grid.shape, blocks, strict=True))
         token = tokenize(str(self.href), self.stamp, chunks, decode)
         lazy: da.Array = da.map_blocks(
             partial(_read, href=self.href, where=self.where, decode=decode),

@@ -12,8 +12,9 @@ from functools import cache
 from typing import Any
 from urllib.parse import urljoin
 
-from xsen2.area import Area, lonlat
 from xsen2.errors import SourceError
+from xsen2.geometry import beside, lonlat
+from xsen2.geometry import read as read_area
 from xsen2.grid import Bounds
 from xsen2.sources.items import MOST, as_list, as_mapping, is_remote, read
 from xsen2.sources.items import Item as Known
@@ -204,7 +205,7 @@ def items_at(source: str, area: Bounds | None = None, datetime: str | None = Non
         import pystac
         import pystac_client  # noqa: F401
     except ImportError as error:
-        raise ImportError("STAC sources need pystac-client: pip install 'xsen2[stac]'") from error
+        raise ImportError("STAC sources need pystac-client: pip install 'xsen2[stac]' or 'xsen2[odc]'") from error
     remote = is_remote(source)
     try:
         io = stac_io()
@@ -255,7 +256,7 @@ def search(api: str, collection: str, area: Bounds, datetime: str) -> list[Any]:
         from pystac_client import Client
         from pystac_client.exceptions import APIError
     except ImportError as error:
-        raise ImportError("searching needs pystac-client: pip install 'xsen2[stac]'") from error
+        raise ImportError("searching needs pystac-client: pip install 'xsen2[stac]' or 'xsen2[odc]'") from error
     west, south, east, north = area
     box = (west, south, east - 360 if east > 180 else east, north)  # as STAC writes it across the antimeridian
     try:
@@ -288,8 +289,7 @@ def _of_area(items: list[Any], area: Bounds) -> list[Any]:
     from shapely.geometry import box
     from shapely.ops import unary_union
 
-    outline = Area.read(area, None)
-    assert outline is not None
+    outline = read_area(area)
     known = read(items)
     near = {id(of) for of in touching(known, outline)}
     pairs = [(item, of) for item, of in zip(items, known, strict=True) if id(of) in near]
@@ -299,14 +299,11 @@ def _of_area(items: list[Any], area: Bounds) -> list[Any]:
     if len(by_crs) == 1:
         return [item for item, _ in pairs]
 
-    west, south, east, north = outline.bounds
+    asked = box(*outline.lonlat)
+    middle = asked.centroid.x
 
     def covered(epsg: int) -> tuple[float, int]:
-        boxes = []
-        for left, bottom, right, top in {lonlat(of.extent, epsg) for _, of in by_crs[epsg]}:
-            turn = 360 * round((west + east - left - right) / 720)  # on the same side of 180 degrees as the area
-            boxes.append(box(left + turn, bottom, right + turn, top))
-        asked = box(west, south, east, north)
+        boxes = [box(*beside(bounds, middle)) for bounds in {lonlat(of.geobox) for _, of in by_crs[epsg]}]
         return round(unary_union(boxes).intersection(asked).area / asked.area, 4), len(by_crs[epsg])
 
     best = max(sorted(by_crs), key=covered)

@@ -6,16 +6,19 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
-from xsen2.area import Area, Box, lonlat
+from xsen2.area import part_of
 from xsen2.bands import BANDS, GRIDS, canonical, find_layer
 from xsen2.cube import DIMS, recognise
 from xsen2.errors import BandError, CRSError, RadiometryError, SourceError, Xsen2Error
+from xsen2.geometry import Area, lonlat
+from xsen2.geometry import read as read_area
+from xsen2.grid import CELL, edges_of, geobox, resized
 from xsen2.sources.assemble import assemble, side_of
 from xsen2.sources.engines import Grid, engine_named, read_all
 from xsen2.sources.items import (
@@ -38,6 +41,9 @@ from xsen2.sources.offsets import calibrated, classes, doubtful, first, offsets_
 from xsen2.sources.reading import Reading, ReadWarning, Record, Skipped, recorded, skipped
 from xsen2.sources.when import interval
 
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
 __all__ = ["EARTH_SEARCH", "PLANETARY_COMPUTER", "ReadWarning", "Skipped", "load", "skipped", "touching"]
 
 
@@ -56,13 +62,14 @@ def touching(items: Sequence[Item], area: Area) -> list[Item]:
     SourceError
         If there are none.
     """
-    places = {(item.extent, item.epsg) for item in items}  # few, however many the dates
-    inside = {place for place in places if area.box(*place) is not None}
-    found = [item for item in items if (item.extent, item.epsg) in inside]
+    # By their numbers: GeoBox spells its CRS out for its hash, which takes as long as the rest of an item.
+    grids = {id(item.geobox): item.geobox for item in items}  # few, however many the dates
+    inside = {key for key, grid in grids.items() if part_of(grid, area) is not None}
+    found = [item for item in items if id(item.geobox) in inside]
     if not found:
-        tiles = {item.tile: _degrees(lonlat(item.extent, item.epsg)) for item in items}
+        tiles = {item.tile: _degrees(lonlat(item.geobox)) for item in items}
         raise SourceError(
-            f"the area {_degrees(area.bounds)} lies outside all items: "
+            f"the area {_degrees(area.lonlat)} lies outside all items: "
             + "; ".join(f"tile {tile} {where}" for tile, where in sorted(tiles.items()))
             + " (west, south, east, north in degrees)"
         )
@@ -147,19 +154,18 @@ def _superseded(item: Item, better: Item) -> bool:
 
     The same part is the same datastrip with the same outline and no more nodata. Where that is not told, both are read.
     """
-    if item.extent != better.extent or not item.assets.keys() <= better.assets.keys():
+    if item.geobox != better.geobox or not item.assets.keys() <= better.assets.keys():
         return False
     if all(asset["href"] == better.assets[name]["href"] for name, asset in item.assets.items()):
         return True
     empty, less = (as_number(of.properties.get("s2:nodata_pixel_percentage")) for of in (item, better))
     told = item.strip is not None and None not in (empty, less) and item.footprint and better.footprint
-    return bool(told and item.strip == better.strip and less <= empty and _near(item, better))  # type: ignore[operator]
-
-
-def _near(item: Item, other: Item) -> bool:
-    """Whether two outlines are one: their corners' extremes are within 20 m of each other."""
-    ends = [tuple(end(axis) for axis in zip(*of.footprint, strict=True) for end in (min, max)) for of in (item, other)]
-    return all(abs(a - b) < 2e-4 for a, b in zip(*ends, strict=True))
+    return bool(
+        told
+        and item.strip == better.strip
+        and less <= empty  # type: ignore[operator]
+        and np.allclose(item.footprint, better.footprint, rtol=0, atol=2e-4)  # type: ignore[arg-type]  # 20 m
+    )
 
 
 def first_of_tiles(date: Sequence[Item]) -> list[Item]:
@@ -208,7 +214,6 @@ def opened(given: Given, bands: Sequence[str] | None, chunks: int, offset: float
         if bands is None:  # as with raster files, layers come only when they are asked for
             cube = cube[[band for band in BANDS if band in cube]]
         whole = recognise(cube)
-        left, bottom, right, top = (round(edge) for edge in whole.bounds)
         item = Item(
             id=name,
             time=time,
@@ -216,8 +221,7 @@ def opened(given: Given, bands: Sequence[str] | None, chunks: int, offset: float
             plain=given.plain,
             level=level_of(given.raw, properties) or cube.attrs.get("level"),
             platform=platform_of(properties, name),
-            epsg=whole.crs.to_epsg(),
-            extent=(left, bottom, right, top),
+            geobox=geobox(whole.bounds, 10, whole.crs.to_epsg()),
             assets={str(band): {"href": root} for band in cube.data_vars},
             keys={},
             properties=properties,
@@ -225,23 +229,21 @@ def opened(given: Given, bands: Sequence[str] | None, chunks: int, offset: float
     return Store(item, cube)
 
 
-def placed(stores: Sequence[Store], name: str, gsd: int, box: Box, chunk: int) -> da.Array:
-    """Lazy (item, y, x) of one variable, in a box: NaN, or 0 in layers, where a product has none."""
+def placed(stores: Sequence[Store], name: str, grid: GeoBox, chunk: int) -> da.Array:
+    """Lazy (item, y, x) of one variable, on a grid: NaN, or 0 in layers, where a product has none."""
     layers = []
-    height, width = (box[3] - box[1]) // gsd, (box[2] - box[0]) // gsd
+    gsd = gsd_of(name)
     dtype = np.dtype("float32" if name in BANDS else "uint8")
     nothing = np.nan if name in BANDS else 0
     for store in stores:
         if name not in store.cube:  # a band that one product does not have
-            layers.append(da.full((1, height, width), nothing, dtype, chunks=(1, chunk, chunk)))
+            layers.append(da.full((1, *grid.shape), nothing, dtype, chunks=(1, chunk, chunk)))
             continue
-        left, _, _, top = store.item.extent
+        left, _, _, top = edges_of(store.item.geobox)
         pixels = store.cube[name].transpose("time", *DIMS[gsd]).data
         cut, margins = [], [(0, 0)]
-        for start, size, length in (
-            ((top - box[3]) // gsd, pixels.shape[1], height),
-            ((box[0] - left) // gsd, pixels.shape[2], width),
-        ):
+        starts = round((top - grid.affine.f) / gsd), round((grid.affine.c - left) / gsd)
+        for start, size, length in zip(starts, pixels.shape[1:], grid.shape, strict=True):
             first = min(max(start, 0), size)
             last = max(min(start + length, size), first)
             cut.append(slice(first, last))
@@ -269,7 +271,7 @@ def load(
     geometry: Any = None,
     bands: Sequence[str] | None = None,
     chunks: int = 1200,
-    engine: str = "stackstac",
+    engine: str = "auto",
     *,
     offset: float | Mapping[str, float] | None = None,
     datetime: Any = None,
@@ -291,18 +293,20 @@ def load(
         `sign` and `on_error` mean nothing.
     bbox : sequence of float, optional
         Area to load: west, south, east, north in degrees, as in a STAC search.
-    geometry : GeoJSON dict, shapely geometry or object with ``__geo_interface__``, optional
-        The same for any shape, in lon/lat: its bounding box in the tile's CRS is loaded. GeoDataFrames
-        and GeoSeries may be in any CRS. The area is snapped outward to whole 60 m pixels and clipped to
-        the tiles. Without `bbox` and `geometry`, all of them.
+    geometry : bbox, GeoJSON, geometry, GeoBox or path, optional
+        The same for any shape, in whatever form ``superresolve(area=…)`` takes it: its bounding box in the tile's
+        CRS is loaded. What has a CRS of its own, as those of geopandas and odc-geo, may be in any; all else is in
+        lon/lat. The area is snapped outward to whole 60 m pixels and clipped to the tiles. Without `bbox` and
+        `geometry`, all of them.
     bands : sequence of str, optional
         Bands in any catalogue's words (``"red"``, ``"B04"``), and ``"SCL"``. All bands that the items
         have by default, without SCL.
     chunks : int
         Pixels of the 10 m grid along y and x in one dask chunk, rounded up to a multiple of 6; the
         other grids get a half and a sixth of it. One date per chunk.
-    engine : {"stackstac", "odc"}
-        What reads the pixels. Both give the same cube.
+    engine : {"auto", "stackstac", "odc"}
+        What reads the pixels: stackstac or odc-stac, which give the same cube. ``"auto"`` is what is installed,
+        stackstac if both are.
     offset : float or mapping, optional
         DN to add to the pixels, when the metadata do not settle it or are known to be wrong: -1000
         where pixels carry ESA's +1000 (processing baseline 04.00 and later), 0 where not. One for all
@@ -350,7 +354,7 @@ def load(
         If the items are not on Sentinel-2's grid, or `chunks` is not a positive integer. When the cube is
         computed: if a file lies elsewhere, or has other pixels, than its item says.
     ImportError
-        If the engine is not installed (``pip install 'xsen2[stac]'``).
+        If the engine is not installed (``pip install 'xsen2[stac]'``, or ``'xsen2[odc]'`` for odc-stac alone).
 
     Notes
     -----
@@ -394,7 +398,7 @@ def load(
     chunk = side_of(chunks)
     read_grid = engine_named(engine)
     reading = _reading(sign, on_error)
-    area = Area.read(bbox, geometry)
+    area = _area(bbox, geometry)
     inside = None if datetime is None else interval(datetime)
     found, given = split(items)
     _alike(found, given, reading, offset)
@@ -412,12 +416,12 @@ def load(
     one_grid(found)
     dates = passes(found)
     found = [item for date in dates for item in date]
-    box, epsg = _box(found, area), found[0].epsg
+    grid = _grid(found, area)
     if stores:
         stores, missing = [of[id(item)] for item in found], ""
         names = list(dict.fromkeys(str(name) for store in stores for name in store.cube.data_vars))
         offsets = [float(np.ravel(store.cube.get("offset", np.nan))[0]) for store in stores]
-        arrays = {name: placed(stores, name, gsd_of(name), box, chunk * 10 // gsd_of(name)) for name in names}
+        arrays = {name: placed(stores, name, resized(grid, gsd_of(name)), chunk * 10 // gsd_of(name)) for name in names}
     else:
         names, missing = _names(bands, found, reading.record is not None)
         offsets = offsets_of(found, offset)
@@ -425,7 +429,7 @@ def load(
         for gsd in GRIDS:
             here = [name for name in names if gsd_of(name) == gsd]
             if here:
-                arrays |= read_all(read_grid, found, here, Grid(gsd, box, epsg, chunk * 10 // gsd), reading)
+                arrays |= read_all(read_grid, found, here, Grid(resized(grid, gsd), chunk * 10 // gsd), reading)
         if reading.record is not None:
             arrays = {name: recorded(data, reading.record) for name, data in arrays.items()}
     checks = doubtful(found, offset, offsets)
@@ -441,8 +445,7 @@ def load(
             for name, data in ((name, arrays[name]) for name in names)
         },
         {name: gsd_of(name) for name in names},
-        box,
-        epsg,
+        grid,
         [min(item.time for item in first_of_tiles(date)) for date in dates],
         _attrs(found, offsets) | ({"missing": missing} if missing else {}),
         EXTRA_ATTRS,
@@ -518,20 +521,30 @@ def _names(bands: Sequence[str] | None, items: Sequence[Item], skip: bool) -> tu
     return names, "; ".join(lacking)
 
 
-def _box(items: Sequence[Item], area: Area | None) -> Box:
-    left, bottom, right, top = zip(*(item.extent for item in items), strict=True)
-    whole = (min(left), min(bottom), max(right), max(top))
-    most = _APART * TILE**2 * len({item.extent for item in items})
-    if area is None and (whole[2] - whole[0]) * (whole[3] - whole[1]) > most:
+def _area(bbox: object, geometry: object) -> Area | None:
+    """The area that `bbox` or `geometry` describes; None when both are None."""
+    if bbox is not None and geometry is not None:
+        raise SourceError("both bbox= and geometry= were given: give the one to load")
+    if bbox is not None:
+        return read_area(bbox, name="bbox=")
+    return None if geometry is None else read_area(geometry, name="geometry=")
+
+
+def _grid(items: Sequence[Item], area: Area | None) -> GeoBox:
+    """The 10 m pixels of a cube of some items, in an area."""
+    left, bottom, right, top = zip(*(edges_of(item.geobox) for item in items), strict=True)
+    whole = geobox((min(left), min(bottom), max(right), max(top)), 10, items[0].epsg)
+    most = _APART * (TILE // 10) ** 2 * len({edges_of(item.geobox) for item in items})
+    if area is None and whole.shape.y * whole.shape.x > most:
         raise SourceError(
             f"the tiles {', '.join(sorted({item.tile for item in items}))} lie so far apart that a cube of them would "
             "be nearly all nodata: give bbox= or geometry=, or load them apart"
         )
     if area is None:
         return whole
-    box = area.box(whole, items[0].epsg)
-    assert box is not None  # every item touches the area
-    return box
+    found = part_of(whole, area, CELL // 10)
+    assert found is not None  # every item touches the area
+    return found
 
 
 def _attrs(items: Sequence[Item], offsets: Sequence[float]) -> dict[str, Any]:

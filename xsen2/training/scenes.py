@@ -21,7 +21,7 @@ from xsen2 import files
 from xsen2.bands import GRIDS
 from xsen2.cube import DIMS, recognise, write_crs
 from xsen2.errors import SourceError, Xsen2Error, printable
-from xsen2.grid import lattice, off
+from xsen2.grid import centres, geobox, lattice, off
 from xsen2.paths import local
 from xsen2.radiometry import scales_of, to_nan
 
@@ -170,8 +170,9 @@ class Scene:
         variables = {}
         for gsd, bands in self.bands.items():
             ydim, xdim = DIMS[gsd]
-            y, x = (np.arange(n) + 0.5 for n in bands.shape[1:])
-            coords = {ydim: north - y * gsd, xdim: west + x * gsd}
+            height, width = bands.shape[1:]
+            y, x = centres(geobox((west, north - height * gsd, west + width * gsd, north), gsd, None))
+            coords = {ydim: y, xdim: x}
             for name, dn in zip(GRIDS[gsd], bands, strict=True):
                 variables[name] = xr.DataArray(np.where(self.valid[gsd], dn, np.float32(np.nan)), coords, (ydim, xdim))
         ds = xr.Dataset(variables, attrs={"title": self.name})
