@@ -101,7 +101,7 @@ def evaluate(
 def _airborne(folder: Path, out: Path, names: list[str], device: str, quiet: bool) -> None:
     """Scores against airborne truth, as a table."""
     from xsen2 import files
-    from xsen2.reporting.airborne import airborne
+    from xsen2.evaluation.airborne import airborne
 
     scores = airborne(folder, names, device=device, say=lambda line: None if quiet else click.echo(line, err=True))
     ratio = scores["rmse"].mean("band") / scores["rmse"].sel({"method": "bicubic"}).mean("band")
