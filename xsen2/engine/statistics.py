@@ -17,7 +17,7 @@ from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
 from xsen2.engine.fill import fill
 from xsen2.engine.halo import Layer, map_windows, trim
-from xsen2.engine.tasks import renamable
+from xsen2.engine.tasks import renamed
 from xsen2.methods.protocol import Method, finest_halo
 from xsen2.radiometry import Scale, to_dn
 
@@ -122,8 +122,7 @@ def _copies(arrays: Sequence[da.Array], seed: str) -> list[da.Array]:
     layers: dict[str, dict[Any, GraphNode]] = {}
     names = {key: clone_key(key, seed) for layer in graph.layers.values() for key in layer}
     for name, layer in graph.layers.items():
-        nodes = renamable(dict(layer), names)
-        layers[clone_key(name, seed)] = {names[k]: v.substitute(names, key=names[k]) for k, v in nodes.items()}
+        layers[clone_key(name, seed)] = renamed(layer, names)
     links = {clone_key(k, seed): {clone_key(x, seed) for x in deps} for k, deps in graph.dependencies.items()}
     copied = HighLevelGraph(layers, links)
     return [da.Array(copied, clone_key(a.name, seed), a.chunks, meta=a._meta) for a in arrays]

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from dask.task_spec import GraphNode
 
-__all__ = ["renamable"]
+__all__ = ["renamed"]
 
 
-def renamable(graph: dict[Any, Any], known: Iterable[Any] | None = None) -> dict[Any, GraphNode]:
-    """The graph with tasks that can be renamed; those of old, tuples with a function, still come from other libraries.
+def renamed(graph: Mapping[Any, Any], names: Mapping[Any, Any]) -> dict[Any, GraphNode]:
+    """The tasks of a graph under other names, and with those in what they refer to.
 
     Parameters
     ----------
-    graph : dict
-    known : iterable, optional
-        All keys that tasks may refer to, where those of other graphs are among them.
+    graph : mapping
+        Key → task; tuples with a function, as of old, still come from other libraries.
+    names : mapping
+        Key → new one: of all of the graph's, and of others that its tasks refer to.
     """
-    if all(isinstance(node, GraphNode) for node in graph.values()):
-        return graph
-    # The one thing of dask's that is private: so it is not imported before a graph needs it.
-    from dask._task_spec import convert_legacy_graph
+    nodes: dict[Any, GraphNode] = dict(graph)
+    if not all(isinstance(node, GraphNode) for node in nodes.values()):
+        # The one thing of dask's that is private: so it is not imported before a graph needs it.
+        from dask._task_spec import convert_legacy_graph
 
-    converted: dict[Any, GraphNode] = convert_legacy_graph(graph, all_keys=None if known is None else set(known))
-    return converted
+        nodes = convert_legacy_graph(nodes, all_keys=set(names))
+    other: dict[Any, Any] = dict(names)
+    return {names[key]: node.substitute(other, key=names[key]) for key, node in nodes.items()}

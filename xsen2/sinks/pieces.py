@@ -17,7 +17,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 from dask.utils import ensure_dict
 
-from xsen2.engine.tasks import renamable
+from xsen2.engine.tasks import renamed
 from xsen2.progress import ProgressLike, Reporter
 
 __all__ = ["on_a_cluster", "run_pieces"]
@@ -172,9 +172,9 @@ def _apart(piece: Any, own: str) -> Delayed:
     keys = list(flatten([each.__dask_keys__() for each in collections]))
     # All at once: `dask.optimize` fuses what they have in common, the network say, into each of them.
     merged = HighLevelGraph.merge(*(each.__dask_graph__() for each in collections))
-    graph = renamable(ensure_dict(collections[0].__dask_optimize__(merged, keys)))
+    graph = ensure_dict(collections[0].__dask_optimize__(merged, keys))
     names = {key: (f"{key[0]}-{own}", *key[1:]) if isinstance(key, tuple) else f"{key}-{own}" for key in graph}
-    apart: dict[Any, Any] = {names[key]: node.substitute(names, key=names[key]) for key, node in graph.items()}
+    apart: dict[Any, Any] = renamed(graph, names)
     ends = [TaskRef(names[key]) for key in keys]
     last = f"written-{tokenize(ends)}"
     apart[last] = Task(last, _nothing, *ends)
