@@ -181,6 +181,11 @@ def _by_the_system(claim: Claim) -> Iterator[bool]:
             yield False
             return
         try:
+            claim.read()  # somebody else's file is not written over
+        except StoreError:
+            lock.release()
+            raise
+        try:
             with open(claim.path, "r+b") as file:
                 file.truncate(file.write(_entry(claim.run)))
             break
