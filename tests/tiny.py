@@ -14,7 +14,12 @@ from xsen2.networks.cards import Card, cards, grouped
 from xsen2.networks.load import build
 from xsen2.training.export import write
 
-SMALL = {"dsen2.DSen2": {"blocks": 1, "features": 8}, "twogrid.TwoGrid": {"blocks": 1, "thin": 4, "wide": 8}}
+SMALL = {
+    "dsen2.DSen2": {"blocks": 1, "features": 8},
+    "twogrid.TwoGrid": {"blocks": 1, "thin": 4, "wide": 8},
+    "refined.Refined": {"blocks": 1, "thin": 4, "wide": 8},
+    "blend.Blend": {"blocks": 1, "features": 8},
+}
 """What each architecture is built with, beside what its card says."""
 
 
@@ -33,8 +38,9 @@ def shrunk(card: Card, folder: Path) -> Card:
     torch.manual_seed(card.ratio)
     module = build(card.architecture, card.ratio, arguments)
     for name, value in module.state_dict().items():  # no layer begins at zero, as some do for training
-        gain = 0.3 if name.startswith("tail") else 1.4
-        value.normal_(std=0.05 if value.ndim == 1 else gain / value[0].numel() ** 0.5)
+        gain = 0.3 if name.startswith(("tail", "gate", "more")) else 1.4
+        if value.ndim:  # a single number is no layer
+            value.normal_(std=0.05 if value.ndim == 1 else gain / value[0].numel() ** 0.5)
     said = {key: getattr(card, key) for key in ("name", "network", "architecture", "ratio", "licence", "source")}
     more = {"spread": card.spread} if card.spread else {}
     return write(module.state_dict(), folder, **said, arguments=arguments, training={}, **more)

@@ -6,7 +6,6 @@ Names of scenes and methods come from anywhere. What a page is made of is text; 
 from __future__ import annotations
 
 import base64
-import html
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,13 +17,6 @@ from xsen2.errors import printable
 from xsen2.version import __version__
 
 __all__ = ["Heading", "Part", "Picture", "Table", "as_html", "as_markdown", "literal", "versions"]
-
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto}"
-    "td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}"
-    "td:first-child,th:first-child{text-align:left}"
-)
 
 
 @dataclass(frozen=True)
@@ -83,28 +75,55 @@ def as_markdown(title: str, parts: Sequence[Part]) -> str:
 
 def as_html(title: str, parts: Sequence[Part], folder: Path) -> str:
     """The page as one file, well-formed also as XML; pictures are read from `folder` and put inside."""
+    from jinja2 import Environment
+
+    def encoded(file: str) -> str:
+        return base64.b64encode((folder / file).read_bytes()).decode()
+
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    page.filters |= {"printable": printable, "spans": _spans, "encoded": encoded}
     below = "h3" if any(isinstance(part, Heading) for part in parts) else "h2"
-    out = [
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        f"<title>{_entity(title)}</title><style>{STYLE}</style></head><body><h1>{_entity(title)}</h1>"
-    ]
-    for part in parts:
-        if isinstance(part, Heading):
-            out.append(f"<h2>{_entity(part.text)}</h2>")
-        elif isinstance(part, Table):
-            lines = [
-                "".join(f"<{tag}>{_entity(cell)}</{tag}>" for cell in line)
-                for tag, line in (("th", part.head), *(("td", row) for row in part.rows))
-            ]
-            out += [f"<{below}>{_entity(part.title)}</{below}>"] if part.title else []
-            out += [_paragraph(part.note)] if part.note else []
-            out.append("<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>")
-        elif isinstance(part, Picture):
-            data = base64.b64encode((folder / part.file).read_bytes()).decode()
-            out.append(f'<p><img alt="{_entity(part.text)}" src="data:image/png;base64,{data}"/></p>')
-        else:
-            out.append(_paragraph(part))
-    return "\n".join([*out, "</body></html>"]) + "\n"
+    kinds = [(type(part).__name__, part) for part in parts]
+    return page.from_string(HTML).render(title=title, parts=kinds, below=below)
+
+
+HTML = """\
+{% macro paragraph(text) %}
+<p>{% for code, piece in text|spans %}
+{% if code %}<code>{{ piece|printable }}</code>{% else %}{{ piece|printable }}{% endif %}
+{% endfor %}</p>
+{% endmacro %}
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"/><title>{{ title|printable }}</title><style>
+body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}
+table{border-collapse:collapse;display:block;overflow-x:auto}
+td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}
+</style></head><body><h1>{{ title|printable }}</h1>
+{% for kind, part in parts %}
+{% if kind == "Heading" %}
+<h2>{{ part.text|printable }}</h2>
+{% elif kind == "Table" %}
+{% if part.title %}
+<{{ below }}>{{ part.title|printable }}</{{ below }}>
+{% endif %}
+{% if part.note %}
+{{ paragraph(part.note) }}
+{%- endif %}
+<table><tr>{% for cell in part.head %}<th>{{ cell|printable }}</th>{% endfor %}</tr>
+{% for row in part.rows %}
+<tr>{% for cell in row %}<td>{{ cell|printable }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% elif kind == "Picture" %}
+<p><img alt="{{ part.text|printable }}" src="data:image/png;base64,{{ part.file|encoded }}"/></p>
+{% else %}
+{{ paragraph(part) }}
+{%- endif %}
+{% endfor %}
+</body></html>
+"""
+"""The page, in which all that is put in is escaped."""
 
 
 def _spans(text: str) -> Iterator[tuple[bool, str]]:
@@ -132,15 +151,6 @@ def _sign(text: str) -> str:
     """Text whose signs are themselves in Markdown: no HTML, no links, no pictures, no formulas, no code."""
     escaped = re.sub(r"([\\`\[\]$~]|(?<!\w)[*_]|[*_](?!\w)|&(?=[#\w]))", r"\\\1", printable(text))
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", escaped)  # an escaped one is still HTML to what knows no Markdown
-
-
-def _entity(text: str) -> str:
-    """The same in HTML."""
-    return html.escape(printable(text))
-
-
-def _paragraph(text: str) -> str:
-    return "<p>" + "".join(f"<code>{_entity(t)}</code>" if code else _entity(t) for code, t in _spans(text)) + "</p>"
 
 
 def versions(packages: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from platformdirs import user_data_path
+
 from xsen2 import files, paths
 from xsen2.errors import WeightsError
 from xsen2.networks.cards import Card, grouped
@@ -34,15 +36,16 @@ class Broken(NamedTuple):
 def folder() -> Path:
     """Where a user's weights are kept: ``XSEN2_WEIGHTS``, else ``xsen2/weights`` where the user's data lie.
 
-    That is ``$XDG_DATA_HOME``, on Windows ``%LOCALAPPDATA%``, and ``~/.local/share`` where neither is set.
+    That is ``$XDG_DATA_HOME``, or what the system has for it: ``~/.local/share``, ``~/Library/Application Support``,
+    ``%LOCALAPPDATA%``.
     """
     if given := os.environ.get("XSEN2_WEIGHTS"):
         return paths.local(given, WeightsError)
     try:
-        data = os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".local" / "share"
+        Path.home()
+        return user_data_path("xsen2", appauthor=False).absolute() / "weights"
     except RuntimeError as error:
         raise WeightsError(f"no folder for weights: {error}; name one in XSEN2_WEIGHTS") from error
-    return Path(data).absolute() / "xsen2" / "weights"
 
 
 def installed(reserved: Collection[str]) -> tuple[dict[str, tuple[Card, ...]], list[Broken]]:
