@@ -621,6 +621,12 @@ def test_a_call_that_is_stopped_is_taken_up_again(
         assert len(computed) <= number + 2
         with pytest.raises((FileNotFoundError, KeyError)):
             xr.open_zarr(tmp_path / "a.zarr")
+    computed.clear()
+    with monkeypatch.context() as patch, dask.config.set(scheduler=scheduler, num_workers=2):
+        patch.setattr(regions, "REGION", 10**9)  # all blocks in one piece of work
+        with pytest.raises(xsen2.Cancelled, match="after 3 of 12 blocks"):
+            to_zarr(slow, tmp_path / "one.zarr", progress=lambda now: now.done < 3)
+    assert len(computed) <= 3 + 3
     with pytest.raises(xsen2.Cancelled, match=r"progress= raised ZeroDivisionError.*") as stopped:
         to_zarr(slow, tmp_path / "a.zarr", progress=lambda now: 1 / 0)
     assert isinstance(stopped.value.__cause__, ZeroDivisionError)
