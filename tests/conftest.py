@@ -71,17 +71,20 @@ def tiny_cards(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def tiny_networks(tiny_cards: Any) -> Iterator[None]:
     """The names of the package's networks stand for small ones of the same architectures: see `tiny`."""
+    from xsen2.methods import registry
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xsen2.methods.registry.cards", lambda: tiny_cards)
+        patch.setattr(registry, "cards", lambda: tiny_cards)
         yield
 
 
 @pytest.fixture
 def real_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package's own networks after all, in a module of `tiny_networks`."""
+    from xsen2.methods import registry
     from xsen2.networks.cards import cards
 
-    monkeypatch.setattr("xsen2.methods.registry.cards", cards)
+    monkeypatch.setattr(registry, "cards", cards)
 
 
 @pytest.fixture(scope="session")

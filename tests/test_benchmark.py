@@ -19,6 +19,7 @@ from xsen2.degrade import pair
 from xsen2.errors import GridError, MethodError, SourceError
 from xsen2.evaluation.benchmark import Cell, Judge, KeepingJudge, Tally, identity, labelled, subjects
 from xsen2.evaluation.metrics import PER_BAND, SPECTRAL, State
+from xsen2.methods import registry
 from xsen2.methods.bicubic import Bicubic
 
 
@@ -170,7 +171,7 @@ class Counting(KeepingJudge):
 def test_cells_are_kept_and_found_again(
     folder: Path, tmp_path: Path, tiny_cards: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xsen2.methods.registry.cards", lambda: tiny_cards)
+    monkeypatch.setattr(registry, "cards", lambda: tiny_cards)
 
     def run(border: int = 0, methods: tuple[str, ...] = ("bicubic", "regression")) -> tuple[xr.Dataset, list[str]]:
         Counting.computed.clear()
