@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
-from cubes import make_cube
+import rasterio
+from cubes import make_cube, no_compute
+from rasterio.transform import from_origin
 
-from xsen2.errors import Cancelled, RadiometryError
+from xsen2.errors import BandError, Cancelled, GridError, RadiometryError, SourceError
+from xsen2.sources import open as sources
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -76,3 +81,93 @@ def test_the_sink_of_the_guide_keeps_what_sinks_promise(tmp_path):
     with pytest.raises(RadiometryError, match="wrap round"):
         to_npz(wrapped, tmp_path / "wrapped", progress=False)
     assert not list((tmp_path / "wrapped").iterdir())
+
+
+# --- a source ------------------------------------------------------------------------------------
+
+MAJA = "SENTINEL2A_20180115-105416-457_L2A_T31TFJ_C_V2-2"
+XML = """<?xml version="1.0" encoding="UTF-8"?>
+<Muscate_Metadata_Document>
+  <Dataset_Identification><GEOGRAPHICAL_ZONE type="Tile">T31TFJ</GEOGRAPHICAL_ZONE></Dataset_Identification>
+  <Product_Characteristics>
+    <ACQUISITION_DATE>2018-01-15T10:54:16.457Z</ACQUISITION_DATE><PLATFORM>SENTINEL2A</PLATFORM>
+  </Product_Characteristics>
+  <Geoposition_Informations>
+    <HORIZONTAL_CS_CODE>32631</HORIZONTAL_CS_CODE>
+    <Group_Geopositioning group_id="R1"><ULX>600000</ULX><ULY>5000040</ULY><XDIM>10</XDIM><YDIM>-10</YDIM>
+      <NROWS>48</NROWS><NCOLS>42</NCOLS></Group_Geopositioning>
+    <Group_Geopositioning group_id="R2"><ULX>600000</ULX><ULY>5000040</ULY><XDIM>20</XDIM><YDIM>-20</YDIM>
+      <NROWS>24</NROWS><NCOLS>21</NCOLS></Group_Geopositioning>
+  </Geoposition_Informations>
+  <Radiometric_Informations>
+    <REFLECTANCE_QUANTIFICATION_VALUE>10000</REFLECTANCE_QUANTIFICATION_VALUE>
+    <SPECIAL_VALUE name="nodata">-10000</SPECIAL_VALUE>
+  </Radiometric_Informations>
+</Muscate_Metadata_Document>
+"""
+
+
+@pytest.fixture(scope="module")
+def maja():
+    """The module that the guide tells to write, and what it tells to put into `xsen2.sources.open`."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "adding-a-source.md").read_text(), re.DOTALL)
+    module = ModuleType("xsen2.sources.maja")
+    exec(blocks[0], vars(module))
+    openers = {"is_url": sources.is_url, "Wanted": sources.Wanted, "Cube": sources.Cube, "_cut": sources._cut}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        for block in blocks[1:]:
+            exec(f"from __future__ import annotations\n{block}", openers)
+        entry = (openers["_is_maja"], openers["_open_maja"])
+        patch.setattr(sources, "_OPENERS", (entry, *sources._OPENERS))
+        yield module
+
+
+def product(home: Path) -> dict[str, np.ndarray]:
+    """A tiny product; gives its raw pixels."""
+    (home / MAJA).mkdir()
+    (home / MAJA / f"{MAJA}_MTD_ALL.xml").write_text(XML)
+    rng, scene = np.random.default_rng(0), {}
+    for name in ("B02", "B03", "B04", "B08", "B05", "B8A", "B11"):
+        size = 10 if name in ("B02", "B03", "B04", "B08") else 20
+        scene[name] = rng.integers(-50, 9000, (480 // size, 420 // size), np.int16)
+        scene[name][:2, :3] = -10000
+        profile = {
+            "count": 1,
+            "dtype": "int16",
+            "crs": "EPSG:32631",
+            "transform": from_origin(600000, 5000040, size, size),
+        }
+        file = home / MAJA / f"{MAJA}_FRE_B{name[1:].lstrip('0')}.tif"
+        height, width = scene[name].shape
+        with rasterio.open(file, "w", driver="GTiff", height=height, width=width, **profile) as out:
+            out.write(scene[name], 1)
+    return scene
+
+
+def test_the_source_of_the_guide(maja, tmp_path: Path) -> None:
+    scene = product(tmp_path)
+    with no_compute():
+        cube = maja.open_maja(tmp_path / MAJA)
+        sharp = cube.dsen2.superresolve(["B05", "B11"], "bicubic")
+    assert set(cube) == set(scene)
+    for name, raw in scene.items():
+        np.testing.assert_array_equal(cube[name][0], np.where(raw == -10000, np.nan, raw.astype(np.float32)))
+    assert (float(cube.x[0]), float(cube.y_20m[0]), cube.rio.crs.to_epsg()) == (600005, 5000030, 32631)
+    assert (cube.offset.item(), str(cube.time.values[0])[:19]) == (0, "2018-01-15T10:54:16")
+    assert cube.attrs["platform"] == "Sentinel-2A"
+    assert np.isfinite(sharp.compute().B11).sum() == 48 * 42 - 6 * 4
+    part = sources.open_source(str(tmp_path / MAJA), sources.Wanted(area=(4.273, 45.143, 4.275, 45.145)))
+    assert 0 < part.sizes["x"] < 42
+    np.testing.assert_array_equal(part.B02, cube.B02.sel(x=part.x, y=part.y))
+
+
+def test_what_the_source_of_the_guide_refuses(maja, tmp_path: Path) -> None:
+    product(tmp_path)
+    with pytest.raises(BandError, match=r"no image of B12; it has B02"):
+        maja.open_maja(tmp_path / MAJA, ["B12"])
+    with pytest.raises(SourceError, match=r"has 0 files named …_MTD_ALL\.xml"):
+        maja.open_maja(tmp_path)
+    (tmp_path / MAJA / f"{MAJA}_MTD_ALL.xml").write_text(XML.replace("<NROWS>48<", "<NROWS>54<"))
+    with pytest.raises(GridError, match=r"has 48 x 42 pixels, but .*MTD_ALL.xml says 54 x 42"):
+        maja.open_maja(tmp_path / MAJA)

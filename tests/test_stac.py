@@ -655,7 +655,7 @@ CONTRADICTIONS = {
     "new product, no flag, no offset declared": ("05.09", None, 0, "-1000 DN.* 0 DN"),
     "old product, but an offset declared": ("02.14", False, -0.1, "02.14.*-1000 DN"),
     "old product, no flag, an offset declared": ("03.01", None, -0.1, "03.01.*-1000 DN"),
-    "applied to an old product": ("02.14", True, -0.1, "true.*-1000 DN.*02.14"),
+    "applied to an old product": ("02.14", True, -0.1, "true.*02.14.*-1000 DN"),
     "nothing said": (None, None, None, "neither"),
     "nothing said but the flag": (None, False, None, "neither"),
 }

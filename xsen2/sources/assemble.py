@@ -10,41 +10,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xsen2.bands import BANDS
+from xsen2.bands import BANDS, LAYERS
 from xsen2.cube import DIMS, write_crs
 from xsen2.errors import GridError
 from xsen2.grid import centres, resized
+from xsen2.sources.calibration import Radiometry
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-__all__ = ["assemble", "side_of"]
+__all__ = ["assemble", "product_cube", "side_of"]
 
 
 def assemble(
     arrays: Mapping[str, Any],
-    gsd: Mapping[str, int],
     grid: GeoBox,
     times: Sequence[datetime],
     attrs: Mapping[str, Any],
-    variable_attrs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> xr.Dataset:
-    """Put arrays of shape (time, y, x), one per band or extra, into a cube.
+    """Put arrays of shape (time, y, x), one per band or layer, into a cube.
 
     Parameters
     ----------
     arrays : mapping
-        Name → array; each covers `grid` with pixels of its own size, `gsd[name]`.
-    gsd : mapping
-        Name → native ground sampling distance in metres.
+        Name → array; each covers `grid` with the pixels of its own native grid.
     grid : GeoBox
         The outer edges that all grids share, and their CRS.
     times : sequence of datetime.datetime
         UTC, without time zone.
     attrs : mapping
         Attributes of the dataset.
-    variable_attrs : mapping, optional
-        Name → attributes of variables that are not bands.
 
     Returns
     -------
@@ -56,15 +51,75 @@ def assemble(
     cube = xr.Dataset(attrs=dict(attrs))
     cube["time"] = ("time", np.array(times, "datetime64[ns]"), {"standard_name": "time"})
     for name, data in arrays.items():
-        dims = DIMS[gsd[name]]
-        for dim, values in zip(dims, centres(resized(grid, gsd[name])), strict=True):
+        what = BANDS.get(name) or LAYERS[name]
+        dims = DIMS[what.gsd]
+        for dim, values in zip(dims, centres(resized(grid, what.gsd)), strict=True):
             if dim not in cube.coords:
                 axis = dim[0]
                 about = {"standard_name": f"projection_{axis}_coordinate", "units": "metre", "axis": axis.upper()}
                 cube[dim] = (dim, values, about)
-        extra = (variable_attrs or {}).get(name, {})
-        cube[name] = (("time", *dims), data, BANDS[name].attrs if name in BANDS else dict(extra))
+        cube[name] = (("time", *dims), data, what.attrs)
     return write_crs(cube, CRS.from_epsg(grid.crs.epsg))
+
+
+def product_cube(
+    arrays: Mapping[str, Any],
+    grid: GeoBox,
+    time: datetime | None,
+    meant: Mapping[str, Radiometry],
+    *,
+    product: str,
+    tile: str,
+    level: str,
+    platform: str,
+    baseline: str = "unknown",
+) -> xr.Dataset:
+    """The cube of one product and date, with what is known of it in its attributes; without the date if it is None.
+
+    Parameters
+    ----------
+    arrays, grid
+        As `assemble` takes them; bands are DN.
+    time : datetime.datetime or None
+        Of the tile, UTC, without time zone.
+    meant : mapping
+        Band → what its raw pixels meant.
+    product, tile, level, platform, baseline : str
+        For the attributes.
+    """
+    special: dict[str, float] = {}
+    for one in meant.values():
+        # NaN, which is nodata in any product of floats, needs no mention.
+        special |= ({} if np.isnan(one.nodata) else {"NODATA": one.nodata}) | dict(one.special)
+    attrs = {
+        "product": product,
+        "source": product,  # as a cube of any source has it
+        "tile": tile,
+        "level": level,
+        "platform": platform,
+        "processing_baseline": baseline,
+        "units": "DN = 10000 x reflectance",
+        "offset": _removed(meant),
+        "special_values": ", ".join(f"{name} {value:g}" for name, value in special.items()),
+        "attribution": f"contains modified Copernicus Sentinel data {time.year if time else ''}".strip(),
+    }
+    cube = assemble(arrays, grid, [time or datetime(1970, 1, 1)], attrs)
+    added = sorted({one.offset for one in meant.values()})
+    if len(added) == 1:
+        about_offset = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
+        cube = cube.assign_coords(offset=("time", np.array(added, np.float32), about_offset))
+    return cube if time else cube.isel(time=0, drop=True)
+
+
+def _removed(meant: Mapping[str, Radiometry]) -> str:
+    """What was done to the pixels, in the words that `load` has for it."""
+    values, gains = ({getattr(one, key) for one in meant.values()} for key in ("offset", "gain"))
+    steps = " or ".join(f"{10000 / gain:g}" for gain in sorted(gains))
+    then = "" if gains <= {1.0} else f", then multiplied by 10000 / {steps}"
+    if len(values) == 1:
+        return f"removed once: {values.pop():g} DN added to the raw pixels{then}; per date in the coordinate 'offset'"
+    each = ", ".join(f"{name} {one.offset:g}" for name, one in meant.items()) or "nothing"
+    return f"removed once: {each} DN added to the raw pixels{then}"
 
 
 def side_of(chunks: int) -> int:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
-import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from xsen2.bands import BANDS
 from xsen2.errors import BandError, GridError, RadiometryError
 from xsen2.grid import edges_of, resized
-from xsen2.sources.assemble import side_of
-from xsen2.sources.eopf_store import BANDS_AT, Layer, Meaning, Product, about, agree, epsg_of, grid_of, meaning
-from xsen2.sources.safe import Need, asked, product_cube, settle
-from xsen2.sources.safe_metadata import GSD, Radiometry
+from xsen2.sources.assemble import product_cube, side_of
+from xsen2.sources.calibration import Radiometry
+from xsen2.sources.eopf_store import BANDS_AT, Layer, Product, about, agree, epsg_of, grid_of, meaning
+from xsen2.sources.safe import Need, asked, settle
+from xsen2.sources.safe_metadata import GSD
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -139,19 +137,20 @@ def read(
     for name, layer in layers.items():
         gsd = GSD[name]
         agree(layer, resized(grid, gsd), product.group(layer.path.rpartition("/")[0]))
-        decode = partial(_as_dn, meant=meant[name]) if name in BANDS else _as_is
+        decode = meant[name].dn if name in BANDS else _as_is
         dtype = "float32" if name in BANDS else "uint8"
         arrays[name] = layer.lazy(name, side * 10 // gsd, decode, dtype, product.stamp)
-    said = _alike(meant, next(iter(whole.baselines.values()), "unknown"))
+    _alike(meant)
     return product_cube(
         arrays,
         grid,
         whole.time,
-        said,
+        meant,
         product=whole.product,
         tile=whole.tile,
         level=whole.level,
         platform=whole.platform,
+        baseline=whole.baseline,
     )
 
 
@@ -182,33 +181,16 @@ def _grid(product: Product, layers: dict[str, Layer]) -> GeoBox:
     return resized(next(iter(grids.values())), 10)
 
 
-def _alike(meant: dict[str, Meaning], baseline: str) -> Radiometry:
-    """The radiometry of all bands, which have one scale and one nodata value."""
-    values: dict[str, dict[float, str]] = {"scale_factor": {}, "fill_value": {}}
+def _alike(meant: Mapping[str, Radiometry]) -> None:
+    """Refuse bands of one product that differ in scale or nodata."""
+    values: dict[str, dict[str, str]] = {"scale_factor": {}, "fill_value": {}}
     for name, one in meant.items():
-        values["scale_factor"].setdefault(one.quantification, name)
-        values["fill_value"].setdefault(one.nodata if one.nodata == one.nodata else math.inf, name)
+        values["scale_factor"].setdefault(f"{one.gain / 10000:g}", name)
+        values["fill_value"].setdefault(f"{one.nodata:g}", name)
     for key, by_value in values.items():
         if len(by_value) > 1:
-            said = ", ".join(
-                f"{1 / value if key == 'scale_factor' else value:g} of {name}" for value, name in by_value.items()
-            )
+            said = ", ".join(f"{value} of {name}" for value, name in by_value.items())
             raise RadiometryError(f"bands of one product have different values of {key}: {said}; download it again")
-    offsets = {name: one.offset for name, one in meant.items()}
-    first = next(iter(meant.values()), None)
-    special = {} if first is None or first.nodata != first.nodata else {"NODATA": int(first.nodata)}
-    return Radiometry(offsets, 10000.0 if first is None else first.quantification, special, baseline)
-
-
-def _as_dn(raw: npt.NDArray[Any], meant: Meaning) -> npt.NDArray[np.float32]:
-    out = raw.astype(np.float32)
-    if meant.offset:
-        out += np.float32(meant.offset)
-    if meant.quantification != 10000:
-        out *= np.float32(10000 / meant.quantification)
-    low, high = meant.valid
-    out[(raw == meant.nodata) | (raw < low) | (raw > high)] = np.nan
-    return out
 
 
 def _as_is(raw: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -22,8 +22,8 @@ from dask.base import tokenize
 
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError, Xsen2Error
 from xsen2.grid import edges_of, geobox, metres
-from xsen2.sources.items import baseline
-from xsen2.sources.offsets import SETTLE, SHIFTED_SINCE, offsets_of
+from xsen2.sources.calibration import SETTLE, Radiometry, check_given, settled
+from xsen2.sources.items import as_mapping, as_number
 from xsen2.sources.safe_metadata import tile_in
 from xsen2.sources.safe_pixels import _chunks
 from xsen2.sources.when import sensing_time
@@ -38,15 +38,12 @@ __all__ = [
     "BANDS_AT",
     "About",
     "Layer",
-    "Meaning",
     "Product",
     "about",
     "agree",
     "epsg_of",
     "grid_of",
     "is_eopf",
-    "is_number",
-    "mapping",
     "meaning",
     "short",
 ]
@@ -66,8 +63,8 @@ def epsg_of(product: Product, layers: Sequence[Layer]) -> int:
     CRSError
         If it is missing, said differently in two places, or not a UTM zone.
     """
-    item, other = (mapping(product.attrs.get(key)) for key in ("stac_discovery", "other_metadata"))
-    said = mapping(item.get("properties"))
+    item, other = (as_mapping(product.attrs.get(key)) for key in ("stac_discovery", "other_metadata"))
+    said = as_mapping(item.get("properties"))
     told: dict[str, object] = {"horizontal_CRS_code": other.get("horizontal_CRS_code")}
     homes = {home for layer in layers for home in _parents(layer.path)}
     places = [("stac_discovery", said), *((f"the group {home!r}", product.group(home)) for home in sorted(homes))]
@@ -213,7 +210,7 @@ def _numbers(where: str, attrs: Mapping[str, Any], key: str, size: int) -> list[
     value = attrs.get(key)
     if value is None:
         return []
-    if not isinstance(value, (list, tuple)) or len(value) < size or not all(is_number(v) for v in value[:size]):
+    if not isinstance(value, (list, tuple)) or len(value) < size or None in map(as_number, value[:size]):
         raise GridError(f"{where}: {key} is {short(value)}, not {size} numbers; download the product again")
     return [float(v) for v in value[:size]]
 
@@ -440,24 +437,10 @@ class About:
     baselines: dict[str, str]
     time: datetime | None
 
-
-@dataclass(frozen=True)
-class Meaning:
-    """How the raw pixels of a band become DN: (raw + offset) * 10000 / quantification.
-
-    Attributes
-    ----------
-    offset, quantification : float
-    nodata : float
-        Raw value; of floats NaN, unless they have one besides.
-    valid : tuple of float
-        Smallest and largest raw value that counts.
-    """
-
-    offset: float
-    quantification: float
-    nodata: float
-    valid: tuple[float, float]
+    @property
+    def baseline(self) -> str:
+        """The processing baseline, as it is told first."""
+        return next(iter(self.baselines.values()), "unknown")
 
 
 def about(product: Product) -> About:
@@ -468,10 +451,10 @@ def about(product: Product) -> About:
     SourceError
         If the level or the time are missing or cannot be.
     """
-    item, other = (mapping(product.attrs.get(key)) for key in ("stac_discovery", "other_metadata"))
+    item, other = (as_mapping(product.attrs.get(key)) for key in ("stac_discovery", "other_metadata"))
     if not item and not other:
         return _by_name(product.where)
-    said = mapping(item.get("properties"))
+    said = as_mapping(item.get("properties"))
     name = _text(item.get("id")).removesuffix(".SAFE").removesuffix(".zarr")
     levels = (_text(said.get("processing:level")), _text(said.get("product:type")), name)
     level = next((found[1] for text in levels if (found := re.search(r"(?:^|MSI)(L1C|L2A)", text))), None)
@@ -515,7 +498,7 @@ def _time(product: Product, said: Mapping[str, Any], other: Mapping[str, Any]) -
     return time
 
 
-def meaning(layer: Layer, whole: About, given: float | None) -> Meaning:
+def meaning(layer: Layer, whole: About, given: float | None) -> Radiometry:
     """What is said of the radiometry of one band.
 
     Parameters
@@ -529,17 +512,17 @@ def meaning(layer: Layer, whole: About, given: float | None) -> Meaning:
         If something is missing, not a number, or said twice and differently; if offset and processing
         baseline contradict each other; or if `given` cannot be an offset.
     """
-    offsets_of((), given)  # refuses what cannot be an offset
+    check_given(given)
     where = layer.where
     if layer.array.dtype.kind == "f":
-        return _of_floats(layer, given)
+        return _of_floats(layer, whole, given)
     scale = _agreed(layer, "scale_factor", 1e-6, 1)
     if scale is None:
         raise RadiometryError(f"{where} has no scale_factor, so it is not known what its pixels are")
     if given is None:
         added = _agreed(layer, "add_offset", -1, 0, f": {SETTLE}")
-        offset = round((added or 0) / scale, 6)
-        _settled(where, whole.baselines, offset, added is not None)
+        declared = None if added is None else round(added / scale, 6)
+        offset = settled(where, declared, whole.baselines, field="its add_offset")
     else:
         offset = float(given)
     quantification = round(1 / scale, 6)
@@ -554,49 +537,34 @@ def meaning(layer: Layer, whole: About, given: float | None) -> Meaning:
             f"{where}: valid_min {low} and valid_max {high} leave out {quantification - offset:g}, which is a "
             "reflectance of 1: they are not of raw pixels, or scale_factor is wrong"
         )
-    return Meaning(offset, quantification, nodata, (low, high))
+    return Radiometry(offset, 10000 / quantification, nodata, whole.baseline, where, (low, high))
 
 
-def _of_floats(layer: Layer, given: float | None) -> Meaning:
+def _of_floats(layer: Layer, whole: About, given: float | None) -> Radiometry:
     """Of GeoZarr stores that hold reflectance: what CF attributes make of the numbers, the offset taken off before."""
     attrs, what = layer.attrs, f"{layer.where}: "
     scale = _number(attrs.get("scale_factor", 1), what + "scale_factor", 1e-6, 1, RadiometryError)
     added = _number(attrs.get("add_offset", 0), what + "add_offset", -1, 0, RadiometryError)
-    missing = float(attrs["_FillValue"]) if is_number(attrs.get("_FillValue")) else math.nan
+    missing = as_number(attrs.get("_FillValue"))
     quantification = round(1 / scale, 6)
     offset = round(added / scale, 6) if given is None else given * quantification / 10000
-    return Meaning(offset, quantification, missing, (-math.inf, math.inf))
-
-
-def _settled(where: str, told: Mapping[str, str], offset: float, given: bool) -> None:
-    """Refuse an offset that a processing baseline contradicts."""
-    if not told and not given:
-        raise RadiometryError(
-            f"{where} has no add_offset, and the product no processing baseline (eopf:baseline), so it is not known "
-            f"whether the pixels carry +1000: {SETTLE}"
-        )
-    for place, text in told.items():
-        version = baseline({"s2:processing_baseline": text})
-        if version is not None and (version >= SHIFTED_SINCE) != (offset != 0):
-            means = "an offset of -1000 DN" if version >= SHIFTED_SINCE else "no offset"
-            raise RadiometryError(
-                f"{where}: processing baseline {text} ({place}) means {means}, but its add_offset "
-                f"{f'is {offset:g} DN' if given else 'is missing, which is 0 DN'}: {SETTLE}"
-            )
+    return Radiometry(
+        offset, 10000 / quantification, math.nan if missing is None else missing, whole.baseline, layer.where
+    )
 
 
 def _agreed(layer: Layer, key: str, low: float, high: float, settle: str = "") -> float | None:
     """A number that CF attributes and those of EOPF give; None where neither does."""
     told = {
         f"{place}{key}": _number(attrs[key], f"{layer.where}: {place}{key}", low, high, RadiometryError)
-        for place, attrs in (("", layer.attrs), ("_eopf_attrs/", mapping(layer.attrs.get("_eopf_attrs"))))
+        for place, attrs in (("", layer.attrs), ("_eopf_attrs/", as_mapping(layer.attrs.get("_eopf_attrs"))))
         if attrs.get(key) is not None
     }
     return _one(told, layer.where, settle)
 
 
 def _nodata(layer: Layer) -> int:
-    own = mapping(layer.attrs.get("_eopf_attrs"))
+    own = as_mapping(layer.attrs.get("_eopf_attrs"))
     stored = layer.array.fill_value
     told = {
         "the array's fill_value": None if stored is None else int(stored),
@@ -621,11 +589,6 @@ def _one(told: Mapping[str, float], where: str, settle: str) -> float | None:
     return told[places[0]] if places else None
 
 
-def mapping(value: object) -> Mapping[str, Any]:
-    """`value`, if it is a mapping; else an empty one, as if there were nothing."""
-    return value if isinstance(value, Mapping) else {}
-
-
 def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
 
@@ -636,14 +599,10 @@ def short(value: object) -> str:
 
 
 def _number(value: object, what: str, low: float, high: float, error: type[Xsen2Error]) -> float:
-    if not is_number(value) or not low <= value <= high:  # type: ignore[operator]
+    number = as_number(value)
+    if number is None or not low <= number <= high:
         raise error(f"{what} is {short(value)}, not a number from {low:g} to {high:g}")
-    return float(value)  # type: ignore[arg-type]
-
-
-def is_number(value: object) -> bool:
-    """Whether `value` is a finite number; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return number
 
 
 def _whole(value: object, what: str, top: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -17,16 +17,16 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError as ProjError
 
 from xsen2 import bands as _bands
-from xsen2.errors import CRSError, GridError, RadiometryError, SourceError, Xsen2Error
+from xsen2.errors import CRSError, GridError, SourceError, Xsen2Error
 from xsen2.geometry import read as read_area
 from xsen2.grid import CELL, Bounds, edges_of, geobox, lattice, metres, snap
+from xsen2.sources.calibration import version_of
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
 __all__ = [
     "EXTRAS",
-    "EXTRA_ATTRS",
     "MOST",
     "TILE",
     "Given",
@@ -34,7 +34,6 @@ __all__ = [
     "as_list",
     "as_mapping",
     "as_number",
-    "baseline",
     "basics",
     "gsd_of",
     "is_remote",
@@ -214,9 +213,6 @@ def _local(base: str) -> str:
 
 EXTRAS: dict[str, int] = {"SCL": _bands.LAYERS["SCL"].gsd}
 """Layers that ride along when asked for by name → gsd in metres; integer classes, 0 is nodata."""
-
-EXTRA_ATTRS: dict[str, dict[str, Any]] = {name: _bands.LAYERS[name].attrs for name in EXTRAS}
-"""Their attributes in a cube."""
 
 _COMMON = {"REDEDGE071": "B05", "REDEDGE075": "B06", "REDEDGE078": "B07"}
 """Common names of eo 2.0 that no catalogue uses as keys; plain ``rededge`` may be any of three bands."""
@@ -412,8 +408,8 @@ class Item:
     keys : dict
         Canonical name → the key of that asset.
     properties : dict
-    footprint : tuple of float or None
-        West, south, east, north of its geometry, in degrees; None where it has none that can be read.
+    geometry : object
+        Its outline, as the item has it.
     """
 
     id: str
@@ -426,7 +422,15 @@ class Item:
     assets: dict[str, Mapping[str, Any]]
     keys: dict[str, str]
     properties: Mapping[str, Any]
-    footprint: Bounds | None = None
+    geometry: object = None
+
+    @cached_property
+    def footprint(self) -> Bounds | None:
+        """What its outline spans, west, south, east, north in degrees; None where it has none that can be read."""
+        try:
+            return read_area(as_mapping(self.geometry), name="its geometry").lonlat
+        except (SourceError, CRSError):
+            return None
 
     @property
     def epsg(self) -> int:
@@ -440,10 +444,8 @@ class Item:
         """Orders copies of one acquisition: sequence, then processing; the greatest comes first."""
         found = (as_text(self.properties.get(key)) for key in ("s2:sequence", "sentinel:sequence"))
         sequence = next((text for text in found if re.fullmatch(r"\d{1,9}", text)), "-1")
-        try:
-            version = self.baseline or 0.0
-        except RadiometryError:  # that it contradicts itself is said where its offset is asked for
-            version = 0.0
+        versions = map(version_of, self.baselines.values())
+        version = next((version for version in versions if version is not None), 0.0)
         times = [
             [as_time(self.properties.get(key)) for key in keys]
             for keys in (("s2:generation_time", "sentinel2:generation_time"), ("created", "sentinel:created"))
@@ -452,23 +454,9 @@ class Item:
         return int(sequence), version, generated, created
 
     @property
-    def baseline(self) -> float | None:
-        """Processing baseline, such as 5.09; None where the item does not tell.
-
-        Raises
-        ------
-        RadiometryError
-            If it tells two, one of before ESA's +1000 and one of after it.
-        """
-        found = dict(_baselines(self.properties, self.id))
-        shifted = {key: value for key, value in found.items() if value >= 4}
-        if shifted and len(shifted) < len(found):
-            said = ", ".join(f"{value:05.2f} in {key}" for key, value in found.items())
-            raise RadiometryError(
-                f"item {self.id!r} gives several processing baselines: {said}: pass offset=-1000 if the pixels carry "
-                "+1000, offset=0 if not, or offset={item id: offset}"
-            )
-        return next(iter(found.values()), None)
+    def baselines(self) -> dict[str, str]:
+        """Where a processing baseline is told → what is told there, such as ``"05.09"``: the field for it first."""
+        return dict(_baselines(self.properties, self.id))
 
     @property
     def strip(self) -> tuple[str, str] | None:
@@ -605,7 +593,7 @@ def _understood(given: Given, native: Mapping[str, tuple[str, Mapping[str, Any]]
         assets=assets,
         keys={band: key for band, (key, _) in native.items()},
         properties=properties,
-        footprint=_footprint(given.raw),
+        geometry=given.raw.get("geometry"),
     )
 
 
@@ -649,14 +637,6 @@ def platform_of(properties: Mapping[str, Any], name: str) -> str:
         if match:
             return f"S2{match[1]}"
     return ""
-
-
-def _footprint(raw: Mapping[str, Any]) -> Bounds | None:
-    """What its geometry spans, for comparison alone."""
-    try:
-        return read_area(as_mapping(raw.get("geometry")), name="its geometry").lonlat
-    except (SourceError, CRSError):
-        return None
 
 
 def _utc(name: str, properties: Mapping[str, Any]) -> datetime:
@@ -752,19 +732,14 @@ def tile_of(properties: Mapping[str, Any], name: str) -> str | None:
     return None
 
 
-def _baselines(properties: Mapping[str, Any], name: str) -> Iterator[tuple[str, float]]:
+def _baselines(properties: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
     """Where a processing baseline is said → the baseline: the field for it first, then names of products."""
     for key in (*_BASELINES, "processing:version"):
         text = as_text(properties.get(key))
         # Elsewhere this may be the version of any software; ESA's baselines have two digits and two.
         if re.fullmatch(r"\d\d\.\d\d" if key == "processing:version" else r"\d{1,2}\.\d{1,4}", text):
-            yield key, float(text)
+            yield key, text
     for key, said in (*((key, properties.get(key)) for key in _IDS), ("its id", name)):
         match = re.search(r"_N(\d\d)\.?(\d\d)(?=_|\.|$)", as_text(said))
         if match and match[0][:6] != "_N9999":  # what users process themselves
-            yield key, float(f"{match[1]}.{match[2]}")
-
-
-def baseline(properties: Mapping[str, Any]) -> float | None:
-    """Processing baseline that properties tell, such as 5.09; None where they do not."""
-    return next((value for _, value in _baselines(properties, "")), None)
+            yield key, f"{match[1]}.{match[2]}"

@@ -5,35 +5,35 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
-import numpy as np
 import xarray as xr
 
-from xsen2.bands import BANDS, LAYERS, canonical
+from xsen2.bands import BANDS, canonical
 from xsen2.errors import BandError, SourceError, Xsen2Error, warn_once
 from xsen2.grid import resized
 from xsen2.sources import safe_aws
-from xsen2.sources.assemble import assemble, side_of
+from xsen2.sources.assemble import product_cube, side_of
+from xsen2.sources.calibration import Radiometry
 from xsen2.sources.reading import ReadWarning
 from xsen2.sources.safe_files import Files
-from xsen2.sources.safe_metadata import GSD, Granule, Radiometry, granules, level_of, masks, place, radiometry, sensed
+from xsen2.sources.safe_metadata import GSD, Granule, granules, level_of, masks, place, radiometry, sensed
 from xsen2.sources.safe_pixels import Decode, Image, as_dn, as_flags, as_is, clouds
 
 if TYPE_CHECKING:
-    from odc.geo.geobox import GeoBox
+    pass
 
-__all__ = ["Need", "asked", "open_safe", "product_cube", "settle"]
+__all__ = ["Need", "asked", "open_safe", "settle"]
 
 
 # What ESA's products have in common, whatever their format: names, layers that are no bands, the cube made of them.
 
 
-EXTRA_ATTRS: dict[str, dict[str, Any]] = {name: LAYERS[name].attrs for name in ("SCL", "CLDPRB", "CLASSI")}
+EXTRA = ("SCL", "CLDPRB", "CLASSI")
+"""Layers that can be read of a product."""
 
 
 class Need(Enum):
@@ -57,7 +57,7 @@ def asked(
     if bands is None:
         return {name: Need.LIKE for name in (*BANDS, extra) if name in listed}
     given = [bands] if isinstance(bands, str) else list(bands)
-    layers = {name: str(name).upper() for name in given if str(name).upper() in EXTRA_ATTRS}
+    layers = {name: str(name).upper() for name in given if str(name).upper() in EXTRA}
     names = dict.fromkeys((layers.get(name) or canonical([name])[0] for name in given), Need.MUST)
     if not names:
         raise BandError(f"{where} lists no band on its native grid, or bands= is empty: name those to read")
@@ -70,7 +70,7 @@ def asked(
     if not optional:
         return names
     names |= {name: Need.MAY for name in (*optional, extra) if name in listed and name not in names}
-    return {name: names[name] for name in (*BANDS, *EXTRA_ATTRS) if name in names}
+    return {name: names[name] for name in (*BANDS, *EXTRA) if name in names}
 
 
 def settle(
@@ -99,49 +99,6 @@ def settle(
         warn_once(
             f"{what}, these images are missing and are left out: {lost}; the cube has {', '.join(there)}", ReadWarning
         )
-
-
-def product_cube(
-    arrays: Mapping[str, da.Array],
-    grid: GeoBox,
-    time: datetime | None,
-    meaning: Radiometry,
-    *,
-    product: str,
-    tile: str,
-    level: str,
-    platform: str,
-) -> xr.Dataset:
-    """The cube of one product and date, with what is known of it in its attributes; without the date if it is None."""
-    attrs = {
-        "product": product,
-        "source": product,  # as a cube of any source has it
-        "tile": tile,
-        "level": level,
-        "platform": platform,
-        "processing_baseline": meaning.baseline,
-        "units": "DN = 10000 x reflectance",
-        "offset": _removed(meaning),
-        "special_values": ", ".join(f"{name} {value}" for name, value in meaning.special.items()),
-        "attribution": f"contains modified Copernicus Sentinel data {time.year if time else ''}".strip(),
-    }
-    times = [time or datetime(1970, 1, 1)]
-    cube = assemble(arrays, {name: GSD[name] for name in arrays}, grid, times, attrs, EXTRA_ATTRS)
-    added = sorted(set(meaning.offsets.values()))
-    if len(added) == 1:
-        about_offset = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
-        cube = cube.assign_coords(offset=("time", np.array(added, np.float32), about_offset))
-    return cube if time else cube.isel(time=0, drop=True)
-
-
-def _removed(meaning: Radiometry) -> str:
-    """What was done to the pixels, in the words that `load` has for it."""
-    values = sorted(set(meaning.offsets.values()))
-    then = "" if meaning.quantification == 10000 else f", then multiplied by 10000 / {meaning.quantification:g}"
-    if len(values) == 1:
-        return f"removed once: {values[0]:g} DN added to the raw pixels{then}; per date in the coordinate 'offset'"
-    each = ", ".join(f"{name} {value:g}" for name, value in meaning.offsets.items()) or "nothing"
-    return f"removed once: {each} DN added to the raw pixels{then}"
 
 
 _SUFFIXES = (".jp2", ".tif")  # ESA's, and those of products that were processed for the Planetary Computer
@@ -268,9 +225,9 @@ def read(
     names = located(files, listed, asked(bands, listed, about.where, extra, optional), remedy)
     wanted = [name for name in names if name in BANDS]
     if product is None:
-        meaning = safe_aws.radiometry(files, about, wanted, offset)
+        meant = safe_aws.radiometry(files, about, wanted, offset)
     else:
-        meaning = radiometry(product, level, wanted, offset)
+        meant = radiometry(product, level, wanted, offset)
     grid = place(about)
     told = "metadata.xml" if files.aws else "MTD_TL.xml"
     time = sensed(about)
@@ -283,19 +240,22 @@ def read(
             continue
         dtype, layers = ("uint16", 1) if name in BANDS else ("uint8", 3 if name == "CLASSI" else 1)
         image = Image(files.href(inner), files.where(inner), files.stamp(inner), layers, dtype, told)
-        arrays[name] = image.array(name, resized(grid, gsd), side * 10 // gsd, *_decoder(name, meaning))
+        arrays[name] = image.array(name, resized(grid, gsd), side * 10 // gsd, *_decoder(name, meant))
     known = product.said("PRODUCT_URI", "PRODUCT_URI_2A") if product else safe_aws.name_of(files)
     identifier = (known or files.name).removesuffix(".SAFE")
     platform = product.said("SPACECRAFT_NAME") if product else re.sub(r"^S(2[A-Z])_.*", r"Sentinel-\1", known or "")
+    said = product.said("PROCESSING_BASELINE") if product else None
+    baseline = said or next((one.baseline for one in meant.values()), "unknown")
     return product_cube(
         arrays,
         grid,
         time,
-        meaning,
+        meant,
         product=identifier,
         tile=granule.tile,
         level=level,
         platform=platform or "unknown",
+        baseline=baseline,
     )
 
 
@@ -333,10 +293,8 @@ def located(
     return {name: path for name, path in found.items() if path is not None}
 
 
-def _decoder(name: str, meaning: Radiometry) -> tuple[Decode, str]:
+def _decoder(name: str, meant: Mapping[str, Radiometry]) -> tuple[Decode, str]:
     """What turns raw pixels into those of the cube, and the dtype of these."""
     if name in BANDS:
-        scale = 10000 / meaning.quantification
-        nodata, offset = meaning.special["NODATA"], meaning.offsets[name]
-        return partial(as_dn, nodata=nodata, offset=offset, scale=scale), "float32"
+        return partial(as_dn, meant=meant[name]), "float32"
     return (as_flags if name == "CLASSI" else as_is), "uint8"

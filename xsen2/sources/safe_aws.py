@@ -14,18 +14,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from xsen2.bands import BANDS
-from xsen2.errors import RadiometryError, SourceError
-from xsen2.sources.items import EXTRAS, baseline
-from xsen2.sources.offsets import SETTLE, SHIFTED_SINCE, offsets_of
+from xsen2.errors import SourceError
+from xsen2.sources.calibration import SETTLE, Radiometry, check_given, settled
+from xsen2.sources.items import EXTRAS
 from xsen2.sources.safe_files import Document, Files
-from xsen2.sources.safe_metadata import GSD, Granule, Radiometry, tile_in
+from xsen2.sources.safe_metadata import GSD, Granule, tile_in
 
 __all__ = ["granule", "level_of", "masks", "name_of", "radiometry"]
 
 METADATA = "metadata.xml"
 _NAMES = ("tileInfo.json", "productInfo.json")
-_OWN_BASELINE = 90.0
-"""From here on baselines are those of private processing, of which nothing is known: 99.99."""
 
 
 def level_of(tile: Document) -> str:
@@ -83,7 +81,7 @@ def name_of(files: Files) -> str | None:
     return next(iter(names), None)
 
 
-def radiometry(files: Files, tile: Document, names: Iterable[str], given: float | None) -> Radiometry:
+def radiometry(files: Files, tile: Document, names: Iterable[str], given: float | None) -> dict[str, Radiometry]:
     """What is known of the radiometry from the processing baseline.
 
     Raises
@@ -91,29 +89,19 @@ def radiometry(files: Files, tile: Document, names: Iterable[str], given: float 
     RadiometryError
         If the baseline is not told, or told twice and differently; or `given` cannot be an offset.
     """
-    offsets_of((), given)  # refuses what cannot be an offset
+    check_given(given)
     told = {}
     if found := re.search(r"_N(\d\d)\.(\d\d)$", tile.said("TILE_ID", "TILE_ID_2A") or ""):
         told["TILE_ID of metadata.xml"] = f"{found[1]}.{found[2]}"
     if found := re.search(r"_N(\d\d)(\d\d)_", name_of(files) or ""):
         told["the product's name"] = f"{found[1]}.{found[2]}"
-    said = next(iter(told.values()), None)
-    if given is None:
-        version = baseline({"s2:processing_baseline": said})
-        if len(set(told.values())) > 1:
-            both = " and ".join(f"{value} ({place})" for place, value in told.items())
-            raise RadiometryError(f"{files.path} is of the processing baselines {both}: {SETTLE}")
-        if version is None or version > _OWN_BASELINE:
-            which = "tell no processing baseline" if said is None else f"tell {said}, which is a private baseline"
-            raise RadiometryError(
-                f"{files.path}: metadata.xml, {' and '.join(_NAMES)} {which}, and the metadata of the product are not "
-                f"in the folder, so it is not known whether the pixels carry +1000: {SETTLE}; or put the product's "
-                "MTD_MSIL1C.xml or MTD_MSIL2A.xml there"
-            )
-        offset = -1000.0 if version >= SHIFTED_SINCE else 0.0
-    else:
-        offset = float(given)
-    return Radiometry(dict.fromkeys(names, offset), 10000.0, {"NODATA": 0, "SATURATED": 65535}, said or "unknown")
+    where, offset = str(files.path), given
+    if offset is None:
+        # The metadata that name an offset are those of the product, which are not in the folder.
+        settle = f"{SETTLE}; or put the product's MTD_MSIL1C.xml or MTD_MSIL2A.xml there"
+        offset = settled(where, None, told, field="MTD_MSI*.xml", silent=True, settle=settle)
+    said = next(iter(told.values()), "unknown")
+    return dict.fromkeys(names, Radiometry(float(offset), 1.0, 0, said, where, special={"SATURATED": 65535}))
 
 
 def _json(files: Files, path: str) -> Any:

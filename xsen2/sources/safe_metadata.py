@@ -8,7 +8,7 @@ Names and meanings are those of ESA's Product Specification Document (PSD), S2-P
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 from xsen2.bands import BANDS, GRIDS, LAYERS
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError
 from xsen2.grid import Bounds, geobox
-from xsen2.sources.items import EXTRAS, baseline
-from xsen2.sources.offsets import SETTLE, SHIFTED_SINCE, offsets_of
+from xsen2.sources.calibration import SETTLE, Radiometry, check_given, settled
+from xsen2.sources.items import EXTRAS
 from xsen2.sources.safe_files import Document, inside
 from xsen2.sources.when import sensing_time
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-__all__ = ["GSD", "Granule", "Radiometry", "granules", "level_of", "masks", "place", "radiometry", "sensed"]
+__all__ = ["GSD", "Granule", "granules", "level_of", "masks", "place", "radiometry", "sensed"]
 
 _MASKS = {name: LAYERS[name].gsd for name in ("CLDPRB", "CLASSI")}
 GSD: dict[str, int] = {**{band.name: band.gsd for band in BANDS.values()}, **EXTRAS, **_MASKS}
@@ -172,28 +172,7 @@ def masks(tile: Document, home: str) -> dict[str, tuple[str, ...]]:
     return drawn | found
 
 
-@dataclass(frozen=True)
-class Radiometry:
-    """How raw pixels become DN: (raw + offset) * 10000 / quantification.
-
-    Attributes
-    ----------
-    offsets : dict
-        Band → what is added to its raw pixels.
-    quantification : float
-    special : dict
-        ``"NODATA"`` and whatever else the metadata reserve → raw value.
-    baseline : str
-        Processing baseline, such as ``"05.09"``; ``"unknown"`` where the metadata do not tell.
-    """
-
-    offsets: dict[str, float]
-    quantification: float
-    special: dict[str, int]
-    baseline: str
-
-
-def radiometry(product: Document, level: str, names: Iterable[str], given: float | None) -> Radiometry:
+def radiometry(product: Document, level: str, names: Iterable[str], given: float | None) -> dict[str, Radiometry]:
     """What is said of the radiometry of some bands.
 
     Raises
@@ -202,7 +181,7 @@ def radiometry(product: Document, level: str, names: Iterable[str], given: float
         If something is missing or not a number, offset and processing baseline contradict each other, or
         `given` cannot be an offset.
     """
-    offsets_of((), given)  # refuses what cannot be an offset
+    check_given(given)
     tags = ("QUANTIFICATION_VALUE",) if level == "L1C" else ("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE")
     value = product.text(*tags, error=RadiometryError)
     quantification = product.number(value, tags[0], 1, 1e6, RadiometryError)
@@ -212,13 +191,23 @@ def radiometry(product: Document, level: str, names: Iterable[str], given: float
         special[name] = product.whole(index, f"the special value {name}", 0, 65535, RadiometryError)
     if "NODATA" not in special:
         raise RadiometryError(f"{product.where} does not say which value is NODATA: download the product again")
-    said = product.said("PROCESSING_BASELINE")
-    declared = _declared(product, "RADIO_ADD_OFFSET" if level == "L1C" else "BOA_ADD_OFFSET")
-    if given is None:
-        offsets = _settled(product.where, said, declared, list(names))
-    else:
-        offsets = dict.fromkeys(names, float(given))
-    return Radiometry(offsets, quantification, special, said or "unknown")
+    nodata = special.pop("NODATA")
+    said = product.said("PROCESSING_BASELINE") or ""
+    tag = "RADIO_ADD_OFFSET" if level == "L1C" else "BOA_ADD_OFFSET"
+    declared, names = _declared(product, tag), list(names)
+    lacking = [name for name in names if declared and name not in declared]
+    if lacking and given is None:
+        raise RadiometryError(f"{product.where} gives offsets, but none of {', '.join(lacking)}: {SETTLE}")
+    found = {}
+    for name in names:
+        offset = float(given or 0)
+        if given is None:
+            told, field = {"PROCESSING_BASELINE": said}, f"{tag} of {name}"
+            offset = settled(product.where, declared.get(name), told, field=field, zero=True)
+        found[name] = Radiometry(
+            offset, 10000 / quantification, nodata, said or "unknown", product.where, special=special
+        )
+    return found
 
 
 def _declared(product: Document, tag: str) -> dict[str, float]:
@@ -232,34 +221,6 @@ def _declared(product: Document, tag: str) -> dict[str, float]:
                 f"{product.where} gives two offsets of {band}, {found[band]:g} and {value:g} DN: {SETTLE}"
             )
     return found
-
-
-def _settled(where: str, said: str | None, declared: Mapping[str, float], names: list[str]) -> dict[str, float]:
-    """The declared offsets, which the processing baseline must not contradict."""
-    version = baseline({"s2:processing_baseline": said})
-    if not declared:
-        if version is None:
-            raise RadiometryError(
-                f"{where} gives no offset, and PROCESSING_BASELINE is {(said or '')[:40]!r}, so it is not known "
-                f"whether the pixels carry +1000: {SETTLE}"
-            )
-        if version >= SHIFTED_SINCE:
-            raise RadiometryError(
-                f"{where}: processing baseline {version:05.2f} means an offset of -1000 DN, but no offset is "
-                f"given: {SETTLE}"
-            )
-        return dict.fromkeys(names, 0.0)
-    lacking = [name for name in names if name not in declared]
-    if lacking:
-        raise RadiometryError(f"{where} gives offsets, but none of {', '.join(lacking)}: {SETTLE}")
-    shifted = {name: declared[name] for name in names if declared[name]}
-    if shifted and version is not None and version < SHIFTED_SINCE:
-        band, value = next(iter(shifted.items()))
-        raise RadiometryError(
-            f"{where}: processing baseline {version:05.2f} never had an offset, but that of {band} is given as "
-            f"{value:g} DN: {SETTLE}"
-        )
-    return {name: declared[name] for name in names}
 
 
 def place(tile: Document) -> GeoBox:

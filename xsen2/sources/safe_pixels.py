@@ -22,6 +22,7 @@ from dask.delayed import delayed
 
 from xsen2.errors import CRSError, GridError, SourceError
 from xsen2.grid import metres
+from xsen2.sources.calibration import Radiometry
 from xsen2.sources.safe_files import Document, Files
 
 if TYPE_CHECKING:
@@ -131,13 +132,9 @@ _ENV = {
 }
 
 
-def as_dn(raw: Array, nodata: int, offset: float, scale: float) -> Array:
-    """One layer as float DN: ``(raw + offset) * scale``, NaN where `raw` is `nodata`."""
-    out: Array = raw[0].astype(np.float32) + np.float32(offset)
-    if scale != 1:
-        out *= np.float32(scale)
-    out[raw[0] == nodata] = np.nan
-    return out
+def as_dn(raw: Array, meant: Radiometry) -> Array:
+    """One layer as float DN."""
+    return meant.dn(raw[0])
 
 
 def as_is(raw: Array) -> Array:

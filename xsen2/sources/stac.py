@@ -22,7 +22,6 @@ from xsen2.grid import CELL, edges_of, geobox, resized
 from xsen2.sources.assemble import assemble, side_of
 from xsen2.sources.engines import Grid, engine_named, read_all
 from xsen2.sources.items import (
-    EXTRA_ATTRS,
     EXTRAS,
     TILE,
     Given,
@@ -37,7 +36,8 @@ from xsen2.sources.items import (
     tile_of,
     zarr_root,
 )
-from xsen2.sources.offsets import calibrated, classes, doubtful, first, offsets_of
+from xsen2.sources.merge import calibrated, classes, first
+from xsen2.sources.offsets import doubtful, offsets_of
 from xsen2.sources.reading import Reading, ReadWarning, Record, Skipped, recorded, skipped
 from xsen2.sources.when import interval
 
@@ -444,11 +444,9 @@ def load(
             else calibrated(data, name, dates, offsets, checks)
             for name, data in ((name, arrays[name]) for name in names)
         },
-        {name: gsd_of(name) for name in names},
         grid,
         [min(item.time for item in first_of_tiles(date)) for date in dates],
         _attrs(found, offsets) | ({"missing": missing} if missing else {}),
-        EXTRA_ATTRS,
     )
     added = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
     left = iter(offsets)

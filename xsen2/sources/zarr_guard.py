@@ -17,7 +17,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
@@ -346,6 +346,11 @@ class Guarded(Store):
     @property
     def supports_writes(self) -> bool:
         """No."""
+        return False
+
+    @property
+    def supports_partial_writes(self) -> Literal[False]:
+        """No; zarr 3.0 asks for it."""
         return False
 
     @property
