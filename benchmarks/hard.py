@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 import xsen2
-from xsen2.bands import BANDS, GRIDS, B, C, find, grid_of
+from xsen2.bands import BANDS, GRIDS, C, find, grid_of
 from xsen2.cube import DIMS
 from xsen2.engine.operators import degrade_array, kernels
 from xsen2.training.scenes import Scene, read_scenes
@@ -55,13 +55,13 @@ def observed(file: Path, operator: str, noise: float) -> tuple[xr.Dataset, dict[
     return xr.Dataset(variables), known
 
 
-def truths(data: Path, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+def truths(data: Path, methods: Sequence[str], scales: Sequence[int] = (2, 6)) -> Iterator[dict[str, Any]]:
     """RMSE divided by bicubic's, per scene, operator, noise, grid, method and band."""
     for file in sorted((data / "truth").glob("*.npz")):
         for operator in OPERATORS:
             for noise in (0.0, NOISE):
                 ds, known = observed(file, operator, noise)
-                for gsd, bands in ((20, B), (60, C)):
+                for gsd, bands in ((10 * scale, GRIDS[10 * scale]) for scale in scales):
                     cube = ds if gsd == 60 else ds.drop_vars(list(C))
                     errors: dict[str, list[float]] = {}
                     for method in ("bicubic", *methods):
@@ -84,20 +84,24 @@ def truths(data: Path, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
                         }
 
 
-def kept(methods: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def kept(methods: Sequence[str], scales: Sequence[int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of the results file that are of other methods."""
     try:
         before = json.loads((RESULTS / "hard.json").read_text())
     except FileNotFoundError:
         return [], []
     known, beside = before["truth"], before["beside bicubic"]
-    return [r for r in known if r["method"] not in methods], [r for r in beside if r["method"] not in methods]
+    done = {10 * scale for scale in scales}
+    return (
+        [r for r in known if r["method"] not in methods or r["gsd"] not in done],
+        [r for r in beside if r["method"] not in methods or grid_of(r["band"]) not in done],
+    )
 
 
-def worse(scenes: Sequence[Scene], methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+def worse(scenes: Sequence[Scene], methods: Sequence[str], scales: Sequence[int] = (2, 6)) -> Iterator[dict[str, Any]]:
     """All bands of scenes degraded, beside bicubic."""
     for scene in scenes:
-        for scale in (2, 6):
+        for scale in scales:
             if 10 * scale not in scene.bands:
                 continue
             ds = scene.cube()
@@ -161,15 +165,17 @@ def main() -> None:
         default=["default", *CLASSICAL],
         help="names or paths of weights; of all others, what the results file says is kept",
     )
+    parser.add_argument("--only", type=int, choices=[2, 6], help="do one scale, and keep what there is of the other")
     args = parser.parse_args()
-    known, beside = kept(args.methods)
-    for row in truths(args.data, args.methods):
+    scales = [args.only] if args.only else [2, 6]
+    known, beside = kept(args.methods, scales)
+    for row in truths(args.data, args.methods, scales):
         print(row, flush=True)
         known.append(row)
     known.sort(key=lambda row: (row["scene"], -row["gsd"], row["operator"], row["noise"], row["method"] in CLASSICAL))
     scenes = [*read_scenes(args.data / "stress"), *read_scenes(args.data / "validation")]
     networks = [method for method in args.methods if method not in CLASSICAL]
-    beside += worse([s for s in scenes if "/" not in s.name], networks) if networks else []
+    beside += worse([s for s in scenes if "/" not in s.name], networks, scales) if networks else []
     found = {"command": "python benchmarks/hard.py DATA", "truth": known, "beside bicubic": beside}
     (RESULTS / "hard.json").write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / "hard.md").write_text(markdown(known, beside))

@@ -120,7 +120,9 @@ def test_they_make_the_same_wherever_an_image_is_cut(ratio):
             out = network(*part, doubt=True, **({"spare": skip} if skip else {}))
             inner = edge - skip
             out = out[..., inner : out.shape[-2] - inner, inner : out.shape[-1] - inner]
-            assert (out - whole).abs().max() * GAIN < 3e-3  # large random weights; shipped ones are held to 1e-3
+            count = whole.shape[1] // 2
+            assert (out - whole)[:, :count].abs().max() * GAIN < 2e-3  # large random weights; shipped are held to 1e-3
+            torch.testing.assert_close(out[:, count:], whole[:, count:], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("gain", [0.2, 0.5, 3.0])

@@ -24,6 +24,7 @@ SHARP = 0.8  # of what may have made a 20 m pixel, in 10 m pixels
 CERTAIN = 20.0  # power of the evidence for a blur
 # Variances, in (DN / 2000)²: 10 m bands that vary by less say little. 9, 3 and 6 DN.
 RIDGE_NEAR, RIDGE, RIDGE_MANY = 2e-5, 3e-6, 1e-5
+BOUND = 4.0  # what convolutions may add where regressions explain all but little, in units of that
 MARGIN = len(NEAR) // 2 + 3  # 60 m pixels: interpolation, means, interpolation
 FLOOR = 1.5e-3  # 3 DN: 10 m and 20 m bands that vary by less are noise
 LEAST, TRACE = 1e-8, 1e-4
@@ -42,6 +43,8 @@ class Fits(NamedTuple):
     """``(N, 2, 3, 4, H, W)``: of the 10 m bands, in what is finer than 20 m."""
     scale: torch.Tensor
     """``(N, 2, H / 3, W / 3)``: how large `detail` is round a place."""
+    most: torch.Tensor
+    """``(N, 2, H / 3, W / 3)``: the same, but no more than a few times what the regressions leave."""
     unsure: torch.Tensor
     """``(N, 2, H / 3, W / 3)``: how large `detail` and what it leaves are."""
     left: torch.Tensor
@@ -133,6 +136,7 @@ def fits(a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sp
         detail=inner(made, 3 * edge),
         slopes=inner(torch.stack(fine, 2), 3 * edge),
         scale=inner(scale, edge),
+        most=inner(torch.minimum(scale2, BOUND**2 * remains.mean(2) + LEAST).sqrt(), edge),
         unsure=inner((scale2 + remains.mean(2)).sqrt(), edge),
         left=inner(share, edge),
         box=inner(likely[0], edge),
@@ -173,8 +177,8 @@ class Blend(Network):
 
     Three regressions are made round every 60 m pixel, for the blur that fits best there: on the 10 m bands, near and
     wide, and on all ten, wide. Convolutions on the 20 m grid say how far each and plain interpolation are to be
-    trusted, and add what all of them miss, no more than they themselves add to interpolation. What the
-    convolutions see of a 60 m band has neither its gain nor its offset.
+    trusted, and add what all of them miss, no more than they themselves add to interpolation, and no more than a few
+    times what they leave. What the convolutions see of a 60 m band has neither its gain nor its offset.
     """
 
     lattice = 6
@@ -186,7 +190,7 @@ class Blend(Network):
         self.fine = _conv(4, 8)
         self.enter = _conv(4 * 8 + 6 + 18 + 12, features, gain=1.0)
         self.body = nn.Sequential(*(_Block(features) for _ in range(blocks)))
-        self.gate = _conv(features, 10, gain=0.0)
+        self.gate = _conv(features, 8, gain=0.0)
         self.more = _conv(features, 8, gain=0.0)
         self.trust = nn.Parameter(torch.tensor(1.5))
         # Where bands are hardly blurred, the 10 m bands are sharper than what is to be made: half of their detail.
@@ -237,16 +241,14 @@ class Blend(Network):
         x = conv(fine.clamp(-8, 8).to(dtype, memory_format=last), self.fine.weight, self.fine.bias, relu=True)
         x = torch.cat([F.pixel_unshuffle(x, 2), coarse.clamp(-8, 8).to(x.dtype)], 1).contiguous(memory_format=last)
         x = self.body(conv(x, self.enter.weight, self.enter.bias))
-        gate = parted(self.gate(x).float(), 2, 5)
+        gate = parted(self.gate(x).float(), 2, 4)
         more = F.pixel_shuffle(torch.tanh(self.more(x).float()), 2)
-        share = torch.softmax(self.trust.float() * prior + gate[:, :, :4], 2)
+        share = torch.softmax(self.trust.float() * prior + gate, 2)
         made = found.base + (share[:, :, 1:] * found.detail).sum(2)
         slopes = (
-            2
-            * torch.sigmoid(gate[:, :, 4:] + self.soften.float() * box[:, :, None])
-            * (share[:, :, 1:, None] * found.slopes).sum(2)
+            2 * torch.sigmoid(self.soften.float() * box[:, :, None]) * (share[:, :, 1:, None] * found.slopes).sum(2)
         ).flatten(1, 2)
-        wide = upsample(torch.cat([made, a2, unit, grow(found.unsure, 3)], 1), 2)
+        wide = upsample(torch.cat([made, a2, grow(found.most, 3), grow(found.unsure, 3)], 1), 2)
         finer = (parted(up2(slopes), 2, 4) * (a - wide[:, 2:6])[:, None]).sum(2)
         out: torch.Tensor = wide[:, :2] + finer + wide[:, 6:8] * more
         if not doubt:

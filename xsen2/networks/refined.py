@@ -23,7 +23,7 @@ BLURS = (0.6, 0.82, 1.04, 1.26)
 CERTAIN = 20.0  # power of the evidence for a blur
 RIDGE = 2.5e-5  # variance, in (DN / 2000)²: (10 DN)²
 FLOOR = (2.5e-3) ** 2  # (5 DN)²: 10 m bands that vary by less are noise
-LEAST, TRACE = 1e-9, 1e-4
+LEAST, TRACE = 1e-9, 1e-5
 """Variances of a 20 m band that count as nothing: (0.06 DN)², and this share of its own. Larger ones in DN would make
 the outcome hang on the band's unit."""
 LEVEL = (
@@ -94,7 +94,7 @@ def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
         slopes_.append(slopes)
         means.append(mean)
     left = torch.stack(lefts)
-    likely = vertex(torch.log(left))
+    likely = vertex(left)
     # From here on without the margin, but for what interpolation and the next means see of it.
     skip = max(0, spare // 6 - len(NEAR) // 2 - 2)
     likely, level, variance = (inner(x, skip) for x in (likely, level, variance))
@@ -149,18 +149,19 @@ def _linear(x: torch.Tensor, weights: tuple[tuple[float, ...], ...]) -> torch.Te
     return torch.stack(rows, 1)
 
 
-def vertex(evidence: torch.Tensor) -> torch.Tensor:
-    """Shares of two neighbours of four equidistant blurs, so that their mean is where the evidence is least.
+def vertex(left: torch.Tensor) -> torch.Tensor:
+    """Shares of two neighbours of four equidistant blurs, so that their mean is where least is left.
 
-    Between the blurs it is a parabola through three of them, the first three and the last three by how good their
-    middles are.
+    Between the blurs what is left is a parabola through three of them, the first three and the last three by how good
+    their middles are.
     """
+    evidence = left / left.amin(0)
     places = []
     for k in (1, 2):
         before, here, after = evidence[k - 1], evidence[k], evidence[k + 1]
         bent = (before - 2 * here + after).clamp(min=1e-3)
         places.append(k + ((before - after) / (2 * bent)).clamp(-1, 1))
-    first = torch.sigmoid(CERTAIN * (evidence[2] - evidence[1]))
+    first = torch.sigmoid(CERTAIN * torch.log(left[2] / left[1]))
     place = first * places[0] + (1 - first) * places[1]
     return torch.stack([(1 - (place - k).abs()).clamp(min=0) for k in range(len(evidence))])
 
@@ -228,6 +229,7 @@ class Refined(Network):
             own = (found.detail * gain).clamp(-1, 1)
             bound = (4 * up2(found.most) + 2 * found.detail.abs()) * gain
             prior = -up2(found.left) - 6
+            prior = prior + 2 * torch.relu(prior)  # what explains all but a few thousandths is hardly to be bettered
             mean = F.avg_pool2d(a, 2)
             contrast = found.contrast.expand(-1, 6, -1, -1) / 4
             facts = [found.left / 4, contrast, 4 * (found.blur - 0.88)]
