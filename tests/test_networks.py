@@ -105,10 +105,14 @@ def inputs(card, inner, seed=0):
     ]
 
 
+KINDS = ["dsen2", "twogrid", "twogrid-paper"]
+"""Networks that between them have every architecture."""
+
+
 @pytest.mark.parametrize("ratio", [2, 6])
-@pytest.mark.parametrize("network", ["dsen2", "twogrid"])
+@pytest.mark.parametrize("network", KINDS)
 def test_patches_and_batches_leave_no_seam(tiny_cards, network, ratio, monkeypatch):
-    assert {c.architecture for c in ALL} == {c.architecture for n in ("dsen2", "twogrid") for c in tiny_cards[n]}
+    assert {c.architecture for c in ALL} == {c.architecture for n in KINDS for c in tiny_cards[n]}
     (card,) = (c for c in tiny_cards[network] if c.ratio == ratio)
     a, b, c = inputs(card, 8)
     whole = inference.infer(card, a, b, c, device="cpu", dtype="float32")

@@ -208,7 +208,7 @@ def test_every_form_gives_the_same_10_m_pixels(
 def test_the_crop_tells_something(crops: dict[bool, Crop]) -> None:
     """The two crops and methods differ, so that what agrees above could have disagreed."""
     for band in ("b11", "b09", "b02"):
-        bright, dark = (crops[negative].sharp["default"][band] for negative in (False, True))
+        bright, dark = (crops[negative].sharp["bicubic"][band] for negative in (False, True))
         assert float(bright.min()) >= 1
         assert float(dark.min()) < -10
         assert np.isnan(bright).sum() >= 12 * 12
