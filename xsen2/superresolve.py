@@ -212,8 +212,8 @@ def superresolve(
     frames : int, optional
         Dates that each date of the result is made of, itself and its nearest in time: 1, or what the method reads.
     area : bbox, GeoJSON, geometry or path, optional
-        Area of interest, of any size: ``(west, south, east, north)``, a GeoJSON dict, the path of a file with one, or a
-        geometry of shapely or geopandas. The result is cut to the 10 m pixels that its bounds touch. Its pixels are
+        Area of interest, of any size: ``(west, south, east, north)``, a GeoJSON dict, the path of a file with one, a
+        geometry of shapely or geopandas, or a `Geometry` or `GeoBox` of odc-geo. The result is cut to the 10 m pixels that its bounds touch. Its pixels are
         those of the whole cube's result, of which only what they depend on is computed: methods that gather
         statistics still read all of it. Where the area reaches over the cube's edge, the result ends there.
     mask : str, sequence of int, xarray.DataArray or callable, optional
