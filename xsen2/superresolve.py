@@ -16,7 +16,7 @@ from xsen2.area import Aoi, locate
 from xsen2.arguments import names_of
 from xsen2.bands import BANDS, A, B, C, canonical, factor_of, grid_of
 from xsen2.cube import Cube, carried, lazy, nearest, recognise, write_crs
-from xsen2.engine.block import Block, apply, block_of
+from xsen2.engine.block import Block, apply, block_of, projection_of
 from xsen2.engine.halo import blocks, common_dates, thinnest
 from xsen2.engine.operators import OPERATORS, Operator
 from xsen2.errors import BandError, MethodError
@@ -164,7 +164,8 @@ def context_of(
     most = 0
     for one in resolve(method, wanted, operator=operator):
         exact = one.consistency if consistency is None else consistency
-        most = max(most, block_of(one, one.produces, {}, operator if exact else None, (0, 0)).halo)
+        projection = projection_of(one, one.produces, operator if exact else None, (0, 0))
+        most = max(most, Block(one, (), (), projection).halo)
     return -(-most * 10 // 60) * 60
 
 

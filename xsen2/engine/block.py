@@ -20,7 +20,7 @@ from xsen2.errors import MethodError
 from xsen2.methods.protocol import Array, Mask, Method, finest_halo, tile, zoom_of
 from xsen2.radiometry import Scale, check_dn, to_dn
 
-__all__ = ["Block", "apply", "block_of", "dot", "mixed", "neighbours"]
+__all__ = ["Block", "apply", "block_of", "dot", "mixed", "neighbours", "projection_of"]
 
 
 # Products that stay in the calling thread, for whatever runs inside a task of dask.
@@ -228,6 +228,18 @@ class Block:
         return np.stack([dn for dn, _ in pairs]), np.stack([there for _, there in pairs])
 
 
+def projection_of(
+    method: Method, bands: Sequence[str], operator: str | None, shape: tuple[int, int]
+) -> Projection | None:
+    """What makes a method's bands consistent with those of a cube that has `bands`; None if nothing is to be."""
+    zoom = zoom_of(method)
+    measured = tuple(b for b in method.produces if b in bands and factor_of(b) * zoom > 1) if operator else ()
+    if not operator or not measured:
+        return None
+    cell = max(factor_of(b) for b in (*method.needs, *method.produces)) * zoom
+    return Projection(method.produces, measured, operator, cell, (shape[0] * zoom, shape[1] * zoom), zoom)
+
+
 def block_of(
     method: Method,
     bands: Sequence[str],
@@ -237,13 +249,8 @@ def block_of(
     frames: int = 1,
 ) -> Block:
     """What a task is for a cube that has some bands, see `apply`."""
-    zoom = zoom_of(method)
-    measured = tuple(b for b in method.produces if b in bands and factor_of(b) * zoom > 1) if operator else ()
-    projection = None
-    if operator and measured:
-        cell = max(factor_of(b) for b in (*method.needs, *method.produces)) * zoom
-        projection = Projection(method.produces, measured, operator, cell, (shape[0] * zoom, shape[1] * zoom), zoom)
-    read = {*method.needs, *measured}
+    projection = projection_of(method, bands, operator, shape)
+    read = {*method.needs, *(projection.measured if projection else ())}
     windows = tuple(names for grid in GRIDS.values() if (names := tuple(b for b in grid if b in read)))
     return Block(method, windows, tuple(tuple(scales[b] for b in names) for names in windows), projection, frames)
 
