@@ -349,7 +349,7 @@ def test_networks_that_begin_with_regressions_are_trained_blind(scene, tmp_path,
     small = {"features": 16, "blocks": 1} if ratio == 6 else {"thin": 16, "wide": 16, "blocks": 1}
     recipe = dataclasses.replace(recipe, arguments=small, batch=2, patch=60)
     data, judged = data_for([scene], [scene], recipe, "blind", more=True)
-    weights = fit(data, judged, recipe, tmp_path, every=3, threads=1, quiet=True)
+    weights = fit(data, judged, recipe, tmp_path, every=3, threads=1, progress=False)
     line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert 0 < line["validation"] < 1.5
     assert all(torch.isfinite(x).all() for x in weights.values())

@@ -264,7 +264,7 @@ def find_layer(word: object) -> str | None:
 
     Examples
     --------
-    >>> find("scl"), find("cloud"), find("MSK_CLDPRB"), find("B02")
+    >>> find_layer("scl"), find_layer("cloud"), find_layer("MSK_CLDPRB"), find_layer("B02")
     ('SCL', 'CLDPRB', 'CLDPRB', None)
     """
     return _WORDS.get(str(word).upper())

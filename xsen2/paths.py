@@ -91,9 +91,9 @@ def writable(path: str | os.PathLike[str]) -> str:
 
     Examples
     --------
-    >>> local("/data//a/../b.zarr")
+    >>> writable("/data//a/../b.zarr")
     '/data/a/../b.zarr'
-    >>> local("")
+    >>> writable("")
     Traceback (most recent call last):
     ...
     xsen2.errors.StoreError: the path is empty: ''

@@ -23,6 +23,7 @@ __all__ = [
     "PACKED",
     "PACKINGS",
     "STORED",
+    "TAKEN",
     "UNPACKED",
     "Packing",
     "Scale",
@@ -65,6 +66,12 @@ NODATA_ATTRS = ("_FillValue", "nodata", "missing_value", "fill_value")
 PACKED = ("dtype", "_FillValue", "missing_value", "scale_factor", "add_offset", "fill_value")
 """Encoding that tells what the values on disk were, and so what those in memory are."""
 
+TAKEN = "xsen2_gain"
+"""Encoding of what `superresolve` made: the gain of the values that it was made of, whose pixels were looked at.
+
+Encoding does not survive arithmetic, which may change the unit: what comes of that is looked at again.
+"""
+
 STORED = ("dtype", "_FillValue", "scale_factor", "add_offset")
 """Of these, what a writer needs to store values as they were."""
 
@@ -103,6 +110,8 @@ class Scale:
         Something says what the unit is; DN are taken for granted else.
     dtype : str
         Of the variable: blocks of several bands may be of another.
+    taken : bool
+        It was made of pixels that were looked at, see `TAKEN`.
     """
 
     name: str
@@ -111,6 +120,7 @@ class Scale:
     sure: bool
     told: bool = True
     dtype: str = "float32"
+    taken: bool = False
 
     @property
     def quantification(self) -> float:
@@ -229,7 +239,8 @@ def scale_of(array: xr.DataArray, quantification: float | None = None, name: obj
         found = float(quantification)
     sure = array.dtype.kind != "f" or quantification is not None
     gain = 1.0 if found is None else 10000.0 / found
-    return Scale(str(name), gain, nodata_of(array), sure, found is not None, str(array.dtype))
+    taken = array.encoding.get(TAKEN) == gain
+    return Scale(str(name), gain, nodata_of(array), sure, found is not None, str(array.dtype), taken)
 
 
 _DROP = "for v in ds.data_vars.values(): [v.attrs.pop(k, None) for k in ('nodata', '_FillValue', 'missing_value')]"
@@ -387,8 +398,8 @@ def check_dn(
         )
 
 
-def _fractions(pixels: Sequence[npt.NDArray[Any]], most: float, enough: int) -> bool:
-    """Whether there are only small values, and not those of dark DN."""
+def _fractions(pixels: Sequence[npt.NDArray[Any]], most: float, enough: int, near: float = 0.15) -> bool:
+    """Whether there are only small values, and not those of dark DN, `near` 1."""
     size = sum(p.size for p in pixels)
     if size < enough or not 0 < max(float(np.abs(p).max(initial=0)) for p in pixels) < most:
         return False
@@ -396,7 +407,7 @@ def _fractions(pixels: Sequence[npt.NDArray[Any]], most: float, enough: int) -> 
         return False
     # Products set dark water to 1 DN, over whole scenes; what methods make of that lies close about 1. Reflectance that
     # does is that of snow, in some bands, which the others give away.
-    flat = sum(int((np.abs(p - 1) < 0.15).sum()) for p in pixels)
+    flat = sum(int((np.abs(p - 1) < near).sum()) for p in pixels)
     return flat < 0.8 * size
 
 
@@ -450,7 +461,8 @@ def stored(block: npt.NDArray[Any], scale: Scale) -> npt.NDArray[np.float32]:
     # A few pixels, at the edge of a swath say, may all be dark.
     enough = max(16, min(1000, block.size // 4))
     band = find(scale.name) is not None
-    if _fractions([out[seen]], _REFLECTANCE if band else _ERROR, enough):
+    # Values divided in place keep their encoding: so it only makes more of what is near 1 pass.
+    if _fractions([out[seen]], _REFLECTANCE if band else _ERROR, enough, 0.5 if scale.taken else 0.15):
         raise RadiometryError(
             f"{scale.name}: no value in a block of {int(seen.sum())} pixels is over {np.nanmax(np.abs(out)):.3g}: that "
             "looks like reflectance, but is taken for DN, and would be rounded to 0 or 1. Say which it is: "

@@ -24,7 +24,7 @@ from xsen2.grid import without_place
 from xsen2.masks import Hidden, Mask, hide, read
 from xsen2.methods.protocol import Method, adopt, zoom_of
 from xsen2.methods.registry import resolve
-from xsen2.radiometry import STORED, Scale, finite, scales_of, to_nan
+from xsen2.radiometry import STORED, TAKEN, Scale, finite, scales_of, to_nan
 from xsen2.version import __version__
 
 __all__ = ["context_of", "superresolve"]
@@ -77,6 +77,7 @@ def assemble(
         scale = scales[band]
         if scale.gain != 1:  # reflectance: said in the way that CF decoding leaves behind too, for whatever comes after
             out.encoding["scale_factor"] = 1 / scale.gain
+        out.encoding[TAKEN] = scale.gain
         units = {"units": scale.units} if scale.told else {}  # else whoever reads it must look at the pixels again
         out.attrs |= units | {"gsd": size, "native_gsd": round(cube.resolution * factor_of(band))}
         own_name = cube.names[band]
@@ -214,9 +215,10 @@ def superresolve(
         Dates that each date of the result is made of, itself and its nearest in time: 1, or what the method reads.
     area : bbox, GeoJSON, geometry or path, optional
         Area of interest, of any size: ``(west, south, east, north)``, a GeoJSON dict, the path of a file with one, a
-        geometry of shapely or geopandas, or a `Geometry` or `GeoBox` of odc-geo. The result is cut to the 10 m pixels that its bounds touch. Its pixels are
-        those of the whole cube's result, of which only what they depend on is computed: methods that gather
-        statistics still read all of it. Where the area reaches over the cube's edge, the result ends there.
+        geometry of shapely or geopandas, or a `Geometry` or `GeoBox` of odc-geo. The result is cut to the 10 m pixels
+        that its bounds touch. Its pixels are those of the whole cube's result, of which only what they depend on is
+        computed: methods that gather statistics still read all of it. Where the area reaches over the cube's edge, the
+        result ends there.
     mask : str, sequence of int, xarray.DataArray or callable, optional
         What becomes NaN in the bands, those of 10 m and standard errors too, after they have been made, so that the
         method still sees it as context; where a date is made of several, before, so that others fill it. ``"scl"``: no

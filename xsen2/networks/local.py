@@ -102,7 +102,8 @@ def at(path: str | os.PathLike[str]) -> tuple[Card, ...]:
 
     Examples
     --------
-    >>> from xsen2.networks import cards, local
+    >>> from xsen2.networks import local
+    >>> from xsen2.networks.cards import cards
     >>> shipped = cards()["dsen2"][0]
     >>> local.at(shipped.file) == (shipped,)
     True
