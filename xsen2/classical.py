@@ -1,1 +1,0 @@
-"""The classical methods, one file each, behind the same protocol as a network."""

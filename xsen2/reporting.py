@@ -1,1 +1,0 @@
-"""What `xsen2.benchmark` and ``xsen2 evaluate`` are made of."""
