@@ -636,7 +636,7 @@ def clean(ds: xr.Dataset) -> xr.Dataset:
     ds.attrs = _attrs(ds.attrs, "the dataset")
     for name in list(ds.variables):
         variable = ds.variables[name].copy(deep=False)
-        kept = STORED if name in ds.data_vars and variable.ndim >= 2 else ()
+        kept = (*STORED, TAKEN) if name in ds.data_vars and variable.ndim >= 2 else ()
         variable.encoding = {k: v for k, v in variable.encoding.items() if k in kept}
         variable.attrs = _attrs(variable.attrs, str(name))
         if variable.dtype.kind in "OU" or isinstance(variable.dtype, np.dtypes.StringDType):
