@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from xsen2.networks.dsen2 import DSen2
-from xsen2.networks.inference import PATCH, best_device, best_dtype
+from xsen2.networks.inference import best_device, best_dtype
+from xsen2.networks.network import PATCH
 from xsen2.networks.twogrid import TwoGrid, upsample
 from xsen2.training.fit import build, fit, score
 from xsen2.training.run import NETWORKS as ARCHITECTURES
