@@ -188,6 +188,7 @@ def test_many_vertices_work_in_bounded_memory(n: int) -> None:
     assert 0.3 < inside.mean() < 0.9
 
 
+@pytest.mark.slow
 def test_zigzag_over_continents() -> None:
     """1e5 vertices whose edges run over half of the world: refused, or done, but not in gigabytes."""
     n = 100_000

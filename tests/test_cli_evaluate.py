@@ -330,6 +330,7 @@ def test_names_are_text_in_every_picture(tmp_path: Path, name: str) -> None:
     assert said[1].replace("\n", " ").startswith(printable(name).split(" ")[0][:30])
 
 
+@pytest.mark.slow
 def test_hostile_names_reach_the_report_and_lose_nothing(tmp_path: Path) -> None:
     data, out = tmp_path / "d$a_{ta", tmp_path / "out"
     save(tmp_path / "x.npz", make_cube(6, 6))
@@ -353,6 +354,7 @@ def test_hostile_names_reach_the_report_and_lose_nothing(tmp_path: Path) -> None
     assert set(pd.read_csv(out / "scores.csv")["scene"]) == {printable(name) for name in names}
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_drawn_costs_no_scores(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ def test_full_and_read_only_disk(tmp_path: Path, what: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_leaves_nothing_that_the_next_does_not_take_away(tmp_path: Path) -> None:
     save(tmp_path / "data" / "a.npz", make_cube(6, 6))
     out = tmp_path / "out"

@@ -112,6 +112,7 @@ def test_one_10_m_band_gives_the_plain_correlation():
         assert got["spatial"].sel(band=band).item() == pytest.approx(abs(np.corrcoef(*edges)[0, 1]), rel=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(
     rows=st.integers(2, 14),

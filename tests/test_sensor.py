@@ -44,8 +44,8 @@ def sigma(band):
     return (1.0, 0.8) if grid_of(band) == 20 else (2.6, 3.2)
 
 
-@pytest.mark.parametrize("noise", [0.0, 20.0])
-@pytest.mark.parametrize("shifts", [(0.0, 0.0), (0.15, -0.1)])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.slow), 20.0])
+@pytest.mark.parametrize("shifts", [pytest.param((0.0, 0.0), marks=pytest.mark.slow), (0.15, -0.1)])
 def test_known_blur_and_shift_are_found(shifts, noise):
     ds = scene(sigma, shifts, noise)
     with no_compute():

@@ -202,6 +202,7 @@ def test_what_a_worker_skips_is_told_to_the_client(tmp_path: Path, scene: scenes
         assert skipped(cube) == ()
 
 
+@pytest.mark.slow
 def test_only_the_blocks_that_fail_are_nodata(server: Server, tmp_path: Path, scene: scenes.Scene) -> None:
     item = earth_search(scene, tmp_path, DAY1)
     broken(item, tmp_path, "truncated", server)
