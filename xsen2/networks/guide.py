@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from xsen2.engine.operators import support, taps
+from xsen2.networks.fits import solve
 
 __all__ = ["OPERATORS", "guess", "reach", "regress"]
 
@@ -134,41 +135,10 @@ def regress(a: torch.Tensor, y: torch.Tensor, ratio: int, operator: str) -> Fit:
     sums = sums[:, 1:] / sums[:, :1]
     mean, level, power, squares, mixed = torch.split(sums, [bands, made, made, len(upper), made * bands], 1)
     mixed = mixed.view(len(mixed), made, bands, *mixed.shape[2:]) - level[:, :, None] * mean[:, None]
-    slopes = _solve({(i, j): squares[:, k] - mean[:, i] * mean[:, j] for k, (i, j) in enumerate(upper)}, mixed)
+    normal = {(i, j): (squares[:, k] - mean[:, i] * mean[:, j])[:, None] for k, (i, j) in enumerate(upper)}
+    slopes = solve(normal, mixed, _RIDGE)
     constant = level - (slopes * mean[:, None]).sum(2)
     error = (y - (slopes * low[:, None]).sum(2) - constant) ** 2
     share = (error / ((power - level * level).clamp(min=0) + _LEAST)).mean(1, keepdim=True)
     ones = torch.ones_like(share)
     return Fit(slopes, constant, _around(share, _WIDE) / _around(ones, _WIDE) + 1e-6)
-
-
-def _solve(normal: dict[tuple[int, int], torch.Tensor], right: torch.Tensor) -> torch.Tensor:
-    """Cholesky's method for a small matrix at every pixel: written out, since batched solvers take 100 times as long.
-
-    `normal` holds the upper half, ``(N, h, w)`` each; `right` is ``(N, K, size, h, w)``.
-    """
-    size = right.shape[2]
-    root: dict[tuple[int, int], torch.Tensor] = {}
-    for j in range(size):
-        rest = normal[j, j] + _RIDGE
-        for k in range(j):
-            rest = rest - root[j, k] ** 2
-        root[j, j] = rest.clamp(min=_RIDGE / 2).sqrt()
-        for i in range(j + 1, size):
-            rest = normal[j, i]
-            for k in range(j):
-                rest = rest - root[i, k] * root[j, k]
-            root[i, j] = rest / root[j, j]
-    half: list[torch.Tensor] = []
-    for i in range(size):
-        rest = right[:, :, i]
-        for k in range(i):
-            rest = rest - root[i, k][:, None] * half[k]
-        half.append(rest / root[i, i][:, None])
-    found: list[torch.Tensor] = [half[0]] * size
-    for i in reversed(range(size)):
-        rest = half[i]
-        for k in range(i + 1, size):
-            rest = rest - root[k, i][:, None] * found[k]
-        found[i] = rest / root[i, i][:, None]
-    return torch.stack(found, 2)
