@@ -42,7 +42,9 @@ def build(architecture: str, ratio: int, arguments: Mapping[str, Any]) -> Networ
     WeightsError
         If there is no such architecture, or it takes no such arguments.
     """
-    if architecture not in architectures():  # never any other thing that a module happens to hold
+    if (
+        architecture not in ARCHITECTURES and architecture not in architectures()
+    ):  # never any other thing that a module happens to hold
         raise WeightsError(
             f"{architecture!r} is no architecture of xsen2: use one of {', '.join(sorted(architectures()))}"
         )
