@@ -11,9 +11,7 @@ from torch.nn import functional as F
 
 from xsen2.networks.blend import inner, mean_around, up2
 from xsen2.networks.fits import gaussian, grow, parted, reduce, solve, window
-from xsen2.networks.fused import conv
-from xsen2.networks.network import Network
-from xsen2.networks.twogrid import _Block, _conv, _unfolded, upsample
+from xsen2.networks.twogrid import Folded, _Block, _conv, upsample
 
 __all__ = ["Refined"]
 
@@ -166,7 +164,7 @@ def vertex(left: torch.Tensor) -> torch.Tensor:
     return torch.stack([(1 - (place - k).abs()).clamp(min=0) for k in range(len(evidence))])
 
 
-class Refined(Network):
+class Refined(Folded):
     """TwoGrid that starts from a regression, sees no unusual gain or offset of a 20 m band, and is bounded.
 
     A regression of every 20 m band on the 10 m bands is made round every place, for the blur that fits best there.
@@ -235,20 +233,7 @@ class Refined(Network):
             facts = [found.left / 4, contrast, 4 * (found.blur - 0.88)]
             levels = torch.cat([mean, found.alike.clamp(-1, 6), *facts], 1)
             fine = 4 * torch.cat([a - up2(mean), own], 1)
-        dtype, thin = self.tail.weight.dtype, self.tail.in_channels
-        x = fine.to(dtype).contiguous(memory_format=torch.channels_last)
-        for layer in self.stem:
-            assert isinstance(layer, nn.Conv2d)
-            x = conv(x, layer.weight, layer.bias, relu=True)
-        levels = levels.to(x.dtype, memory_format=torch.channels_last)
-        weight = self.enter.weight
-        y = conv(x, _unfolded(weight[:, : 4 * thin]), stride=2, padding=2)
-        y = conv(levels, weight[:, 4 * thin :], self.enter.bias, onto=y)
-        y = self.leave(self.body(y))
-        y = F.pixel_shuffle(y, 2).contiguous(memory_format=torch.channels_last)
-        weight = self.join.weight
-        x = conv(x, weight[:, :thin], self.join.bias)
-        x = conv(y, weight[:, thin:], onto=x, relu=True)
+        x = self._features(fine, levels)
         trust = torch.sigmoid(prior + self.gate(x).float())
         more = bound * torch.tanh(self.tail(x).float() / bound)
         out: torch.Tensor = found.base + trust * found.detail + (1 - trust) * more / gain

@@ -79,7 +79,39 @@ class _Block(nn.Module):
         return conv(y, self.conv2.weight, self.conv2.bias, onto=x)
 
 
-class TwoGrid(Network):
+class Folded(Network):
+    """What networks share that see detail at 10 m, and what a place is at 20 m: features of both, joined.
+
+    Layers are made by the networks themselves, each with the bands that it sees.
+    """
+
+    stem: nn.ModuleList
+    enter: nn.Conv2d
+    body: nn.Sequential
+    leave: nn.Conv2d
+    join: nn.Conv2d
+    tail: nn.Conv2d
+
+    def _features(self, fine: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        """Features at 10 m of what is seen at 10 m and at 20 m; computed in the dtype of the weights."""
+        dtype, thin = self.tail.weight.dtype, self.tail.in_channels
+        x = fine.to(dtype).contiguous(memory_format=torch.channels_last)
+        for layer in self.stem:
+            assert isinstance(layer, nn.Conv2d)
+            x = conv(x, layer.weight, layer.bias, relu=True)
+        levels = levels.to(x.dtype, memory_format=torch.channels_last)
+        # A convolution of what is joined is the sum of two: a fifth of the time went into folding and joining.
+        weight = self.enter.weight
+        y = conv(x, _unfolded(weight[:, : 4 * thin]), stride=2, padding=2)
+        y = conv(levels, weight[:, 4 * thin :], self.enter.bias, onto=y)
+        y = self.leave(self.body(y))
+        y = F.pixel_shuffle(y, 2).contiguous(memory_format=torch.channels_last)
+        weight = self.join.weight
+        x = conv(x, weight[:, :thin], self.join.bias)
+        return conv(y, weight[:, thin:], onto=x, relu=True)
+
+
+class TwoGrid(Folded):
     """Predict what bicubic interpolation misses; most of the work is done on the 20 m grid.
 
     Detail can only come from the 10 m bands, but what to make of it depends on what a place *is*, which
@@ -162,23 +194,9 @@ class TwoGrid(Network):
             else:
                 base = upsample(low, self.ratio)
         mean = F.avg_pool2d(a, 2)
-        dtype, thin = self.tail.weight.dtype, self.tail.in_channels
         # Four times: detail is weaker than reflectance by about that.
-        x = (4 * (a - mean.repeat_interleave(2, 2).repeat_interleave(2, 3))).to(dtype)
-        x = x.contiguous(memory_format=torch.channels_last)
-        for layer in self.stem:
-            assert isinstance(layer, nn.Conv2d)
-            x = conv(x, layer.weight, layer.bias, relu=True)
-        levels = torch.cat([mean, *coarse], dim=1).to(x.dtype, memory_format=torch.channels_last)
-        # A convolution of what is joined is the sum of two: a fifth of the time went into folding and joining.
-        weight = self.enter.weight
-        y = conv(x, _unfolded(weight[:, : 4 * thin]), stride=2, padding=2)
-        y = conv(levels, weight[:, 4 * thin :], self.enter.bias, onto=y)
-        y = self.leave(self.body(y))
-        y = F.pixel_shuffle(y, 2).contiguous(memory_format=torch.channels_last)
-        weight = self.join.weight
-        x = conv(x, weight[:, :thin], self.join.bias)
-        x = conv(y, weight[:, thin:], onto=x, relu=True)
+        detail = 4 * (a - mean.repeat_interleave(2, 2).repeat_interleave(2, 3))
+        x = self._features(detail, torch.cat([mean, *coarse], dim=1))
         out: torch.Tensor = self.tail(x).float().add_(base)
         if not doubt:
             return out
