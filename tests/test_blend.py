@@ -34,6 +34,13 @@ def made(ratio, std=None, seed=0):
     return network.eval()
 
 
+def published(folder):
+    """The card of a small 20 m network with random weights, which lies in a folder."""
+    weights = {k: v.detach() for k, v in made(2, 0.05).state_dict().items()}
+    said = {"name": "small-20m", "network": "small", "licence": "x", "source": "x", "training": {}}
+    return write(weights, folder, architecture="refined.Refined", arguments=SMALL[2], ratio=2, **said)
+
+
 def texture(rng, n, size):
     """Detail of all sizes, of mean 0 and spread 1."""
     total = np.zeros((n, size, size))
@@ -177,19 +184,7 @@ def test_doubt_teaches_the_estimate_nothing(ratio):
 )
 def test_any_size_and_chunking_through_the_calls_of_a_user(tmp_path_factory, rows, columns, more, chunk):
     folder = tmp_path_factory.mktemp("w")
-    weights = {k: v.detach() for k, v in made(2, 0.05).state_dict().items()}
-    card = write(
-        weights,
-        folder,
-        name="small-20m",
-        network="small",
-        architecture="refined.Refined",
-        arguments=SMALL[2],
-        ratio=2,
-        licence="x",
-        source="x",
-        training={},
-    )
+    card = published(folder)
     method = NetworkMethod(card, device="cpu", dtype="float32")
     ds = make_cube(rows, columns, grids=(10, 20))
     size = {"y": 6 * rows, "x": 6 * columns}
@@ -210,19 +205,7 @@ def test_any_size_and_chunking_through_the_calls_of_a_user(tmp_path_factory, row
 def test_patches_begin_on_the_lattice(tmp_path):
     corners, _, _ = _patches((624, 504), 78, 6, type("Room", (), {"side": 100, "pixels": 1})())
     assert all(y % 6 == x % 6 == 0 for y, x in corners)
-    weights = {k: v.detach() for k, v in made(2, 0.05).state_dict().items()}
-    card = write(
-        weights,
-        tmp_path,
-        name="s-20m",
-        network="s",
-        architecture="refined.Refined",
-        arguments=SMALL[2],
-        ratio=2,
-        licence="x",
-        source="x",
-        training={},
-    )
+    card = published(tmp_path)
     assert card.halo % 3 == 0
     assert NetworkMethod(card).lattice == 6
     halo = 2 * card.halo
@@ -233,7 +216,7 @@ def test_patches_begin_on_the_lattice(tmp_path):
     out = infer(card, a, b, np.empty((0, 0, 0), np.float32), device="cpu", dtype="float32")
     network = made(2, 0.05)
     with torch.no_grad():
-        network.load_state_dict({k: v.half().float() for k, v in weights.items()})
+        network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
         whole = (
             network(torch.from_numpy(a[None] / np.float32(GAIN)), torch.from_numpy(b[None] / np.float32(GAIN)))[
                 0
