@@ -46,7 +46,7 @@ from xsen2.bands import BANDS
 from xsen2.cli.main import main
 from xsen2.cube import DIMS, recognise
 from xsen2.errors import BandError, GridError, SourceError
-from xsen2.sources import safe_pixels
+from xsen2.sources import assemble
 from xsen2.sources.open import Wanted, open_source
 
 real = [pytest.param(name, marks=needs_real) for name in REAL]
@@ -284,7 +284,7 @@ def test_chunks_are_whole_tiles_of_the_files(block: int, tmp_path: Path) -> None
 
 @given(total=st.integers(1, 20000), block=st.integers(1, 3000), side=st.integers(1, 5000))
 def test_chunks_cover_all_and_cut_no_tile(total: int, block: int, side: int) -> None:
-    chunks = safe_pixels._chunks(total, block, side)
+    chunks = assemble._whole(total, block, side)
     assert sum(chunks) == total
     assert min(chunks) > 0
     assert not (np.cumsum(chunks)[:-1] % block).any()

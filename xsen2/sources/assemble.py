@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
+from dask.base import tokenize
 
 from xsen2.bands import BANDS, LAYERS
 from xsen2.cube import DIMS, write_crs
@@ -19,7 +23,7 @@ from xsen2.sources.calibration import Radiometry
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-__all__ = ["assemble", "product_cube", "side_of"]
+__all__ = ["assemble", "by_blocks", "product_cube", "side_of"]
 
 
 def assemble(
@@ -120,6 +124,49 @@ def _removed(meant: Mapping[str, Radiometry]) -> str:
         return f"removed once: {values.pop():g} DN added to the raw pixels{then}; per date in the coordinate 'offset'"
     each = ", ".join(f"{name} {one.offset:g}" for name, one in meant.items()) or "nothing"
     return f"removed once: {each} DN added to the raw pixels{then}"
+
+
+def by_blocks(
+    read: Callable[..., Any],
+    decode: Callable[..., Any],
+    shape: Sequence[int],
+    blocks: Sequence[int],
+    side: int,
+    dtype: npt.DTypeLike,
+    label: str,
+    *what: object,
+) -> da.Array:
+    """Lazy ``(1, y, x)`` pixels of an image that is read in blocks.
+
+    Parameters
+    ----------
+    read : callable
+        Gives the pixels of a chunk; takes `decode`, and dask's ``block_info``.
+    decode : callable
+        Of raw pixels.
+    shape, blocks : sequence of int
+        Rows and columns of the image, and of the blocks that it is stored in: chunks are whole ones.
+    side : int
+        About how wide a chunk is.
+    label : str
+        Of the tasks.
+    *what
+        What tells these pixels from all others, besides chunks and `decode`.
+    """
+    chunks = tuple(_whole(n, block, side) for n, block in zip(shape, blocks, strict=True))
+    out: da.Array = da.map_blocks(
+        partial(read, decode=decode),
+        chunks=((1,), *chunks),
+        dtype=dtype,
+        meta=np.empty((0, 0, 0), dtype),
+        name=f"{label}-{tokenize(*what, chunks, decode)}",
+    )
+    return out
+
+
+def _whole(total: int, block: int, side: int) -> tuple[int, ...]:
+    step = max(1, round(side / block)) * block
+    return tuple(min(step, total - start) for start in range(0, total, step))
 
 
 def side_of(chunks: int) -> int:

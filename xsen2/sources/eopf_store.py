@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask.base import tokenize
 
 from xsen2.errors import CRSError, GridError, RadiometryError, SourceError, Xsen2Error
 from xsen2.grid import edges_of, geobox, metres
+from xsen2.sources.assemble import by_blocks
 from xsen2.sources.calibration import SETTLE, Radiometry, check_given, settled
 from xsen2.sources.items import as_mapping, as_number
 from xsen2.sources.safe_metadata import tile_in
-from xsen2.sources.safe_pixels import _chunks
 from xsen2.sources.when import sensing_time
 from xsen2.sources.zarr import opened, said
 
@@ -282,16 +281,9 @@ class Layer:
             told = str(self.array.metadata)
         except Exception as error:  # codecs do not check their parameters before they write or use them
             raise SourceError(f"{self.where} has metadata that no codec knows: {said(error)}") from error
-        chunks = tuple(_chunks(n, block, side) for n, block in zip(self.array.shape, self.array.chunks, strict=True))
-        token = tokenize(self.where, stamp, told, chunks, decode)
-        lazy: da.Array = da.map_blocks(
-            partial(_read, array=self.array, where=self.where, decode=decode),
-            chunks=((1,), *chunks),
-            dtype=dtype,
-            meta=np.empty((0, 0, 0), dtype),
-            name=f"eopf-{name}-{token}",
-        )
-        return lazy
+        read = partial(_read, array=self.array, where=self.where)
+        what = (self.where, stamp, told)
+        return by_blocks(read, decode, self.array.shape, self.array.chunks, side, dtype, f"eopf-{name}", *what)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from dask.delayed import delayed
 
 from xsen2.errors import CRSError, GridError, SourceError
 from xsen2.grid import metres
+from xsen2.sources.assemble import by_blocks
 from xsen2.sources.calibration import Radiometry
 from xsen2.sources.safe_files import Document, Files
 
@@ -231,22 +232,9 @@ class Image:
 
     def array(self, name: str, grid: GeoBox, side: int, decode: Decode, dtype: npt.DTypeLike) -> da.Array:
         """Lazy (1, y, x) pixels after `decode`; chunks are whole tiles of the file, near `side` pixels wide."""
-        blocks = self.blocks(grid)
-        chunks = tuple(_chunks(n, block, side) for n, block in zip(grid.shape, blocks, strict=True))
-        token = tokenize(str(self.href), self.stamp, chunks, decode)
-        lazy: da.Array = da.map_blocks(
-            partial(_read, href=self.href, where=self.where, decode=decode),
-            chunks=((1,), *chunks),
-            dtype=dtype,
-            meta=np.empty((0, 0, 0), dtype),
-            name=f"safe-{name}-{token}",
-        )
-        return lazy
-
-
-def _chunks(total: int, block: int, side: int) -> tuple[int, ...]:
-    step = max(1, round(side / block)) * block
-    return tuple(min(step, total - start) for start in range(0, total, step))
+        read = partial(_read, href=self.href, where=self.where)
+        what = (str(self.href), self.stamp)
+        return by_blocks(read, decode, grid.shape, self.blocks(grid), side, dtype, f"safe-{name}", *what)
 
 
 def _read(block_info: Any = None, *, href: str | Path, where: str, decode: Decode) -> Array:
