@@ -147,7 +147,8 @@ def test_nothing_beyond_the_halo_is_seen(bands, operator):
         last = first if grid == "a" else first + ratio - 1
         reach = max(first - int(changed.min()), int(changed.max()) - last)
         assert 0 < reach <= halo
-        assert grid == "y" or reach >= halo / 2  # nor does it ask for much more
+        # Nor does it ask for much more; with the product's blur, which is short, for twice what is felt.
+        assert grid == "y" or reach > halo / 2 - (operator == "product")
 
 
 @BOTH
