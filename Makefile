@@ -2,6 +2,7 @@
 #   make demo     run the main job on the built-in sample, into demo-out/
 #   make test     all tests but the slow ones, on all cores; ARGS="-k halo -x -n0" passes arguments on to pytest
 #   make test-slow   the slow ones
+#   make lowest   some tests with the lowest versions that pyproject.toml allows, in an environment of its own
 #   make lint     style;  make types  type checks;  make format  put the style right
 #   make bench    every benchmark script
 #   make clean    remove the environment and what the targets wrote
@@ -16,7 +17,7 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
 endif
 
 .DEFAULT_GOAL := test
-.PHONY: demo test test-slow lint types format bench clean
+.PHONY: demo test test-slow lowest lint types format bench clean
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/xsen2 demo --out demo-out
@@ -28,6 +29,11 @@ test: $(VENV)/.stamp-test
 
 test-slow: $(VENV)/.stamp-test
 	$(PYTEST) -m slow $(ARGS)
+
+# The first of what pyproject.toml allows: cubes, grids, values, both sinks, and a network and a classical method in blocks.
+LOWEST := test_lowest.py
+lowest: .venv-lowest/.stamp-lowest
+	.venv-lowest/bin/python -m pytest $(LOWEST) -m "not slow" -q $(ARGS)
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check

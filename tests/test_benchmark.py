@@ -178,12 +178,13 @@ def test_cells_are_kept_and_found_again(
         judge = Counting(labelled(methods), border, "cpu", "float32", ((2, "mtf"),), tmp_path)
         tally = Tally(2, "mtf", border, methods)
         for subject in subjects(folder):
-            tally.add(subject, judge)
+            if subject.name in ("river", "speck"):
+                tally.add(subject, judge)
         assert all(c.crop is not None for row in tally.cells.values() for c in row.values())
         return tally.dataset(), list(Counting.computed)
 
     first, made = run()
-    assert len(made) == 4 * 2
+    assert len(made) == 2 * 2
     again, made = run()
     assert made == []
     xr.testing.assert_identical(again, first)
@@ -192,9 +193,9 @@ def test_cells_are_kept_and_found_again(
     next(iter(p for p in tmp_path.glob("*.npy") if p.stem != broken.stem)).unlink()
     again, _ = run()
     xr.testing.assert_identical(again, first)
-    assert len(run(border=1)[1]) == 3 * 2
+    assert len(run(border=1)[1]) == 2  # the speck has no pixels within its border
     more = run(methods=("bicubic", "regression", "twogrid"))[1]
-    assert more == [f"{name} twogrid" for name in ("field_L2A", "patches", "river", "speck")]
+    assert more == [f"{name} twogrid" for name in ("river", "speck")]
 
 
 def test_identity_tells_methods_and_operators_apart() -> None:

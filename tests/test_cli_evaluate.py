@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from cases import every
 from click.testing import CliRunner, Result
 from cubes import make_cube
 from test_benchmark import save
@@ -36,9 +37,16 @@ def evaluate(*args: object) -> Result:
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    """Timings on a small scene: tests are not about speed."""
+    """Timings on a small scene, and all but one in this process: tests are not about speed."""
+    child = timing._child
+
+    def here(file: Path, method: str, gsd: int, device: str) -> timing.Timing:
+        return (child if (method, gsd) == ("regression", 60) else timing._measure)(file, method, gsd, device)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "SIDE", 120)
+        patch.setattr(timing, "_ENOUGH", 0)
+        patch.setattr(timing, "_child", here)
         yield
 
 
@@ -145,7 +153,7 @@ def test_json_is_strict_and_whole(made: tuple[Path, Result]) -> None:
     found = json.loads((made[0] / "scores.json").read_text(), parse_constant=refuse)
     assert set(found["summary"]) == {"20 m, dsen2", "20 m, mtf", "60 m, dsen2", "60 m, mtf"}
     assert len(found["scores"]) == len(pd.read_csv(made[0] / "scores.csv"))
-    assert found["timings"]["methods"]["bicubic"]["60 m"]["peak MiB"] > 50
+    assert found["timings"]["methods"]["regression"]["60 m"]["peak MiB"] > 50  # of a process of its own
 
 
 def test_goes_on_where_it_was_and_replaces_the_report_when_finished(folder: Path, tmp_path: Path) -> None:
@@ -310,7 +318,7 @@ def test_names_are_text_on_every_page(tmp_path: Path, name: str) -> None:
     markdown.encode()
 
 
-@pytest.mark.parametrize("name", [n for n in HOSTILE if "/" not in n and "\0" not in n])
+@pytest.mark.parametrize("name", every(4, [n for n in HOSTILE if "/" not in n and "\0" not in n]))
 def test_names_are_text_in_every_picture(tmp_path: Path, name: str) -> None:
     pixels = np.random.default_rng(0).uniform(0, 1000, (6, 6))
     truth = xr.Dataset({"B05": (("y", "x"), pixels)})

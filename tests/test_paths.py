@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safe_product
 import xarray as xr
+from cases import every
 from click.testing import CliRunner
 from cubes import make_cube
 from safe_product import OLD_L1C, OLD_L2A, assert_shows, product, zipped
@@ -97,16 +98,18 @@ def spellings(safe: Path, made: safe_product.Product) -> list[str | Path]:
 
 
 @pytest.mark.parametrize(
-    "name", [OLD_L1C, OLD_L2A, *(pytest.param(n, marks=safe_product.needs_real) for n in safe_product.REAL[::3])]
+    "name",
+    every(2, [OLD_L1C, OLD_L2A, *(pytest.param(n, marks=safe_product.needs_real) for n in safe_product.REAL[::3])]),
 )
 def test_a_product_by_any_of_its_names(name: str, tmp_path: Path) -> None:
     made = product(name, cells=(2, 2))
     safe = made.write(tmp_path / "downloads")
     (safe / "manifest.safe").write_text("<a/>")
     want = xsen2.open_safe(safe).compute()
-    for path in spellings(safe, made):
+    for number, path in enumerate(spellings(safe, made)):
         xr.testing.assert_identical(xsen2.open_safe(path).compute(), want)
-        xr.testing.assert_identical(open_source(str(path)).compute(), want)
+        if number % 3 == 0:
+            xr.testing.assert_identical(open_source(str(path)).compute(), want)
     stem = safe.name.removesuffix(".SAFE")
     for number, prefix in enumerate(("", None, "a/b/")):
         archive = zipped(safe, tmp_path / f"{number}.zip", prefix)

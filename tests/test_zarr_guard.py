@@ -10,6 +10,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 import stac_api
 import xarray as xr
 import zarr
+from cases import every
 from click.testing import CliRunner
 from cubes import make_cube
 from hypothesis import given, settings
@@ -90,14 +92,24 @@ class Touch:
         return os.mkdir, (str(self.path),)
 
 
+SOUND: list[Path] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sound(tmp_path_factory: pytest.TempPathFactory) -> None:
+    SOUND.append(tmp_path_factory.mktemp("sound"))
+
+
 def plain(home: Path, zarr_format: int = 2, consolidated: bool = True, nested: bool = False) -> Path:
-    """A sound store."""
-    cube = make_cube(4, 3, dates=2)[["B02", "B05", "B01"]]
-    if nested:
-        xr.DataTree.from_dict({"/": xr.Dataset(), "/a/b": cube}).to_zarr(home, consolidated=consolidated)
-        return home
-    cube.to_zarr(home, zarr_format=zarr_format, consolidated=consolidated)
-    return home
+    """A sound store: written once, and copied."""
+    made = SOUND[-1] / f"{zarr_format}{consolidated}{nested}"
+    if not made.exists():
+        cube = make_cube(4, 3, dates=2)[["B02", "B05", "B01"]]
+        if nested:
+            xr.DataTree.from_dict({"/": xr.Dataset(), "/a/b": cube}).to_zarr(made, consolidated=consolidated)
+        else:
+            cube.to_zarr(made, zarr_format=zarr_format, consolidated=consolidated)
+    return Path(shutil.copytree(made, home))
 
 
 def rewrite(home: Path, change: Callable[[dict[str, Any]], Any], name: str, where: str = "both") -> None:
@@ -150,7 +162,7 @@ def refused(source: object, words: str = "z", shell: bool = True) -> str:
 PICKLE = {"id": "pickle", "protocol": 5}
 
 
-@pytest.mark.parametrize("array", ["time", "y_20m", "spatial_ref", "B05"])
+@pytest.mark.parametrize("array", every(3, ["time", "y_20m", "spatial_ref", "B05"]))
 @pytest.mark.parametrize("where", ["both", "own", "consolidated"])
 @pytest.mark.parametrize(
     "change",
@@ -268,7 +280,7 @@ def test_every_compressor_is_read(
     packed: Any, filters: Any, archive: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     home = tmp_path_factory.mktemp("sound") / "cube.zarr"
-    cube = make_cube(3, 4, seed=3).astype("int16")
+    cube = make_cube(3, 4, seed=3)[["B02", "B05", "B01"]].astype("int16")
     encoding = {name: {"compressors": packed, "filters": filters or None, "chunks": (7, 5)} for name in cube.data_vars}
     cube.to_zarr(home, zarr_format=2, encoding=encoding)
     found = open_source(str(zipped(home) if archive else home))
@@ -401,12 +413,16 @@ def test_coordinates_are_bounded(tmp_path: Path) -> None:
     refused(home, "more than 10000000 pixels")
 
 
+@cache
+def bomb_of(number: int) -> bytes:
+    return bytes(NUMCODECS[number].encode(np.zeros(40 << 20, np.uint8)))
+
+
 @pytest.mark.parametrize("packed", [c for c in NUMCODECS if c is not None], ids=repr)
 @pytest.mark.parametrize("archive", [True, False])
 def test_chunks_that_unpack_to_more_than_fits(packed: Any, archive: bool, tmp_path: Path) -> None:
     home = plain(tmp_path / "cube.zarr")
-    bomb = packed.encode(np.zeros(40 << 20, np.uint8))
-    bomb = bomb if isinstance(bomb, bytes) else bytes(bomb)
+    bomb = bomb_of(NUMCODECS.index(packed))
     rewrite(home, lambda a: a.update(compressor=packed.get_config(), filters=None), "B02")
     for chunk in (home / "B02").glob("[0-9]*"):
         chunk.write_bytes(bomb)

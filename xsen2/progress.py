@@ -43,7 +43,7 @@ class Progress:
     --------
     >>> import tempfile, xsen2
     >>> seen = []
-    >>> cube = xsen2.sample()
+    >>> cube = xsen2.sample()[["B02", "B03"]]
     >>> back = cube.dsen2.to_zarr(tempfile.mkdtemp() + "/cube.zarr", progress=seen.append)
     >>> seen[-1].done == seen[-1].total, seen[-1].unit
     (True, 'block')

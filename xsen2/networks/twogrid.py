@@ -50,8 +50,10 @@ def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
 def _conv(inputs: int, outputs: int, size: int = 3, *, gain: float = 2.0) -> nn.Conv2d:
     """A convolution with He initialisation: variance ``gain / fan_in``, 2 before a ReLU."""
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-    nn.init.normal_(layer.weight, std=math.sqrt(gain / (inputs * size**2)))
     assert layer.bias is not None
+    if layer.weight.is_meta:  # shapes alone: there, to draw numbers that nobody sees imports all of torch's compiler
+        return layer
+    nn.init.normal_(layer.weight, std=math.sqrt(gain / (inputs * size**2)))
     nn.init.zeros_(layer.bias)
     return layer
 
