@@ -11,9 +11,7 @@ import pytest
 def every(step: int, cases: Iterable[Any]) -> list[Any]:
     """All cases for ``parametrize``: the first and every `step`-th after it as they are, the others slow."""
     return [
-        case
-        if number % step == 0
-        else pytest.param(*_parts(case), id=_id(case), marks=[pytest.mark.slow, *_marks(case)])
+        case if number % step == 0 else pytest.param(*_parts(case), id=_id(case), marks=_marks(case))
         for number, case in enumerate(cases)
     ]
 

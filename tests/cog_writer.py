@@ -6,6 +6,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 
 import numpy as np
 import xarray as xr
@@ -31,8 +32,17 @@ def noise() -> xr.Dataset:
     return ds.map(lambda v: v.copy(data=rng.integers(1, 64000, v.shape).astype(np.float32)))
 
 
-if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-    to_cog(cube() if len(sys.argv) < 3 else noise(), sys.argv[1], overwrite=True, progress=False)
+def write(path: str) -> None:
+    to_cog(cube(), path, overwrite=True, progress=False)
+
+
+def write_with(room: int, path: str, said: str) -> None:
+    """With files of so many bytes at most; what goes wrong is written to `said`, whose bytes are few."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    with open(said, "w") as sys.stderr:
+        try:
+            to_cog(noise(), path, overwrite=True, progress=False)
+        except BaseException:
+            traceback.print_exc()
+            raise

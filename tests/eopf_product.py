@@ -7,6 +7,7 @@ by file, as the attributes and array metadata stand there, so that no library's 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import warnings
 import zipfile
@@ -101,7 +102,7 @@ class Product:
             (home / path).write_text(json.dumps(text))
         for path, node in self.nodes.items():
             if _sound(node):
-                zarr.open_array(str(home / path), mode="r+", zarr_format=2)[...] = self.pixels(path)
+                _fill(home / path, self.pixels(path), node)
         return made
 
     def _v3(self, home: Path) -> None:
@@ -125,6 +126,23 @@ class Product:
                 )
                 if _sound(node):
                     array[...] = self.pixels(path)
+
+
+_chunks: dict[str, dict[str, bytes]] = {}
+
+
+def _fill(home: Path, pixels: np.ndarray, node: Node) -> None:
+    """Write the chunks of an array of format 2; those that were written before are not compressed again."""
+    own = json.dumps({k: v for k, v in node.items() if k != "attributes"})
+    key = f"{own} {pixels.dtype} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+    if key not in _chunks:
+        zarr.open_array(str(home), mode="r+", zarr_format=2)[...] = pixels
+        files = (file for file in home.rglob("*") if file.is_file() and file.name not in (".zarray", ".zattrs"))
+        _chunks[key] = {file.relative_to(home).as_posix(): file.read_bytes() for file in files}
+        return
+    for name, content in _chunks[key].items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(content)
 
 
 def product(name: str, cells: tuple[int, int] = (6, 4), seed: int = 0, chunk: int = 24) -> Product:

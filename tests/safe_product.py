@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 import scenes
 import xarray as xr
 from rasterio.transform import from_origin
@@ -88,7 +87,6 @@ class Product:
         raw = np.where(pixels == 0, 0, pixels.astype("int32") + added).astype("uint16" if name in BANDS else "uint8")
         raw = raw if raw.ndim == 3 else raw[None]
         path = home / self.images[name]
-        path.parent.mkdir(parents=True, exist_ok=True)
         kind = {
             ".jp2": {"driver": "JP2OpenJPEG", "quality": 100, "reversible": "yes", "ycbcr420": "no"},
             ".tif": {"driver": "COG", "compress": "deflate"},
@@ -104,8 +102,7 @@ class Product:
             "crs": f"EPSG:{self.scene.epsg}",
             "transform": from_origin(self.scene.ulx, self.scene.uly, gsd, gsd),
         }
-        with rasterio.open(path, "w", **profile) as file:
-            file.write(raw)
+        scenes.write_image(path, raw, **profile)
         return path
 
 

@@ -5,6 +5,7 @@ The items have the properties, keys and quirks of the real ones in ``../shared/f
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -95,12 +96,27 @@ def random(
     return Scene(bands, epsg, ulx, uly, f"{zone}WM")
 
 
+_encoded: dict[bytes, bytes] = {}
+
+
+def write_image(path: Path, raw: np.ndarray, **profile: Any) -> None:
+    """Write bands as one file. What was written before is not compressed again: products of tests are much alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(repr((sorted(profile.items()), raw.shape, raw.dtype.str)).encode() + raw.tobytes()).digest()
+    if key not in _encoded:
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(raw)
+        if raw.nbytes < 2**20:
+            _encoded[key] = path.read_bytes()
+    else:
+        path.write_bytes(_encoded[key])
+
+
 def write_band(path: Path, pixels: np.ndarray, scene: Scene, gsd: int, added: int = 0) -> None:
     """One band as its catalogue stores it: nodata 0, `added` DN on all pixels with data.
 
     A COG by the path's ending ``.tif``; lossless JPEG 2000, as ESA makes it, by ``.jp2``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     raw = np.where(pixels == 0, 0, pixels.astype("int32") + added).astype(pixels.dtype)
     kind = {
         ".tif": {"driver": "COG", "nodata": 0, "compress": "deflate", "blocksize": 128},
@@ -115,8 +131,7 @@ def write_band(path: Path, pixels: np.ndarray, scene: Scene, gsd: int, added: in
         "crs": f"EPSG:{scene.epsg}",
         "transform": from_origin(scene.ulx, scene.uly, gsd, gsd),
     }
-    with rasterio.open(path, "w", **profile) as file:
-        file.write(raw, 1)
+    write_image(path, raw[None], **profile)
 
 
 def _assets(scene: Scene, folder: Path, home: str, keys: dict[str, str], added: int, suffix: str = ".tif") -> Item:

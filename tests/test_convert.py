@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from cases import every
 from click.testing import CliRunner
 from cubes import make_cube
 from hypothesis import HealthCheck, given, settings
@@ -136,9 +137,10 @@ def forward(card: Card, arrays):
         return network(*inputs)[0].numpy()
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["save_weights", "save"])
-@pytest.mark.parametrize("ratio", [2, 6])
-@pytest.mark.parametrize(("blocks", "features"), [(6, 128), (32, 6)], ids=["DSen2", "deep"])
+@pytest.mark.parametrize(
+    ("blocks", "features", "ratio", "full"),
+    every(7, [(*size, ratio, full) for size in ((6, 128), (32, 6)) for ratio in (2, 6) for full in (False, True)]),
+)
 def test_the_network_is_that_of_keras(tmp_path, home, ratio, blocks, features, full):
     model = Model(ratio, blocks, features, gain=0.02)
     card = convert(model.save(tmp_path / "any.name", full=full))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cases import every
 from cubes import change, make_cube, no_compute
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,13 +17,14 @@ from xsen2.radiometry import nodata_of
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("scale", [2, 3, 6])
+@pytest.mark.parametrize("scale", every(2, [2, 3, 6]))
 def test_is_the_kernel_on_every_band(operator, scale):
     ds = make_cube(scale * 3, scale * 2, dates=2, dtype=np.uint16, chunks=30)
     with no_compute():
         coarse = ds.degrade(scale=scale, operator=operator)
     cube = recognise(coarse)
     assert cube.resolution == 10 * scale
+    coarse = coarse.compute()
     for band in BANDS:
         rows, columns = kernels(band, scale, operator)
         want = degrade_array(ds[band].values.astype(np.float32), *rows, scale, columns)

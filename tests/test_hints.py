@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
-from cubes import DIMS
+from cubes import DIMS, examples
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -66,6 +66,7 @@ def trim(span):
 
 
 @pytest.mark.parametrize("epsg", ZONES)
+@examples(8)
 @given(
     trims=st.fixed_dictionaries({g: st.tuples(trim(18 * 10 // g), trim(18 * 10 // g)) for g in (10, 20, 60)}),
     south_up=st.sets(st.sampled_from([10, 20, 60])),
@@ -101,6 +102,7 @@ def test_grids_of_different_extent_when_cut_as_told(epsg, trims, south_up, east_
 
 
 @pytest.mark.parametrize("epsg", ZONES)
+@examples(8)
 @given(
     shifts=st.fixed_dictionaries(
         {g: st.tuples(*[st.sampled_from([0, 5, 10, -20, 20, 30, 40, 60])] * 2) for g in (10, 20, 60)}

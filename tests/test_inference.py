@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from cases import every
 from cubes import make_cube
 
 import xsen2
@@ -89,7 +90,9 @@ def test_what_devices_say_without_memory_is_understood(said: str) -> None:
     assert devices.out_of_memory(RuntimeError(said))
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("x"), MemoryError(), RuntimeError(SAID[0])], ids=repr)
+@pytest.mark.parametrize(
+    "error", every(3, [torch.OutOfMemoryError("x"), MemoryError(), RuntimeError(SAID[0])]), ids=repr
+)
 def test_less_at_a_time_where_memory_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Network, "side", 72)
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 600 * 600)

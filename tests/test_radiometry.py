@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rioxarray
 import xarray as xr
+from cases import every
 from cubes import change, examples, make_cube, no_compute
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,7 +87,7 @@ def same(found: xr.Dataset, want: xr.Dataset, atol: float) -> None:
 @pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.parametrize("how", ["units", "encoding", "given"])
 def test_reflectance_survives_arithmetic_and_stores(how: str, edit: str, tmp_path: Path) -> None:
-    cube = reflectance(how, dates=2, chunks=18)
+    cube = reflectance(how, dates=2, chunks=36)
     sr = cube.dsen2.superresolve(method="bicubic", quantification=1 if how == "given" else None)
     ds = EDITS[edit](sr[["B03", "B08", "B11"]])
     ds = ds.rio.write_crs(32631)
@@ -97,7 +98,7 @@ def test_reflectance_survives_arithmetic_and_stores(how: str, edit: str, tmp_pat
 
 
 @pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize("edit", ["as it is", "times 1", "cached"])
+@pytest.mark.parametrize("edit", every(2, ["as it is", "times 1", "cached"]))
 def test_reflectance_survives_every_store(store: str, edit: str, tmp_path: Path) -> None:
     sr = reflectance("units", dates=1).dsen2.superresolve(method="bicubic")[["B02", "B04", "B08", "B8A"]]
     if edit == "cached":
@@ -113,8 +114,7 @@ def test_reflectance_survives_every_store(store: str, edit: str, tmp_path: Path)
     same(again, sr, 1.1e-4)
 
 
-@pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize("side", [1, 7])
+@pytest.mark.parametrize(("store", "side"), every(3, [(store, side) for store in STORES for side in (1, 7)]))
 def test_reflectance_that_does_not_say_so_is_refused_by_every_store(store: str, side: int, tmp_path: Path) -> None:
     """Small images too, and what says that it is DN; what the error says to do then works."""
     label = reflectance("units", side, side).dsen2.superresolve(method="bicubic")
@@ -179,6 +179,7 @@ def test_dark_scenes_can_be_stored(shared: Path, folder: str, name: str, method:
     cube = found.cube().isel(y=slice(120), x=slice(120), y_20m=slice(60), x_20m=slice(60))
     cube = (cube.isel(y_60m=slice(20), x_60m=slice(20)) if "B01" in cube else cube).rio.write_crs(32631)
     sr = cube.dsen2.superresolve(method=method, dtype="float32").compute()
+    sr = sr[[band for band in ("B02", "B07", "B11", "B12", "B01") if band in sr]]
     for side in (30, 60, 120):
         back = sr.chunk(y=side, x=side).dsen2.to_zarr(tmp_path / f"{side}.zarr", progress=False)
         same(back[list(sr.data_vars)], sr, 0.51)

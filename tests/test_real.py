@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import every
 
 from xsen2.networks.cards import DEFAULT
 from xsen2.training.scenes import read_scenes
@@ -52,7 +53,7 @@ def test_every_validation_scene_of_the_results_beats_bicubic():
     "operator", ["mtf", *(pytest.param(name, marks=pytest.mark.slow) for name in ("product", "dsen2"))]
 )
 @pytest.mark.parametrize("scale", [2, 6])
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", every(2, SCENES))
 def test_scores_are_those_of_the_results(scenes, name, scale, operator):
     scene = scenes[name]
     if 10 * scale not in scene.bands:

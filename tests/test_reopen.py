@@ -14,15 +14,16 @@ from cubes import DIMS, make_cube
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
-from xsen2.bands import BANDS
+from xsen2.bands import BANDS as ALL
 
+BANDS = {name: ALL[name] for name in ("B02", "B03", "B05", "B11", "B01")}
 EPSG, WEST, NORTH = 32722, 600000, 8255860  # south of the equator, northings are 40 modulo 60
 NODATA = {"int16": -32768.0, "uint16": 0.0, "float32": np.nan}
 
 
 def cube() -> xr.Dataset:
     """Two dates; no side is a multiple of a block or a chunk; nodata in a corner of 120 m."""
-    ds = make_cube(11, 8, dates=2, epsg=EPSG, chunks=48)
+    ds = make_cube(11, 8, dates=2, epsg=EPSG, chunks=48)[list(BANDS)]
     ds = ds.assign_coords({y: ds[y] + NORTH - 5000080 for y, _ in DIMS.values()})
     for band in ds.data_vars:
         y, x = ds[band].dims[-2:]

@@ -68,6 +68,12 @@ def tile(rows: int, columns: int, size: int = 10980) -> xr.Dataset:
     return xr.Dataset(variables).rio.write_crs(32631)
 
 
+THIN = [
+    *(((1, 2196), ()), ((2196, 1), ()), ((100, 100), ())),
+    *(((16, 10980), pytest.mark.slow), ((4096, 2), pytest.mark.slow)),
+]
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -75,7 +81,7 @@ def tile(rows: int, columns: int, size: int = 10980) -> xr.Dataset:
         *(pytest.param(m, marks=pytest.mark.slow) for m in ("dsen2", "bicubic", "glp_hpm", "atprk")),
     ],
 )
-@pytest.mark.parametrize("chunks", [(1, 2196), (16, 10980), (2196, 1), (100, 100), (4096, 2)])
+@pytest.mark.parametrize("chunks", [pytest.param(c, marks=m) for c, m in THIN])
 def test_any_chunks_of_a_tile(method: str, chunks: tuple[int, int]) -> None:
     ds = tile(*chunks, size=2196)
     for consistency in (False, True):
