@@ -6,29 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 
 def every(step: int, cases: Iterable[Any]) -> list[Any]:
     """All cases for ``parametrize``: the first and every `step`-th after it as they are, the others slow."""
-    return [
-        case if number % step == 0 else pytest.param(*_parts(case), id=_id(case), marks=_marks(case))
-        for number, case in enumerate(cases)
-    ]
+    return [case if number % step == 0 else _slow(case) for number, case in enumerate(cases)]
 
 
-def _is_param(case: Any) -> bool:
-    return hasattr(case, "marks") and hasattr(case, "values") and hasattr(case, "id")
-
-
-def _parts(case: Any) -> tuple[Any, ...]:
-    if _is_param(case):
-        return tuple(case.values)
-    return case if isinstance(case, tuple) else (case,)
-
-
-def _id(case: Any) -> Any:
-    return case.id if _is_param(case) else None
-
-
-def _marks(case: Any) -> list[Any]:
-    return list(case.marks) if _is_param(case) else []
+def _slow(case: Any) -> Any:
+    if isinstance(case, ParameterSet):
+        return pytest.param(*case.values, id=case.id, marks=[pytest.mark.slow, *case.marks])
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)

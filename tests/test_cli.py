@@ -52,12 +52,8 @@ def test_version_methods_and_help() -> None:
         assert xsen2_(command, "--help").exit_code == 0
 
 
-def test_module_runs_and_imports_nothing_heavy() -> None:
-    heavy = "{'torch', 'matplotlib', 'pystac', 'zarr', 'spyndex'}"
-    code = f"import sys; from xsen2.cli.main import main; print(sorted({heavy} & set(sys.modules)))"
+def test_module_runs() -> None:
     root = Path(__file__).parents[1]
-    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == "[]"
     run = subprocess.run(
         [sys.executable, "-m", "xsen2.cli.main", "run", "no.zarr", "o.zarr"], cwd=root, capture_output=True
     )

@@ -22,7 +22,7 @@ ALL = [card for group in cards().values() for card in group]
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(inference, "_rooms", {})
+    monkeypatch.setattr(inference, "_capacities", {})
     monkeypatch.setattr(inference, "_networks", {})
     yield
     torch.cuda.empty_cache()
@@ -67,19 +67,21 @@ def test_smaller_patches_where_memory_runs_out(card: Card) -> None:
     """The share of the device that this process may use is cut down to what a small patch needs."""
     made, h = block(card, 150), card.halo * card.ratio
     want = inference.infer(card, *made, device="cuda", dtype="float32")[:, h:-h, h:-h]
-    inference._rooms.clear()
+    inference._capacities.clear()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     held = torch.cuda.memory_reserved(0) + sum(x.nbytes for x in made) + want.nbytes
     key = (card.sha256, "cuda:0", "torch.float32")
-    inference._rooms[key] = inference.Room(inference.BATCH_PIXELS["cuda"], 2400)  # as a device that was empty before
+    inference._capacities[key] = inference.Capacity(
+        inference.BATCH_PIXELS["cuda"], 2400
+    )  # as a device that was empty before
     torch.cuda.set_per_process_memory_fraction(min(1.0, (held + 300 * 2**20) / total), 0)
     try:
         found = inference.infer(card, *made, device="cuda", dtype="float32")[:, h:-h, h:-h]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, 0)
     np.testing.assert_allclose(found, want, rtol=0, atol=0.05)
-    assert inference._rooms[key].side < 900
+    assert inference._capacities[key].side < 900
 
 
 def test_several_threads_feed_one_device() -> None:

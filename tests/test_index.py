@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -229,9 +226,3 @@ def test_accessor_on_the_sample() -> None:
         ndwi = sr.dsen2.index("NDWI")
     water = float((ndwi > 0).mean())
     assert 0.05 < water < 0.6  # a coast and a river
-
-
-def test_spyndex_is_imported_only_when_an_index_is_asked_for() -> None:
-    code = "import xsen2, xsen2.index, sys; print('spyndex' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    assert run.stdout.split()[-1] == "False"

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """What other tests made the process remember."""
-    monkeypatch.setattr(inference, "_rooms", {})
+    monkeypatch.setattr(inference, "_capacities", {})
 
 
 @pytest.fixture
@@ -143,22 +143,24 @@ def test_what_the_cpu_says_without_memory_is_understood() -> None:
 def test_each_weights_have_a_room_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     scarce(monkeypatch, (50 + 2 * HALO) ** 2)
     inference.infer(CARD, *block(), device="cpu", dtype="float32")
-    ((key, room),) = inference._rooms.items()
+    ((key, room),) = inference._capacities.items()
     assert key == (CARD.sha256, "cpu", "torch.float32")
     assert room.side == 48
-    assert inference._room((CARD.sha256, "cpu", "torch.bfloat16"), CPU, torch.bfloat16, HALO, PATCH).side == PATCH
+    assert inference._capacity((CARD.sha256, "cpu", "torch.bfloat16"), CPU, torch.bfloat16, HALO, PATCH).side == PATCH
 
 
 @pytest.mark.parametrize(("gigabytes", "side"), [(1, 290), (8, 960), (1000, 2300)])
 def test_patches_fill_the_memory_of_cuda(gigabytes: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "memory", lambda device: int(gigabytes * 1e9 * 0.8) // devices.STREAMS)
     key, cuda = ("x", "cuda:0", "torch.bfloat16"), torch.device("cuda", 0)
-    room = inference._room(key, cuda, torch.bfloat16, HALO, PATCH)
+    room = inference._capacity(key, cuda, torch.bfloat16, HALO, PATCH)
     assert room.side >= side
     assert (room.side + 2 * HALO) ** 2 <= room.pixels <= inference.BATCH_PIXELS["cuda"]
     monkeypatch.setattr(devices, "memory", lambda device: 0)
-    assert inference._room(key, cuda, torch.bfloat16, HALO, PATCH) == room, "blocks to come find other memory in use"
-    assert inference._room(("y",), cuda, torch.float32, HALO, PATCH).side == inference.LEAST
+    assert inference._capacity(key, cuda, torch.bfloat16, HALO, PATCH) == room, (
+        "blocks to come find other memory in use"
+    )
+    assert inference._capacity(("y",), cuda, torch.float32, HALO, PATCH).side == inference.LEAST
 
 
 def test_inputs_are_left_alone_even_if_they_may_not_be_written() -> None:

@@ -167,7 +167,7 @@ def test_chunks_change_nothing(height, width, rows, cols, dates, hole, seed):
 def test_states_merge_in_any_order():
     estimate, truth = scene((2, 70, 40), hole=0.0002)
     cuts = [(0, 9), (9, 10), (10, 32), (32, 70)]
-    parts = [State.of(estimate[:, a : b + HALO], truth[:, a : b + HALO], own=(b - a, 40), at=(a, 0)) for a, b in cuts]
+    parts = [State.of(estimate[:, a : b + HALO], truth[:, a : b + HALO], inner=(b - a, 40), at=(a, 0)) for a, b in cuts]
     whole = State.of(estimate, truth)
     nested = State.merge([State.merge(parts[2:]), State.merge([parts[1], parts[0]])])
     np.testing.assert_allclose(State.merge(parts).values, whole.values, rtol=1e-11)
@@ -176,7 +176,7 @@ def test_states_merge_in_any_order():
 
 def test_windows_across_blocks_are_counted_once():
     estimate, truth = scene((1, 40, 30), hole=0)
-    top = State.of(estimate[:, :27], truth[:, :27], own=(20, 30))
+    top = State.of(estimate[:, :27], truth[:, :27], inner=(20, 30))
     without_halo = State.of(estimate[:, :20], truth[:, :20])
     bottom = State.of(estimate[:, 20:], truth[:, 20:])
     whole = State.of(estimate, truth).finish()["uiq"]

@@ -203,7 +203,7 @@ def test_masks_and_the_order_of_merging(cuts, order, share, wild, seed):
     truth = np.where(hidden, np.nan, truth)
     borders = [0, *sorted(cuts), 100]
     parts = [
-        State.of(estimate[:, a : b + HALO], truth[:, a : b + HALO], own=(b - a, 45), at=(a, 0))
+        State.of(estimate[:, a : b + HALO], truth[:, a : b + HALO], inner=(b - a, 45), at=(a, 0))
         for a, b in pairwise(borders)
     ]
     order.shuffle(parts)

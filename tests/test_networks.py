@@ -118,7 +118,7 @@ def test_patches_and_batches_leave_no_seam(tiny_cards, network, ratio, monkeypat
     whole = inference.infer(card, a, b, c, device="cpu", dtype="float32")
     h = card.halo * card.ratio
     for side, pixels in ((18, 1), (30, 10**9), (42, 20_000)):
-        room = inference.Room(pixels, side)
+        room = inference.Capacity(pixels, side)
         monkeypatch.setattr(inference, "_room", lambda *_, room=room: room)
         cut = inference.infer(card, a, b, c, device="cpu", dtype="float32")
         np.testing.assert_allclose(cut[:, h:-h, h:-h], whole[:, h:-h, h:-h], rtol=0, atol=1e-3)

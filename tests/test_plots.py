@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +97,3 @@ def test_richest_square_is_where_things_change() -> None:
     flat[0, :] = np.nan
     assert richest(flat, 12, 6) == (30, 60)
     assert richest(np.full((12, 12), np.nan), 12, 6) == (0, 0)
-
-
-def test_matplotlib_is_only_imported_to_draw() -> None:
-    code = "import sys, xsen2, xsen2.evaluation.plots, xsen2.cli.main; print('matplotlib' in sys.modules)"
-    root = Path(__file__).parents[1]
-    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert run.stdout == "False\n"

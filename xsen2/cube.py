@@ -131,20 +131,20 @@ def base_spacing(candidates: dict[str, list[Candidate]], done: bool = False) -> 
     return float(round(base / 10) * 10)
 
 
-def choose(band: str, found: list[Candidate], base: float) -> Candidate:
+def choose(band: str, candidates: list[Candidate], base: float) -> Candidate:
     """The variable that holds a band on its native grid."""
     want = base * grid_of(band) / 10
-    fits = [c for c in found if c.size is not None and abs(c.size - want) < 0.01 * want]
-    fits = fits or [c for c in found if c.size is None]
+    fits = [c for c in candidates if c.size is not None and abs(c.size - want) < 0.01 * want]
+    fits = fits or [c for c in candidates if c.size is None]
     if len(fits) == 1:
         return fits[0]
     if fits:
         names = ", ".join(c.name for c in fits)
         raise BandError(f"{band} is there more than once ({names}): drop all but one with ds.drop_vars")
-    sizes = ", ".join(f"{metres(c.size)} m" for c in found if c.size is not None)
+    sizes = ", ".join(f"{metres(c.size)} m" for c in candidates if c.size is not None)
     raise GridError(
-        f"{found[0].name} is on a grid of {sizes}, but {band}'s native grid is {metres(want)} m here: load it at that "
-        "resolution; resampled pixels are not native ones"
+        f"{candidates[0].name} is on a grid of {sizes}, but {band}'s native grid is {metres(want)} m here: "
+        "load it at that resolution; resampled pixels are not native ones"
     )
 
 
@@ -245,7 +245,7 @@ def _say_corners(
         for dim, sign in ((c.axes.x, corner[0]), (c.axes.y, corner[1]))
     }
     code = ", ".join(f"{dim}=ds.{dim} {'-' if by < 0 else '+'} {metres(abs(by))}" for dim, by in shifts.items())
-    mend = f", or ds.assign_coords({code})" if _own_dims(chosen, sizes) else ", or move them by half a pixel"
+    mend = f", or ds.assign_coords({code})" if _apart_in_dims(chosen, sizes) else ", or move them by half a pixel"
     return (
         f"grids do not nest: {chosen[other].name} spans {_span(boxes[other])}, but {chosen[band].name} spans "
         f"{_span(boxes[band])}. That is half a pixel, as if coordinates of the {what} bands were those of "
@@ -254,7 +254,7 @@ def _say_corners(
     )
 
 
-def _own_dims(chosen: Mapping[str, Candidate], sizes: Mapping[str, float]) -> bool:
+def _apart_in_dims(chosen: Mapping[str, Candidate], sizes: Mapping[str, float]) -> bool:
     """Whether every grid has dims of its own, so that one Dataset holds them all."""
     owners: dict[Any, set[float]] = {}
     for band, c in chosen.items():
@@ -263,7 +263,7 @@ def _own_dims(chosen: Mapping[str, Candidate], sizes: Mapping[str, float]) -> bo
     return all(len(grids) == 1 for grids in owners.values())
 
 
-def _where(shift: tuple[float, float]) -> str:
+def _shift_in_words(shift: tuple[float, float]) -> str:
     """A shift in words: 20 m too far north."""
     words = []
     for by, (more, less) in zip(shift, (("east", "west"), ("north", "south")), strict=True):
@@ -286,7 +286,7 @@ def _say_astray(
     code = crs.to_epsg()
     named = f"'EPSG:{code}'" if code else "crs"
     return (
-        f"{chosen[band].name} spans {_span(boxes[band])}, and so lies {_where(astray[band])} for pixels of "
+        f"{chosen[band].name} spans {_span(boxes[band])}, and so lies {_shift_in_words(astray[band])} for pixels of "
         f"Sentinel-2: in {crs_name(crs)} their edges are on multiples of {metres(size)} m from "
         f"({metres(origin[0] % size, origin[1] % size)}). It was resampled onto another grid, which no "
         "cut undoes. xsen2.load gives native pixels. With odc.stac.load, load each resolution with geobox="
@@ -312,7 +312,7 @@ def _say_apart(
     """Grids that differ in extent, and where to cut them, if that helps."""
     first = next(iter(boxes))
     band = next(b for b in boxes if not _close(boxes[b], boxes[first], base))
-    said = (
+    edges = (
         f"grids do not nest: {chosen[first].name} spans {_span(boxes[first])}, but {chosen[band].name} spans "
         f"{_span(boxes[band])}. "
     )
@@ -323,7 +323,7 @@ def _say_apart(
         shift = off(box, sizes[b], start)
         if max(map(abs, shift)) > _SLACK * base:
             return (
-                f"{said}Edges of pixels do not meet: {chosen[b].name} lies {_where(shift)} for those of "
+                f"{edges}Edges of pixels do not meet: {chosen[b].name} lies {_shift_in_words(shift)} for those of "
                 f"{chosen[coarse].name}, which no cut mends. Load all grids again, on the same bounds of whole "
                 f"pixels of {metres(cell)} m (xsen2.load does)"
             )
@@ -331,13 +331,13 @@ def _say_apart(
     inside = None if shared is None else snap(shared, cell, start, inward=True)
     if inside is None or inside[0] >= inside[2] or inside[1] >= inside[3]:
         return (
-            f"{said}They have no whole pixel of {metres(cell)} m in common, so there is nothing to cut them to: load "
+            f"{edges}They have no whole pixel of {metres(cell)} m in common, so there is nothing to cut them to: load "
             "all grids on the same bounds (xsen2.load does)"
         )
     west, south, east, north = (metres(edge) for edge in inside)
-    code = ", ".join(_slices(chosen, inside)) if _own_dims(chosen, sizes) else ""
+    code = ", ".join(_slices(chosen, inside)) if _apart_in_dims(chosen, sizes) else ""
     return (
-        f"{said}Load all grids with the same bounds (xsen2.load does), or cut them: x from {west} to {east}, y from "
+        f"{edges}Load all grids with the same bounds (xsen2.load does), or cut them: x from {west} to {east}, y from "
         f"{south} to {north} is common to all" + (f", ds.sel({code})" if code else "")
     )
 
@@ -371,7 +371,7 @@ _WORSE = "what methods make of resampled pixels has errors two to five times as 
 
 def _warn_astray(name: str, shift: tuple[float, float], crs: Any) -> None:
     warn_once(
-        f"{name} lies {_where(shift)} for pixels of Sentinel-2, whose edges at 10 m are multiples of 10 in "
+        f"{name} lies {_shift_in_words(shift)} for pixels of Sentinel-2, whose edges at 10 m are multiples of 10 in "
         f"{crs_name(crs)}: it was resampled onto another grid, and {_WORSE}. Load it on its native grid, as xsen2.load "
         "does",
         ResampledWarning,

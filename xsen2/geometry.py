@@ -366,10 +366,10 @@ def _line(positions: Any, name: str) -> Line:
     return _finite(found.astype(np.float64), name)
 
 
-def _finite(found: Line, name: str) -> Line:
-    if not np.isfinite(found).all():
+def _finite(line: Line, name: str) -> Line:
+    if not np.isfinite(line).all():
         raise SourceError(f"{name} has coordinates that are not finite numbers")
-    return found
+    return line
 
 
 # --- longitudes are a circle ----------------------------------------------------------------------

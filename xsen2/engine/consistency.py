@@ -84,6 +84,7 @@ def spreader(
     """
     weights, before = taps(band, scale, operator, axis=axis)
     cells = 0
+    # The shortest that is near enough: every coarse pixel of reach is context that each block has to compute.
     while True:
         found = _least(weights, before, scale, cells)
         if cells == most or _norm(found, weights, before, scale) <= 1 + EXCESS:
@@ -112,6 +113,8 @@ def _norm(kernel: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], bef
     ours, theirs = np.zeros((2, n, scale))
     cells = len(kernel) // 2
     ours[np.arange(-cells, cells + 1)] = kernel
+    # Both repeat with the coarse pixels, so the frequencies of the coarse line do not mix: each has a norm of its own,
+    # and the largest is that of the whole.
     position = np.arange(len(weights)) - before
     theirs[position // scale, position % scale] = weights
     p, a = np.fft.fft(ours, axis=0), np.fft.fft(theirs, axis=0)
@@ -193,13 +196,16 @@ def project(x: Floats, y: Floats, valid: Mask, band: str, operator: str) -> Floa
     rows, columns = kernels(band, scale, operator)
     spreaders, (low, high) = _kernels(band, scale, operator)
     ok = np.isfinite(y)
-    if ok.all() and valid.all():
+    if ok.all() and valid.all():  # the spreader undoes the kernel: one step is all there is to do
         return x + _spread(y - correlate(x, *rows, scale, columns), spreaders[0])
     h, w = y.shape
     ok &= valid.reshape(h, scale, w, scale).mean(axis=(1, 3)) >= 0.5  # the others are nodata once degraded
     lost = (~valid).astype(np.float32)
     share = 1 - correlate(lost, *rows, scale, columns)  # exactly 1 where nothing is lost
     energy = (1 - correlate(lost, *_squared(rows), scale, _squared(columns))) ** np.float32(_ENERGY)
+    # Beside nodata a kernel is cut, and one step leaves a rest. The passes after it are Chebyshev's iteration, which
+    # needs no more than bounds of the eigenvalues: conjugate gradients would need sums over the whole image, which a
+    # block does not see, and would leave seams.
     middle, half = (high + low) / 2, (high - low) / 2
     step, weight = np.zeros_like(x), half / middle
     for number, kernel in enumerate(spreaders):

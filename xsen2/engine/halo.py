@@ -111,6 +111,8 @@ def split(chunks: Sequence[int], cell: int, most: int = MOST, least: int = 1) ->
     ends = np.cumsum([0, *chunks]).tolist()
     even = [b for b in ends if b % cell == 0 or b == total]
     borders = {0, total}
+    # Between two borders that can stay, none can: what lies there is one block, as long as that is not too large. Then
+    # its own chunks say about where it is cut, so that a block still reads few of them.
     for low, high in pairwise(even):
         inside = [b for b in ends if low <= b <= high] if high - low > most else [low, high]
         for start, stop in pairwise(inside):
@@ -135,6 +137,8 @@ def _thickened(sizes: Sequence[int], cell: int, most: int, least: int) -> list[i
     for size in sizes:
         if size < least:
             thin += size
+            # Not as soon as `least` is reached: blocks of twice that compute half as much context, and many chunks so
+            # thin mean a reader that gives rows cheaply.
             if thin >= 2 * least:
                 out.append(thin)
                 thin = 0
@@ -214,6 +218,7 @@ def map_windows(
     lead = layers[0].arrays[0].chunks[:-2]
     if any(array.chunks[:-2] != lead for layer in layers for array in layer.arrays):
         raise ValueError("all layers need the same chunks along time: see common_dates")
+    # The same windows of the same pixels have the same name in every process: what is computed once is found again.
     what = tokenize(func.name if isinstance(func, da.Array) else func, [[a.name for a in la.arrays] for la in layers])
     name = f"{label}-{tokenize(what, shape, halo, chunks, per_pixel, zoom)}"
     graph: dict[Any, Task] = {}
@@ -225,6 +230,8 @@ def map_windows(
         for (i, _), (j, _) in product(enumerate(rows), enumerate(columns)):
             refs: list[TaskRef] = []
             layout = []
+            # What the halo needs of a neighbouring chunk is cut off by a task of its own: that runs where the chunk is,
+            # and on a cluster only the strip travels, a hundredth of it or so.
             strips: dict[tuple[int, int], list[tuple[slice, slice, list[TaskRef]]]] = {}
             for layer, (vertical, horizontal), known in zip(layers, plans, chunk_refs, strict=True):
                 pasted = []
@@ -274,8 +281,8 @@ class _Paste(NamedTuple):
     source: Any  # number of the argument; before the parcels are numbered, the chunk they are cut from
     part: int | None  # None: a whole chunk, one argument per band
 
-    def resolved(self, where: dict[Any, int]) -> _Paste:
-        return self if self.part is None else self._replace(source=where[self.source])
+    def resolved(self, positions: dict[Any, int]) -> _Paste:
+        return self if self.part is None else self._replace(source=positions[self.source])
 
 
 @dataclass(frozen=True)
@@ -300,6 +307,7 @@ def _plan(
         borders = _spans(layer.arrays[0].chunks[axis - 2])
         windows = []
         for start, stop in spans:
+            # Outwards on coarser grids: a border of blocks need not be one of their pixels.
             low, high = (start - halo) // layer.factor, -(-(stop + halo) // layer.factor)
             inside = (max(low, 0), min(high, total))
             pieces = []
@@ -329,11 +337,12 @@ def _run(func: Callable[[list[Array]], Array], plan: Sequence[Any], *pieces: Any
     for bands, vertical, horizontal, pasted in plan:
         parts = [pieces[p.source : p.source + bands] if p.part is None else pieces[p.source][p.part] for p in pasted]
         shape = (bands, *parts[0][0].shape[:-2], vertical.size, horizontal.size)
-        window = np.empty(shape, np.result_type(*parts[0]))
+        window = np.empty(shape, np.result_type(*parts[0]))  # the pieces cover it
         for paste, part in zip(pasted, parts, strict=True):
             height, width = part[0].shape[-2:]
             for band in range(bands):
                 window[band, ..., paste.row : paste.row + height, paste.column : paste.column + width] = part[band]
+        # Only where the image ends: a network sees its own pixels there once more, not an edge that no scene has.
         if any(vertical.pad) or any(horizontal.pad):
             around = [(0, 0)] * (window.ndim - 2) + [vertical.pad, horizontal.pad]
             window = np.pad(window, around, mode="symmetric")

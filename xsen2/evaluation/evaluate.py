@@ -183,7 +183,7 @@ def _full_scale(
     cube = recognise(ds)
     coarse = [band for band in cube.bands if grid_of(band) != 10]
     gain = scale_of(next(iter(cube.bands.values())), quantification).gain
-    own = {name: band for band, name in cube.names.items()}
+    band_of = {name: band for band, name in cube.names.items()}
     scores = []
     for method in methods:
         bands = [cube.names[band] for band in coarse if _makes(method, band, cube.bands, operator)]
@@ -198,7 +198,7 @@ def _full_scale(
             dtype=dtype,
             quantification=quantification,
         )
-        found = assess(_plain(sr, own), ds, operator=operator, gain=gain)
+        found = assess(_plain(sr, band_of), ds, operator=operator, gain=gain)
         per_band = found.drop_dims("grid")
         for name, values in found.drop_dims("band").data_vars.items():
             per_band[name] = values.sel(grid=xr.DataArray([grid_of(b) for b in found["band"].values], dims="band"))
@@ -216,9 +216,11 @@ def _makes(method: str | Method, band: str, there: Container[str], operator: str
         return False
 
 
-def _plain(sr: xr.Dataset, own: Mapping[str, str]) -> xr.Dataset:
+def _plain(sr: xr.Dataset, band_of: Mapping[str, str]) -> xr.Dataset:
     """A result under canonical names, on ``(time, y, x)``."""
-    bands = sr[[name for name in own if name in sr]].rename({name: band for name, band in own.items() if name in sr})
+    bands = sr[[name for name in band_of if name in sr]].rename(
+        {name: band for name, band in band_of.items() if name in sr}
+    )
     first = next(iter(bands.data_vars.values()))
     return bands.rename(dict(zip(first.dims[-2:], ("y", "x"), strict=True)))
 

@@ -176,7 +176,7 @@ class State:
     --------
     >>> import numpy as np
     >>> truth = np.random.default_rng(0).uniform(0, 3000, (2, 64, 64))
-    >>> top = State.of(truth[:, :63] + 5, truth[:, :63], own=(32, 64))
+    >>> top = State.of(truth[:, :63] + 5, truth[:, :63], inner=(32, 64))
     >>> bottom = State.of(truth[:, 32:] + 5, truth[:, 32:], at=(32, 0))
     >>> float(State.merge([top, bottom]).finish()["rmse"][0].round(6))
     5.0
@@ -190,7 +190,7 @@ class State:
         estimate: npt.ArrayLike,
         truth: npt.ArrayLike,
         valid: npt.ArrayLike | None = None,
-        own: tuple[int, int] | None = None,
+        inner: tuple[int, int] | None = None,
         at: tuple[int, int] = (0, 0),
     ) -> State:
         """State of one block.
@@ -201,7 +201,7 @@ class State:
             ``(band, H, W)`` in DN, any dtype; NaN is nodata.
         valid : array_like of bool, optional
             ``(band, H, W)`` or ``(H, W)``: False marks more nodata.
-        own : tuple of int, optional
+        inner : tuple of int, optional
             Rows and columns that the block answers for; up to `HALO` more below and to the right are
             context, read only by windows that start in its own ones. By default all.
         at : tuple of int
@@ -217,7 +217,7 @@ class State:
         mask = np.isfinite(xs) & np.isfinite(ys)
         if valid is not None:
             mask &= np.asarray(valid, bool)
-        rows, cols = own or xs.shape[1:]
+        rows, cols = inner or xs.shape[1:]
         strips = []
         for row in range(0, rows, _STRIP):
             n = min(_STRIP, rows - row)
@@ -283,19 +283,19 @@ def merge(values: Floats) -> Floats:
 
 
 def _values(
-    xs: npt.NDArray[Any], ys: npt.NDArray[Any], mask: npt.NDArray[np.bool_], own: tuple[int, int], at: tuple[int, int]
+    xs: npt.NDArray[Any], ys: npt.NDArray[Any], mask: npt.NDArray[np.bool_], inner: tuple[int, int], at: tuple[int, int]
 ) -> Floats:
-    """The values of a state: of the `own` first rows and columns, what follows being context."""
-    inside = slice(own[0]), slice(own[1])
+    """The values of a state: of the `inner` first rows and columns, what follows being context."""
+    inside = slice(inner[0]), slice(inner[1])
     values = np.zeros((ROWS, len(xs)))
     for band, (y, x, seen) in enumerate(zip(ys, xs, mask, strict=True)):
         # float64 before anything is subtracted: unsigned integers wrap.
         x, y = np.where(seen, x, 0).astype(np.float64), np.where(seen, y, 0).astype(np.float64)
         values[:_UIQ, band] = _moments(x[inside][seen[inside]], y[inside][seen[inside]])
-        values[_UIQ:_ANGLE, band] = similar(x, y, seen, *own, PEAK)
-        values[_SHIFTS:, band] = differences(x, y, seen, *own).ravel()
+        values[_UIQ:_ANGLE, band] = similar(x, y, seen, *inner, PEAK)
+        values[_SHIFTS:, band] = differences(x, y, seen, *inner).ravel()
     values[_ANGLE:_Q2N] = np.array(_angles(xs, ys, mask, inside))[:, None]
-    values[_Q2N:_SHIFTS] = np.array(quality(ys, xs, np.all(mask, axis=0), *own, at))[:, None]
+    values[_Q2N:_SHIFTS] = np.array(quality(ys, xs, np.all(mask, axis=0), *inner, at))[:, None]
     return values
 
 
@@ -331,7 +331,7 @@ def _angles(
 class Place(NamedTuple):
     """Where a block lies in the image."""
 
-    own: tuple[int, int]
+    inner: tuple[int, int]
     """Rows and columns that it answers for; what follows them is context."""
     at: tuple[int, int]
     """Row and column of its first pixel."""
@@ -405,7 +405,7 @@ def _block(arrays: list[npt.NDArray[Any]], place: Place, gain: float) -> Floats:
     estimate, truth = np.stack(arrays[:half]), np.stack(arrays[half:])
     if gain != 1:
         estimate, truth = estimate * np.float64(gain), truth * np.float64(gain)
-    return State.of(estimate, truth, own=place.own, at=place.at).values
+    return State.of(estimate, truth, inner=place.inner, at=place.at).values
 
 
 def pool(

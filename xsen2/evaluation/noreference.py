@@ -206,7 +206,7 @@ def _laplacians(arrays: list[npt.NDArray[Any]], place: Place, bands: int) -> Flo
     left out.
     """
     more = _LAPLACIAN - 1
-    (rows, cols), size = place.own, len(arrays) - bands + 2
+    (rows, cols), size = place.inner, len(arrays) - bands + 2
     sums = np.zeros((bands, size * size + 1))
     for row in range(0, rows, _STRIP):
         cut = np.s_[row : min(row + _STRIP, rows) + more, : cols + more]

@@ -144,7 +144,7 @@ def _two(run: Run, methods: Sequence[str], key: tuple[int, str]) -> list[Part]:
     scores = run.results[key]
     known = all_methods()
     networks = [m for m in methods if m not in run.transferred and _is_network(run.labels[m], known.to_dict()["kind"])]
-    own = [m for m in methods if m not in run.transferred]
+    fresh = [m for m in methods if m not in run.transferred]
     parts: list[Part] = []
     if networks:
         note = f"As Table 3 of {PAPER}: bicubic, networks trained at 40 → 20 m" + (
@@ -158,12 +158,12 @@ def _two(run: Run, methods: Sequence[str], key: tuple[int, str]) -> list[Part]:
         if paper
         else ""
     )
-    rest = without_pan(own)
+    rest = without_pan(fresh)
     parts.append(
         averages("Table 4: averages, 20 m bands", f"Over bands and scenes.{beside}", scores, rest, published=paper)
     )
     parts.append(per_band("Table 4: per band", "Mean over scenes.", scores, rest, ("rmse", "sre")))
-    pan = [m for m in own if m in PAN]
+    pan = [m for m in fresh if m in PAN]
     if pan:
         order = [*pan, *rest]
         note = f"{', '.join(pan)} are pansharpening.{beside}"

@@ -121,7 +121,7 @@ def sensor(
 
 
 def _table(method: Estimate) -> Floats:
-    return method.found
+    return method.fitted
 
 
 def _numbers(objects: da.Array, bands: int) -> da.Array:
@@ -149,7 +149,7 @@ class Estimate(OneGrid):
     bands: tuple[str, ...]
     centres: Floats
     """``(band, 4)``: sigma along and across, shifts: round them the sums are linear."""
-    found: Floats
+    fitted: Floats
     """``(band, 5)``: the same and what is left, NaN before anything was learnt."""
     name: str = "sensor"
     rounds: int = 3
@@ -201,11 +201,11 @@ class Estimate(OneGrid):
     def learn(self, sums: Floats) -> Estimate:
         size = 4 * TERMS + 2
         ratio = self._ratio
-        found = self.found.copy()
+        fitted = self.fitted.copy()
         for i, equations in enumerate(sums.reshape(len(self.bands), size, size)):
-            found[i] = _fit(equations, self.centres[i], ratio)
-        centres = np.where(np.isfinite(found[:, :4]), found[:, :4], self.centres)
-        return replace(self, centres=centres, found=found)
+            fitted[i] = _fit(equations, self.centres[i], ratio)
+        centres = np.where(np.isfinite(fitted[:, :4]), fitted[:, :4], self.centres)
+        return replace(self, centres=centres, fitted=fitted)
 
 
 def _variants(sigma: float, shift: float) -> list[tuple[float, float]]:

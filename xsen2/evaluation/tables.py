@@ -202,8 +202,8 @@ def _places(scenes: Sequence[str]) -> list[str]:
     return [re.sub(r"(_\d|_L1C|_L2A)$", "", name) for name in scenes]
 
 
-def _interval(own: npt.NDArray[Any], base: npt.NDArray[Any], places: Sequence[str]) -> str:
-    logs = np.log(own / base)
+def _interval(scores: npt.NDArray[Any], base: npt.NDArray[Any], places: Sequence[str]) -> str:
+    logs = np.log(scores / base)
     groups = [logs[[i for i, q in enumerate(places) if q == p and np.isfinite(logs[i])]] for p in dict.fromkeys(places)]
     means = np.array([g.mean() for g in groups if g.size])
     if not means.size:

@@ -41,7 +41,7 @@ KEPT = 512 * 2**20
 
 _networks: dict[tuple[str, ...], Network] = {}  # the one used last is the last
 _loading = threading.Lock()
-_rooms: dict[tuple[str, ...], Room] = {}
+_capacities: dict[tuple[str, ...], Capacity] = {}
 
 
 def _forked() -> None:
@@ -98,7 +98,7 @@ def _named(dtype: torch.dtype) -> str:
 
 
 @dataclass(frozen=True)
-class Room:
+class Capacity:
     """How much goes through a network at a time.
 
     Attributes
@@ -145,20 +145,20 @@ def infer(
     Where memory runs out the block is begun again with half as much at a time, fewer patches first, then smaller ones;
     what has worked is kept for the blocks to come. The results of other patches differ in the last digits alone.
     """
-    where = best_device(device)
-    kind = best_dtype(where, dtype)
-    network = load(card, where, kind)
-    key = (card.sha256, str(where), str(kind))
+    target = best_device(device)
+    kind = best_dtype(target, dtype)
+    network = load(card, target, kind)
+    key = (card.sha256, str(target), str(kind))
     halo = card.halo * card.ratio
     step = max(network.lattice, card.ratio)
     layers = [(_whole(x, step // f), f) for x, f in ((a, 1), (b, 2), (c, 6)) if f <= card.ratio]
     while True:
-        room = _room(key, where, kind, halo, network.side)
-        corners, size, many = _patches(layers[0][0].shape[1:], halo, step, room)
+        capacity = _capacity(key, target, kind, halo, network.side)
+        corners, size, many = _patches(layers[0][0].shape[1:], halo, step, capacity)
         batches = [corners[i : i + many] for i in range(0, len(corners), many)]
         try:
-            with devices.turn(where, kind), torch.inference_mode():
-                out = _compute(network, layers, where, batches, size, halo, doubt)
+            with devices.turn(target, kind), torch.inference_mode():
+                out = _compute(network, layers, target, batches, size, halo, doubt)
             break
         except (RuntimeError, MemoryError) as error:
             if not devices.out_of_memory(error):
@@ -166,14 +166,14 @@ def infer(
             less = _less(len(batches[0]), size, halo)
             if less is None:
                 raise MethodError(
-                    f"{where} has no memory for one patch of {size[0]} x {size[1]} pixels through {card.name} in "
+                    f"{target} has no memory for one patch of {size[0]} x {size[1]} pixels through {card.name} in "
                     f"{_named(kind)}: end other programs that use it, or use smaller chunks, fewer "
                     "workers per device, or device='cpu'"
                 ) from error
             with _loading:  # two streams may have run out together
-                kept = _rooms.get(key, less)
-                _rooms[key] = Room(min(kept.pixels, less.pixels), min(kept.side, less.side))
-        devices.free(where)  # only here: the error held on to the tensors
+                kept = _capacities.get(key, less)
+                _capacities[key] = Capacity(min(kept.pixels, less.pixels), min(kept.side, less.side))
+        devices.free(target)  # only here: the error held on to the tensors
     out = out[:, : a.shape[1], : a.shape[2]]
     if not np.isfinite(out).all() and all(np.abs(x).max() < SANE for x, _ in layers):
         raise WeightsError(
@@ -188,14 +188,14 @@ def infer(
 def _compute(
     network: Network,
     layers: list[tuple[Array, int]],
-    where: torch.device,
+    target: torch.device,
     batches: list[list[tuple[int, int]]],
     size: tuple[int, int],
     halo: int,
     doubt: bool,
 ) -> Array:
     """All patches of a block. It travels to the device whole and once, not with every patch's halo."""
-    whole = [(devices.upload(x, where), factor) for x, factor in layers]
+    whole = [(devices.upload(x, target), factor) for x, factor in layers]
     height, width = layers[0][0].shape[1:]
     more: dict[str, Any] = {"doubt": True} if doubt else {}
     if spare := network.spare:  # context that only a part of the network sees
@@ -210,7 +210,7 @@ def _compute(
         made = network(*batch, **more)
         made = made[..., edge : made.shape[-2] - edge, edge : made.shape[-1] - edge]
         if out is None:
-            out = torch.zeros((made.shape[1], height, width), device=where)
+            out = torch.zeros((made.shape[1], height, width), device=target)
         for (y, z), patch in zip(corners, made, strict=True):
             out[:, y + halo : y + size[0] - halo, z + halo : z + size[1] - halo] = patch * GAIN
     assert out is not None
@@ -223,35 +223,35 @@ def _whole(x: Array, step: int) -> Array:
     return np.pad(x, [(0, 0), *more], mode="edge") if any(n for _, n in more) else x
 
 
-def _room(key: tuple[str, ...], device: torch.device, dtype: torch.dtype, halo: int, side: int) -> Room:
+def _capacity(key: tuple[str, ...], device: torch.device, dtype: torch.dtype, halo: int, side: int) -> Capacity:
     """What has worked before; else what fits the caches of a CPU, or the memory of a CUDA device."""
-    if key in _rooms:
-        return _rooms[key]
+    if key in _capacities:
+        return _capacities[key]
     pixels = BATCH_PIXELS[device.type]
     if device.type != "cuda":
-        return Room(pixels, side)
+        return Capacity(pixels, side)
     pixels = min(pixels, devices.memory(device) // BYTES[dtype])
     # Kept: other blocks would find other memory in use, and each size of a patch has to be prepared for.
-    return _rooms.setdefault(key, Room(pixels, max(LEAST, math.isqrt(pixels) - 2 * halo)))
+    return _capacities.setdefault(key, Capacity(pixels, max(LEAST, math.isqrt(pixels) - 2 * halo)))
 
 
-def _less(many: int, size: tuple[int, int], halo: int) -> Room | None:
+def _less(many: int, size: tuple[int, int], halo: int) -> Capacity | None:
     """Half of what was too much: `many` patches of a size, halo included. None if there is no less."""
     side = max(size) - 2 * halo
     if many > 1:
-        return Room(many // 2 * size[0] * size[1], side)
-    return Room(size[0] * size[1], max(LEAST, side // 2)) if side > LEAST else None
+        return Capacity(many // 2 * size[0] * size[1], side)
+    return Capacity(size[0] * size[1], max(LEAST, side // 2)) if side > LEAST else None
 
 
 def _patches(
-    shape: tuple[int, ...], halo: int, ratio: int, room: Room
+    shape: tuple[int, ...], halo: int, ratio: int, capacity: Capacity
 ) -> tuple[list[tuple[int, int]], tuple[int, int], int]:
     """Corners of patches with their halo, the last overlapping its neighbour; their size; how many at a time."""
     starts, size = [], []
     for total in (n - 2 * halo for n in shape):
-        count = math.ceil(total / room.side)
+        count = math.ceil(total / capacity.side)
         side = math.ceil(total / count / ratio) * ratio
         starts.append([min(i * side, total - side) for i in range(count)])
         size.append(side + 2 * halo)
     corners = [(y, x) for y in starts[0] for x in starts[1]]
-    return corners, (size[0], size[1]), max(1, room.pixels // (size[0] * size[1]))
+    return corners, (size[0], size[1]), max(1, capacity.pixels // (size[0] * size[1]))

@@ -96,22 +96,24 @@ def add(ds: xr.Dataset, place: State, dim: str, dtype: str | None, chunks: int |
     there.check_same_kind(ds, grids)
 
     known, new = there.split(ds)
+    # A date's token names the call that has written it, and its number there. What this very call has written before
+    # need not be computed again; of a date with another token only the pixels themselves can tell.
     tokens = there.tokens
     mine = [(digest(run), number) for number in range(ds.sizes[dim])]
     doubtful = [number for number in known if mine[number] not in [tokens[p] for p in known[number]]]
     still = [grid for grid in grids if dim not in grid.dims]
     if doubtful:
-        some, where = ds.isel({dim: doubtful}), [known[number][0] for number in doubtful]
+        some, positions = ds.isel({dim: doubtful}), [known[number][0] for number in doubtful]
         some, same = there.planned(some, dtype, None)
-        there.check_values(some, where, {name for grid in same for name in grid.arrays})
-        _compare(there, same, where, some, progress)
-    elif still and new:
+        there.check_values(some, positions, {name for grid in same for name in grid.arrays})
+        _compare(there, same, positions, some, progress)
+    elif still and new:  # what has no dates stands there once, and speaks for the new ones as well
         _compare(there, still, [], ds, progress)
-    for number in doubtful:
+    for number in doubtful:  # the same pixels: the next time, this call need not look either
         tokens[known[number][0]] = mine[number]
     if not new:
         return
-    if len(new) < ds.sizes[dim]:
+    if len(new) < ds.sizes[dim]:  # of fewer dates, regions are others, and so is the name of the run
         ds = ds.isel({dim: new})
         ds, grids = there.planned(ds, dtype, None)
         run = fingerprint(ds, grids)
@@ -119,10 +121,10 @@ def add(ds: xr.Dataset, place: State, dim: str, dtype: str | None, chunks: int |
     _write(_Addition(place, there, len(new)), ds, grids, run, tokens + [mine[number] for number in new], progress)
 
 
-def _compare(there: _Series, grids: list[Grid], where: list[int], ds: xr.Dataset, progress: ProgressLike) -> None:
+def _compare(there: _Series, grids: list[Grid], positions: list[int], ds: xr.Dataset, progress: ProgressLike) -> None:
     """See that dates that are there already have these pixels."""
     run_pieces(
-        checks(grids, there.place, there.dim, where, [_said(v) for v in ds[there.dim].values]),
+        checks(grids, there.place, there.dim, positions, [_shown(v) for v in ds[there.dim].values]),
         [grid.blocks(region) * len(grid.arrays) for grid in grids for region in grid.regions],
         lambda _: None,
         progress=progress,
@@ -332,10 +334,10 @@ class _Series:
 
     def _described(self, ds: xr.Dataset, grids: list[Grid]) -> dict[str, Any]:
         """Metadata that the arrays would have if these dates were a store of their own."""
-        store = self._own_store(ds, grids)
+        store = self._as_new_store(ds, grids)
         return {str(name): array.metadata.to_dict() for name, array in store.arrays()}
 
-    def _own_store(self, ds: xr.Dataset, grids: list[Grid]) -> Any:
+    def _as_new_store(self, ds: xr.Dataset, grids: list[Grid]) -> Any:
         import zarr
         from zarr.storage import MemoryStore
 
@@ -410,7 +412,7 @@ class _Series:
                     last = here[number]
                     continue
                 raise StoreError(
-                    f"{_said(here[number])} would come after {_said(last)}, and a series in order stays in order: "
+                    f"{_shown(here[number])} would come after {_shown(last)}, and a series in order stays in order: "
                     + (
                         f"ds.sortby({self.dim!r}) first"
                         if here[number] > old[-1]
@@ -420,7 +422,7 @@ class _Series:
                 )
         return known, new
 
-    def check_values(self, ds: xr.Dataset, where: list[int], pixels: set[str]) -> None:
+    def check_values(self, ds: xr.Dataset, positions: list[int], pixels: set[str]) -> None:
         """Refuse dates that are there already with other coordinates.
 
         Raises
@@ -432,7 +434,7 @@ class _Series:
             name = str(key)
             if self.dim not in variable.dims or name in pixels:
                 continue
-            held = self.old[name].isel({self.dim: where}).transpose(*variable.dims).values
+            held = self.old[name].isel({self.dim: positions}).transpose(*variable.dims).values
             if not _same(held, variable.values):
                 raise StoreError(
                     f"{self.place.root} holds dates of these with another {name}: leave them out with ds.drop_sel, or "
@@ -447,7 +449,7 @@ class _Series:
         StoreError
             The store cannot hold one of them exactly.
         """
-        own = self._own_store(ds, grids)
+        own = self._as_new_store(ds, grids)
         pixels = {name for grid in grids for name in grid.arrays}
         out = {}
         for name in self.along:
@@ -462,7 +464,7 @@ class _Series:
             if not _same(back, ds[name].values):
                 how = ", ".join(map(str, [self.old[name].encoding.get("dtype"), *filter(None, [attrs.get("units")])]))
                 raise StoreError(
-                    f"{self.place.root} holds {name} as {how}, which cannot hold {_said(ds[name].values.ravel()[0])} "
+                    f"{self.place.root} holds {name} as {how}, which cannot hold {_shown(ds[name].values.ravel()[0])} "
                     "exactly: write the store anew, xr.open_zarr(…, decode_coords='all').dsen2.to_zarr(…, "
                     "overwrite=True), then append"
                 )
@@ -713,7 +715,7 @@ def _same(a: Any, b: Any) -> bool:
     return bool(np.array_equal(x, y, equal_nan=x.dtype.kind == y.dtype.kind == "f"))
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return str(value.astype("datetime64[ms]")) if isinstance(value, np.datetime64) else str(value)
 
 

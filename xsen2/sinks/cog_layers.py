@@ -86,14 +86,14 @@ def dates_of(ds: xr.Dataset, dim: Hashable | None, count: int) -> list[str | Non
         if count == 1:
             return [None]
         raise TimeError(f"{dim} has {count} steps, which are no dates, so files cannot be named: ds.isel({dim}=0)")
-    days, seconds = ([_said(v, form) for v in values] for form in ("%Y%m%d", "%Y%m%dT%H%M%S"))
+    days, seconds = ([_as_text(v, form) for v in values] for form in ("%Y%m%d", "%Y%m%dT%H%M%S"))
     names = days if len(set(days)) == count else seconds
     if len(set(names)) < count:
         raise TimeError(f"{name} holds a date twice, so files cannot be named: merge them, or write one by one")
     return list(names)
 
 
-def _said(value: Any, form: str) -> str:
+def _as_text(value: Any, form: str) -> str:
     if isinstance(value, np.datetime64):
         if np.isnat(value):
             raise TimeError("a date is missing (NaT), so its file cannot be named: ds.dropna('time')")

@@ -161,8 +161,8 @@ def _on_cluster(
             client.cancel(list(flight))
 
 
-def _apart(piece: Any, own: str) -> Delayed:
-    """A piece, optimised, whose tasks have names of their own, which end in `own`.
+def _apart(piece: Any, suffix: str) -> Delayed:
+    """A piece, optimised, whose tasks have names of their own, which end in `suffix`.
 
     Pieces have what they read round their borders in common, as other runs on the cluster may have, and Dask fuses it
     in other ways in each of them: a scheduler that is handed two tasks of one name may wait for ever
@@ -173,7 +173,7 @@ def _apart(piece: Any, own: str) -> Delayed:
     # All at once: `dask.optimize` fuses what they have in common, the network say, into each of them.
     merged = HighLevelGraph.merge(*(each.__dask_graph__() for each in collections))
     graph = ensure_dict(collections[0].__dask_optimize__(merged, keys))
-    names = {key: (f"{key[0]}-{own}", *key[1:]) if isinstance(key, tuple) else f"{key}-{own}" for key in graph}
+    names = {key: (f"{key[0]}-{suffix}", *key[1:]) if isinstance(key, tuple) else f"{key}-{suffix}" for key in graph}
     apart: dict[Any, Any] = renamed(graph, names)
     ends = [TaskRef(names[key]) for key in keys]
     last = f"written-{tokenize(ends)}"

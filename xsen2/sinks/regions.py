@@ -37,8 +37,8 @@ __all__ = [
     "plan",
     "probe",
     "put",
-    "said_times",
     "skeleton",
+    "time_encodings",
     "write_regions",
 ]
 
@@ -67,16 +67,16 @@ def georeferenced(ds: xr.Dataset) -> xr.Dataset:
     if ds.rio.grid_mapping not in ds.coords:
         ds = ds.rio.write_crs(crs)
     mapping = ds.rio.grid_mapping
-    where = ds[mapping].variable.copy(deep=False)
+    crs_variable = ds[mapping].variable.copy(deep=False)
     # One transform speaks for one grid only, and rioxarray would use it for all of them.
-    where.attrs = {k: v for k, v in where.attrs.items() if k != "GeoTransform"}
+    crs_variable.attrs = {k: v for k, v in crs_variable.attrs.items() if k != "GeoTransform"}
     planes = {v.dims[-2:] for v in ds.data_vars.values() if v.ndim >= 2}
     if len(planes) == 1 and all(d in ds.coords and ds.sizes[d] > 1 for d in next(iter(planes))):
         y, x = (ds[d].values.astype(float) for d in next(iter(planes)))
-        where.attrs["GeoTransform"] = geotransform(affine_of(y, x))
+        crs_variable.attrs["GeoTransform"] = geotransform(affine_of(y, x))
     elif len(planes) == 1 and "GeoTransform" in ds[mapping].attrs:  # one pixel wide: coordinates do not tell its size
-        where.attrs["GeoTransform"] = ds[mapping].attrs["GeoTransform"]
-    ds = ds.assign_coords({mapping: where})
+        crs_variable.attrs["GeoTransform"] = ds[mapping].attrs["GeoTransform"]
+    ds = ds.assign_coords({mapping: crs_variable})
     for variable in ds.data_vars.values():
         variable.attrs.pop("grid_mapping", None)  # xarray wants it in the encoding alone
         if variable.ndim >= 2:
@@ -109,7 +109,7 @@ def _bytes(variable: xr.Variable) -> bytes:
     return repr(values.tolist()).encode() if values.dtype == object else np.ascontiguousarray(values).tobytes()
 
 
-def said_times(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
+def time_encodings(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
     """How times are to be stored, by name: as the caller has said in ``ds.time.encoding``, else in fixed units.
 
     Left alone, xarray counts in the units that the dates at hand happen to fit ("days since 2024-05-12 10:46:31"), and
@@ -143,9 +143,9 @@ def _units(variable: xr.Variable) -> str:
     return f"{step} since {EPOCH}" if values.dtype.kind == "M" else step
 
 
-def _exact(variable: xr.Variable, said: dict[str, Any]) -> bool:
+def _exact(variable: xr.Variable, encoding: dict[str, Any]) -> bool:
     """Whether times are the same to the last digit after they are encoded and decoded."""
-    wanted = xr.Variable(variable.dims, variable.values, encoding={"dtype": np.dtype("int64")} | said)
+    wanted = xr.Variable(variable.dims, variable.values, encoding={"dtype": np.dtype("int64")} | encoding)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -153,14 +153,14 @@ def _exact(variable: xr.Variable, said: dict[str, Any]) -> bool:
             found = xr.conventions.decode_cf_variable("time", encoded, decode_timedelta=True).values
     except (ValueError, OverflowError, TypeError, ImportError, AttributeError):  # xarray's, of what it cannot read
         return False
-    if str(encoded.attrs.get("units")).split()[:1] != str(said["units"]).split()[:1]:
+    if str(encoded.attrs.get("units")).split()[:1] != str(encoding["units"]).split()[:1]:
         return False  # xarray takes finer units where the given ones do not fit: others for every date
     a, b = np.asarray(found), variable.values
     return bool(a.dtype.kind == b.dtype.kind and ((a == b) | (np.isnat(a) & np.isnat(b))).all())
 
 
 def skeleton(
-    ds: xr.Dataset, grids: list[Grid], store: Any, run: str, said: Mapping[str, Mapping[str, Any]] | None = None
+    ds: xr.Dataset, grids: list[Grid], store: Any, run: str, times: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
     """Write all but the pixels: metadata, coordinates and small variables.
 
@@ -170,8 +170,8 @@ def skeleton(
     grids : list of Grid
     store : path, URL or Zarr store
     run : str
-    said : mapping, optional
-        Name → encoding of variables that are not pixels, as `said_times` gives it.
+    times : mapping, optional
+        Name → encoding of variables that are not pixels, as `time_encodings` gives it.
     """
     from zarr.codecs import BloscCodec
 
@@ -206,7 +206,7 @@ def skeleton(
     for own, small in ds.variables.items():
         if own in lazy:
             continue
-        encoding[str(own)] = dict((said or {}).get(str(own), {}))
+        encoding[str(own)] = dict((times or {}).get(str(own), {}))
         if dates & set(small.dims):
             each = DATES if small.ndim == 1 else 1
             encoding[str(own)]["chunks"] = tuple(each if d in dates else ds.sizes[d] for d in small.dims)
@@ -289,16 +289,16 @@ class _Check:
     array: Any
     name: str
     target: str
-    where: tuple[int, ...] | None
+    positions: tuple[int, ...] | None
     dates: tuple[str, ...]
 
     def __setitem__(self, index: Region, block: npt.NDArray[Any]) -> None:
-        if self.where is None:
+        if self.positions is None:
             pairs = [(block, self.array[index], "")]
         else:
             days = range(index[0].start, index[0].stop)
             pairs = [
-                (block[i], self.array[(self.where[day], *index[1:])], f" on {self.dates[day]}")
+                (block[i], self.array[(self.positions[day], *index[1:])], f" on {self.dates[day]}")
                 for i, day in enumerate(days)
             ]
         for new, old, when in pairs:
@@ -310,7 +310,7 @@ class _Check:
                 )
 
 
-def checks(grids: list[Grid], place: Place, dim: str, where: Sequence[int], dates: Sequence[str]) -> Iterator[Any]:
+def checks(grids: list[Grid], place: Place, dim: str, positions: Sequence[int], dates: Sequence[str]) -> Iterator[Any]:
     """One lazy comparison per region with what the store holds.
 
     Parameters
@@ -319,14 +319,14 @@ def checks(grids: list[Grid], place: Place, dim: str, where: Sequence[int], date
     place : Place
     dim : str
         Along which dates lie.
-    where : sequence of int
+    positions : sequence of int
         Position in the store of each date.
     dates : sequence of str
         Names of the dates, for messages.
     """
     for grid in grids:
         dated = dim in grid.dims
-        at = (tuple(where), tuple(dates)) if dated else (None, ())
+        at = (tuple(positions), tuple(dates)) if dated else (None, ())
         targets: list[Any] = [_Check(place.array(name, mode="r"), name, place.root, *at) for name in grid.arrays]
         for region in grid.regions:
             sources = [_stored(grid, name, region) for name in grid.arrays]
@@ -409,6 +409,7 @@ def probe(state: Place, grids: list[Grid]) -> None:
         for region in (region for r, region in enumerate(grid.regions) if state.done(g, r)):
             first = next(iter(olds.values()))
             windows = _windows(region, grid.chunks)
+            # A chunk of nodata is no file, and looks the same in every run: it would tell nothing.
             window = next(
                 (w for w in windows if not np.all(_is_fill(first[_shifted(w, state.first)], first))),
                 next(_windows(region, grid.chunks)),
@@ -503,6 +504,7 @@ def plan(ds: xr.Dataset, dtype: str, chunks: int | None, like: Mapping[str, Stor
     planes = [str(n) for n, v in ds.data_vars.items() if v.ndim >= 2 and v.dtype.kind in "buif" and v.size]
     kinds = {name: like[name].dtype if name in like else dtype for name in planes}
     values: dict[str, Values] = {}
+    # All bands of a type at once: whether pixels are reflectance or DN is judged by the image, not band by band.
     for kind in dict.fromkeys(kinds.values()):
         some = [name for name in planes if kinds[name] == kind]
         values |= values_of(ds, some, kind, errors="float32", repack=False)
@@ -539,12 +541,13 @@ def _side(blocks: tuple[int, ...]) -> int:
 def _regions(blocks: tuple[tuple[int, ...], ...], disk: tuple[int, ...]) -> Iterator[Region]:
     """Cut where Dask's blocks and chunks on disk both end, so that no block is computed for two regions."""
     *lead, rows, columns = (list(accumulate(b, initial=0)) for b in blocks)
+    # A chunk in two regions would be written twice, the second time over what the first has put there.
     rows = [r for r in rows if r % disk[-2] == 0 or r == rows[-1]]
     dates = lead[0] if lead else [0, 1]
     middle = [slice(0, borders[-1]) for borders in lead[1:]]
     row = columns[-1] * int(np.prod([m.stop for m in middle], dtype=int))
     date = row * rows[-1]
-    if dates[1] * date < REGION:
+    if dates[1] * date < REGION:  # small images: many dates go together rather than a region for each
         rows, dates = [0, rows[-1]], _merge(dates, date)
     else:
         rows = _merge(rows, row * dates[1])

@@ -248,6 +248,7 @@ class State:
                 f"{self.root} exists and was not written by this call: write to another path"
                 + (", or replace it with overwrite=True" if replaceable else "")
             )
+        # Names of pixels may differ, as those of links that are signed anew do: `probe` then asks the pixels.
         old, new = sections(found), sections(run)
         differ = [name for name in new if name != "pixels" and old.get(name) != new[name]]
         if differ:
@@ -280,6 +281,8 @@ class State:
         """Put a finished store in the place of this one."""
         self.claim.check()
         self._check_own(self._names())  # somebody may have put a file there meanwhile
+        # A folder cannot be exchanged in one step. Between these two moves nothing is at the path; after a kill there
+        # `mend` makes the second one: that there is an old store says that the new one was whole.
         place, old = os.path.realpath(self.root), self._sibling("old")
         Disk(place).move(old)
         Disk(new.root).move(place)
@@ -298,7 +301,7 @@ class State:
         group = self.group
         if self.place.consolidates:
             return "consolidated_metadata" in group
-        return bool(group) and (bool(self._said(group)) or not self._marks)
+        return bool(group) and (bool(self._run_of(group)) or not self._marks)
 
     @property
     def unfinished(self) -> bool:
@@ -321,7 +324,7 @@ class State:
         self.claim.check()
         names = self._names()
         self._check_own(names)
-        if self.ready:
+        if self.ready:  # first, or a kill below would leave a store that goes on with metadata that are gone
             self.place.delete(".xsen2/ready")
         # What stands here and what will: whatever else is found here after a kill is somebody's.
         said = json.dumps(sorted((names - _OWN) | set(variables)))
@@ -344,6 +347,7 @@ class State:
     def set_ready(self, run: str) -> None:
         """Hide the group's metadata, which then name the run, until the end; and note that regions can be written."""
         self._hide(self.group, run)
+        # Chunks are flushed region by region, and a note of one is worth nothing after a power cut without these files.
         if isinstance(self.place, Disk):
             flush(str(path) for path in Path(self.root).rglob("*") if path.is_file())
         if self.place.consolidates:  # else nobody sees it before it is committed
@@ -450,11 +454,11 @@ class State:
 
     def _run(self) -> str | None:
         """The run that a finished or half-written store names."""
-        run = self._said(self.group)
+        run = self._run_of(self.group)
         return run or (self._note("run").decode(errors="replace") if "run" in self._marks else None) or None
 
     @staticmethod
-    def _said(group: Mapping[str, Any]) -> str | None:
+    def _run_of(group: Mapping[str, Any]) -> str | None:
         attributes = group.get("attributes")
         return attributes.get(RUN) if isinstance(attributes, dict) else None
 
@@ -493,25 +497,25 @@ class State:
 
     def _owned(self, names: set[str]) -> set[str]:
         """Names at the top that are the store's own: its metadata, and arrays that these or a killed run name."""
-        own = set(_OWN)
+        ours = set(_OWN)
         group = self.group
         listed = group.get("consolidated_metadata")
         members = listed.get("metadata") if isinstance(listed, dict) else None
         if isinstance(members, dict):
-            own |= {str(name).split("/")[0] for name in members}
+            ours |= {str(name).split("/")[0] for name in members}
         old = self._json(".zmetadata").get("metadata")
         if isinstance(old, dict):
-            own |= {str(name).split("/")[0] for name in old}
+            ours |= {str(name).split("/")[0] for name in old}
         if group.get("node_type") == "array" or ".zarray" in names:
-            own |= {name for name in names if _CHUNK.fullmatch(name)}
+            ours |= {name for name in names if _CHUNK.fullmatch(name)}
         elif not isinstance(members, dict) and not isinstance(old, dict) and (names & _GROUP or "run" in self._marks):
             # Nothing lists them, so each has to say itself that it is an array. A group may be another store.
-            own |= {n for n in names - own if self._is_array(n)}
+            ours |= {n for n in names - ours if self._is_array(n)}
         try:
             said = json.loads(self.read(".xsen2/names") or b"[]") if "names" in self._marks else []
         except ValueError:
             said = []
-        return own | ({str(name) for name in said} if isinstance(said, list) else set())
+        return ours | ({str(name) for name in said} if isinstance(said, list) else set())
 
     def _is_array(self, name: str) -> bool:
         if self.place.is_link(name):
@@ -535,9 +539,9 @@ def as_zarr(metadata: Any) -> bytes:
     return json.dumps(metadata, indent=2, allow_nan=True).encode()
 
 
-def digest(said: Any) -> str:
+def digest(content: Any) -> str:
     """Fingerprint of what makes a call what it is: text, numbers, and lists and dicts of them."""
-    return hashlib.sha256(json.dumps(said, default=str, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(content, default=str, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def sections(run: str) -> dict[str, str]:

@@ -31,8 +31,8 @@ from xsen2.sinks.regions import (
     loaded,
     plan,
     probe,
-    said_times,
     skeleton,
+    time_encodings,
     write_regions,
 )
 from xsen2.sinks.resume import State, quiet, sections, stamp
@@ -241,7 +241,7 @@ def _write(
     """Begin or go on, until the store is finished."""
     with named(place.root):
         place.mend()
-    said = said_times(ds)
+    said = time_encodings(ds)
     ds, grids, run = _planned(ds, dtype, chunks)
     state = place.beside() if overwrite else place
     if not overwrite and _check_same(state, run) not in (None, run):

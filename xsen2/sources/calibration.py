@@ -45,7 +45,7 @@ class Radiometry:
         Raw value where there is nothing; NaN besides counts as nothing anyway.
     baseline : str
         Processing baseline, such as ``"05.09"``; ``"unknown"`` where the metadata do not tell.
-    where : str
+    location : str
         What says so, for messages.
     valid : tuple of float
         Smallest and largest raw value that counts.
@@ -57,7 +57,7 @@ class Radiometry:
     gain: float = 1.0
     nodata: float = 0.0
     baseline: str = "unknown"
-    where: str = ""
+    location: str = ""
     valid: tuple[float, float] = (-math.inf, math.inf)
     special: Mapping[str, int] = field(default_factory=dict)
 
@@ -104,7 +104,7 @@ def check_given(offset: float | None, settle: str = "") -> None:
 
 
 def settled(
-    where: str,
+    location: str,
     declared: float | None,
     baselines: Mapping[str, str],
     *,
@@ -117,7 +117,7 @@ def settled(
 
     Parameters
     ----------
-    where : str
+    location : str
         The product, for messages.
     declared : float or None
         The offset that the metadata name; None where they name none.
@@ -148,7 +148,7 @@ def settled(
     shifted = {place: None if version is None else version >= _SHIFTED_SINCE for place, version in versions.items()}
     if len(set(shifted.values())) > 1:
         told = ", ".join(f"{text} in {place}" for place, text in baselines.items())
-        raise RadiometryError(f"{where} gives several processing baselines: {told}: {settle}")
+        raise RadiometryError(f"{location} gives several processing baselines: {told}: {settle}")
     place, carries = next(iter(shifted.items()), ("", None))
     if carries is None:
         if declared is not None:
@@ -157,7 +157,7 @@ def settled(
         private = ", which is a private baseline" if re.fullmatch(r"\d+\.\d+", text) else ""
         told = f"{place} is {text[:40]!r}{private}"
         raise RadiometryError(
-            f"{where} has neither an offset ({field}) nor a processing baseline of ESA's"
+            f"{location} has neither an offset ({field}) nor a processing baseline of ESA's"
             f"{f' ({told})' if place else ''}, so it is not known whether its pixels carry +1000: {settle}"
         )
     if declared is None and silent:
@@ -165,7 +165,7 @@ def settled(
     named = declared or 0.0
     if carries != (named != 0) and not (zero and declared == 0):
         raise RadiometryError(
-            f"{where}: processing baseline {baselines[place]} ({place}) means "
+            f"{location}: processing baseline {baselines[place]} ({place}) means "
             f"{f'an offset of {SHIFT:g} DN' if carries else 'no offset'}, but {field} is "
             f"{'missing, which is 0 DN' if declared is None else f'{declared:g} DN'}: {settle}"
         )

@@ -29,9 +29,9 @@ class _Reader(RioReader):
 
     def read(self, cfg: RasterLoadParams, dst_geobox: GeoBox, **_: Any) -> Any:
         left, bottom, right, top = (round(edge) for edge in dst_geobox.boundingbox.bbox)
-        where = f"the block from {left}, {bottom} to {right}, {top}"
+        extent = f"the block from {left}, {bottom} to {right}, {top}"
         shape = int(dst_geobox.shape[0]), int(dst_geobox.shape[1])
-        found = self._reading.part(self._src.uri, where, (left, top), shape, np.dtype(cfg.dtype))
+        found = self._reading.part(self._src.uri, extent, (left, top), shape, np.dtype(cfg.dtype))
         empty = slice(0, 0)
         if found is None:
             return (empty, empty), np.zeros((0, 0), cfg.dtype)

@@ -31,12 +31,12 @@ class _Reader:
 
     def read(self, window: Any, **_: Any) -> Any:
         rows, columns = ((round(start), round(size)) for start, size in _spans(window))
-        where = f"rows {rows[0]} to {sum(rows)}, columns {columns[0]} to {sum(columns)} of the cube"
+        extent = f"rows {rows[0]} to {sum(rows)}, columns {columns[0]} to {sum(columns)} of the cube"
         left, _, _, top = self._spec.bounds
         x, y = self._spec.resolutions_xy
         corner = round(left + columns[0] * x), round(top - rows[0] * y)
         shape = rows[1], columns[1]
-        found = self._reading.part(self._url, where, corner, shape, self._dtype, self._number)
+        found = self._reading.part(self._url, extent, corner, shape, self._dtype, self._number)
         return np.zeros(shape, self._dtype) if found is None else found
 
     def close(self) -> None:

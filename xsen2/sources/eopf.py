@@ -128,7 +128,7 @@ def read(
     side = side_of(chunks)
     product = Product.open(store)
     whole = about(product)
-    names = asked(bands, _PATHS, product.where, "CLASSI" if whole.level == "L1C" else "SCL", optional)
+    names = asked(bands, _PATHS, product.location, "CLASSI" if whole.level == "L1C" else "SCL", optional)
     layers = _layers(product, names, remedy)
     meant = {name: meaning(layer, whole, offset) for name, layer in layers.items() if name in BANDS}
     grid = _grid(product, layers)
@@ -157,7 +157,7 @@ def read(
 def _layers(product: Product, names: Mapping[str, Need], remedy: str | None) -> dict[str, Layer]:
     """Name → array of what is asked for, as far as it is there."""
     found = {name: product.layer(_PATHS[name]) for name in names}
-    settle(found, names, f"{product.where} is not complete", _PATHS, remedy, BandError)
+    settle(found, names, f"{product.location} is not complete", _PATHS, remedy, BandError)
     there = {name: layer for name, layer in found.items() if layer is not None}
     for name, layer in there.items():
         layer.require(("uint16", "float32", "float64") if name in BANDS else ("uint8",), 2)
@@ -175,7 +175,7 @@ def _grid(product: Product, layers: dict[str, Layer]) -> GeoBox:
     if len({edges_of(grid) for grid in grids.values()}) > 1:
         said = "; ".join(f"{home} {edges_of(grid)}" for home, grid in grids.items())
         raise GridError(
-            f"{product.where}: the grids do not share their outer edges (left, bottom, right, top): {said}; "
+            f"{product.location}: the grids do not share their outer edges (left, bottom, right, top): {said}; "
             "download the product again"
         )
     return resized(next(iter(grids.values())), 10)

@@ -26,7 +26,7 @@ from xsen2.sources.calibration import SETTLE, Radiometry, check_given, settled
 from xsen2.sources.items import as_mapping, as_number
 from xsen2.sources.safe_metadata import tile_in
 from xsen2.sources.when import sensing_time
-from xsen2.sources.zarr import opened, said
+from xsen2.sources.zarr import message, opened
 
 if TYPE_CHECKING:
     import zarr
@@ -67,7 +67,7 @@ def epsg_of(product: Product, layers: Sequence[Layer]) -> int:
     told: dict[str, object] = {"horizontal_CRS_code": other.get("horizontal_CRS_code")}
     homes = {home for layer in layers for home in _parents(layer.path)}
     places = [("stac_discovery", said), *((f"the group {home!r}", product.group(home)) for home in sorted(homes))]
-    for place, attrs in (*places, *((layer.where, layer.attrs) for layer in layers)):
+    for place, attrs in (*places, *((layer.location, layer.attrs) for layer in layers)):
         told |= {f"{key} of {place}": attrs.get(key) for key in ("proj:epsg", "proj:code")}
     if not any(value not in (None, "") for value in told.values()):
         told |= {place: _by_wkt(attrs) for place, attrs in _mappings(product, layers)}
@@ -77,17 +77,17 @@ def epsg_of(product: Product, layers: Sequence[Layer]) -> int:
             continue
         code = str(value).strip().upper().removeprefix("EPSG:")
         if isinstance(value, bool) or not _UTM.fullmatch(code):
-            raise CRSError(f"{product.where}: {place} is {short(value)}, but every Sentinel-2 tile is in a UTM zone")
+            raise CRSError(f"{product.location}: {place} is {short(value)}, but every Sentinel-2 tile is in a UTM zone")
         found[place] = code
     if not found:
         raise CRSError(
-            f"{product.where} has no CRS: neither horizontal_CRS_code nor proj:epsg or proj:code, nor a grid mapping; "
-            "download it again"
+            f"{product.location} has no CRS: neither horizontal_CRS_code nor proj:epsg or proj:code, nor a grid "
+            "mapping; download it again"
         )
     first = next(iter(found))
     for place, code in found.items():
         if code != found[first]:
-            raise CRSError(f"{product.where}: {first} is EPSG:{found[first]}, but {place} is EPSG:{code}")
+            raise CRSError(f"{product.location}: {first} is EPSG:{found[first]}, but {place} is EPSG:{code}")
     return int(found[first])
 
 
@@ -101,7 +101,7 @@ def _mappings(product: Product, layers: Sequence[Layer]) -> Iterator[tuple[str, 
     """Where a CRS may be written out: grid mappings of the bands, and ``proj:wkt2``."""
     for layer in layers:
         home = layer.path.rpartition("/")[0]
-        yield f"proj:wkt2 of {layer.where}", layer.attrs
+        yield f"proj:wkt2 of {layer.location}", layer.attrs
         yield f"proj:wkt2 of the group {home!r}", product.group(home)
         name = layer.attrs.get("grid_mapping", "spatial_ref")
         if isinstance(name, str) and name.isidentifier() and (found := product.layer(f"{home}/{name}")) is not None:
@@ -135,7 +135,7 @@ def grid_of(product: Product, home: str, gsd: int, shape: tuple[int, ...], epsg:
         left, top = round(steps[2]), round(steps[5])
         if not _near(steps, (gsd, 0, left, 0, -gsd, top)) or about.get("spatial:registration", "pixel") != "pixel":
             raise GridError(
-                f"{product.where}: spatial:transform of the group {home!r} is {short(steps)}, which is none of an "
+                f"{product.location}: spatial:transform of the group {home!r} is {short(steps)}, which is none of an "
                 f"upright grid of pixels of {gsd} m"
             )
         return geobox((left, top - gsd * shape[0], left + gsd * shape[1], top), gsd, epsg)
@@ -143,17 +143,19 @@ def grid_of(product: Product, home: str, gsd: int, shape: tuple[int, ...], epsg:
     for dim, size, sign in zip(("y", "x"), shape, (-1, 1), strict=True):
         layer = product.layer(f"{home}/{dim}")
         if layer is None:
-            raise GridError(f"{product.where}: {home} has no coordinate {dim}: download the product again")
+            raise GridError(f"{product.location}: {home} has no coordinate {dim}: download the product again")
         layer.require(("int64", "int32", "float64", "float32"), 1)
         if layer.array.shape != (size,):
-            raise GridError(f"{layer.where} has {layer.array.shape[0]} values, but its bands {size} pixels along {dim}")
+            raise GridError(
+                f"{layer.location} has {layer.array.shape[0]} values, but its bands {size} pixels along {dim}"
+            )
         values = layer.values().astype(np.float64)
         first = float(values[0]) - sign * gsd / 2
         want = first + sign * gsd * (np.arange(size) + 0.5)
         if not np.abs(values - want).max() < 0.01 or abs(first) > 1e8 or abs(first - round(first)) > 0.01:
             raise GridError(
-                f"{layer.where} goes from {metres(values[0])} to {metres(values[-1])} in {size} values: these are not "
-                f"the centres of pixels of {gsd} m; download the product again"
+                f"{layer.location} goes from {metres(values[0])} to {metres(values[-1])} in {size} values: these are "
+                f"not the centres of pixels of {gsd} m; download the product again"
             )
         ends[dim] = (round(first), round(first) + sign * gsd * size)
     (top, bottom), (left, right) = ends["y"], ends["x"]
@@ -174,43 +176,43 @@ def agree(layer: Layer, grid: GeoBox, group: Mapping[str, Any]) -> None:
     want = [round(number) for number in grid.affine[:6]]
     if layer.array.shape != grid.shape:
         raise GridError(
-            f"{layer.where} has {layer.array.shape} pixels, but by the coordinates its grid has {grid.shape.yx}: "
+            f"{layer.location} has {layer.array.shape} pixels, but by the coordinates its grid has {grid.shape.yx}: "
             "download the product again"
         )
     dims = layer.attrs.get("_ARRAY_DIMENSIONS") or getattr(layer.array.metadata, "dimension_names", None) or ("y", "x")
     if dims not in (["y", "x"], ("y", "x")):
-        raise GridError(f"{layer.where} has the dims {short(dims)}, not y and x: download the product again")
-    for where, attrs, key in (
-        (layer.where, layer.attrs, "proj:transform"),
-        (layer.where, layer.attrs, "spatial:transform"),
-        (f"the group of {layer.where}", group, "spatial:transform"),
+        raise GridError(f"{layer.location} has the dims {short(dims)}, not y and x: download the product again")
+    for location, attrs, key in (
+        (layer.location, layer.attrs, "proj:transform"),
+        (layer.location, layer.attrs, "spatial:transform"),
+        (f"the group of {layer.location}", group, "spatial:transform"),
     ):
-        steps = _numbers(where, attrs, key, 6)
+        steps = _numbers(location, attrs, key, 6)
         if steps and not (
             _near(steps, (*want[:2], steps[2], *want[3:5], steps[5]))
             and _near(((steps[2] - left) / want[0] % 1, (steps[5] - top) / want[0] % 1), (0, 0), turn=1)
         ):
             raise GridError(
-                f"{where}: {key} is {short(steps)}, but by the coordinates of its grid it is "
+                f"{location}: {key} is {short(steps)}, but by the coordinates of its grid it is "
                 f"{want}: download the product again"
             )
-    whole = _numbers(layer.where, layer.attrs, "proj:bbox", 4)
+    whole = _numbers(layer.location, layer.attrs, "proj:bbox", 4)
     if whole and not (
         whole[0] - 0.01 <= left and whole[1] - 0.01 <= bottom and right <= whole[2] + 0.01 and top <= whole[3] + 0.01
     ):
         raise GridError(
-            f"{layer.where}: proj:bbox is {short(whole)}, but the coordinates of its grid span "
+            f"{layer.location}: proj:bbox is {short(whole)}, but the coordinates of its grid span "
             f"{[left, bottom, right, top]}: download the product again"
         )
 
 
-def _numbers(where: str, attrs: Mapping[str, Any], key: str, size: int) -> list[float]:
+def _numbers(location: str, attrs: Mapping[str, Any], key: str, size: int) -> list[float]:
     """The first `size` numbers of a list in the attributes; none where it is not there."""
     value = attrs.get(key)
     if value is None:
         return []
     if not isinstance(value, (list, tuple)) or len(value) < size or None in map(as_number, value[:size]):
-        raise GridError(f"{where}: {key} is {short(value)}, not {size} numbers; download the product again")
+        raise GridError(f"{location}: {key} is {short(value)}, not {size} numbers; download the product again")
     return [float(v) for v in value[:size]]
 
 
@@ -239,7 +241,7 @@ class Layer:
     ----------
     array : zarr.Array
     attrs : dict
-    where : str
+    location : str
         The array, for messages.
     path : str
         Of the array in the product.
@@ -247,7 +249,7 @@ class Layer:
 
     array: zarr.Array[Any]
     attrs: dict[str, Any]
-    where: str
+    location: str
     path: str
 
     def require(self, kinds: Iterable[str], ndim: int) -> None:
@@ -265,13 +267,13 @@ class Layer:
             or not all(1 <= n <= _SIDE for n in shape)
         ):
             raise SourceError(
-                f"{self.where} is of dtype {self.array.dtype}, shape {shape} and chunks {chunks}, not "
+                f"{self.location} is of dtype {self.array.dtype}, shape {shape} and chunks {chunks}, not "
                 f"{' or '.join(kinds)} with {ndim} dims: it is not an array of ESA's; download the product again"
             )
 
     def values(self) -> Array:
         """All of it, now: for coordinates."""
-        return np.asarray(_part(self.array, tuple(slice(0, n) for n in self.array.shape), self.where, "the whole"))
+        return np.asarray(_part(self.array, tuple(slice(0, n) for n in self.array.shape), self.location, "the whole"))
 
     def lazy(
         self, name: str, side: int, decode: Callable[[Array], Array], dtype: npt.DTypeLike, stamp: object
@@ -280,9 +282,9 @@ class Layer:
         try:
             told = str(self.array.metadata)
         except Exception as error:  # codecs do not check their parameters before they write or use them
-            raise SourceError(f"{self.where} has metadata that no codec knows: {said(error)}") from error
-        read = partial(_read, array=self.array, where=self.where)
-        what = (self.where, stamp, told)
+            raise SourceError(f"{self.location} has metadata that no codec knows: {message(error)}") from error
+        read = partial(_read, array=self.array, location=self.location)
+        what = (self.location, stamp, told)
         return by_blocks(read, decode, self.array.shape, self.array.chunks, side, dtype, f"eopf-{name}", *what)
 
 
@@ -294,7 +296,7 @@ class Product:
     ----------
     root : zarr.Group
     attrs : dict
-    where : str
+    location : str
         The store, for messages.
     stamp : tuple of int
         Size and time of the local file that tells of a replaced store.
@@ -302,7 +304,7 @@ class Product:
 
     root: zarr.Group
     attrs: dict[str, Any]
-    where: str
+    location: str
     stamp: tuple[int, ...]
 
     @classmethod
@@ -319,15 +321,15 @@ class Product:
         import zarr
 
         found = opened(store)
-        where = found.where
+        location = found.location
         try:
             root = zarr.open_group(found.store, path=found.prefix, mode="r")
-            product = cls(root, dict(root.attrs), where, found.stamp)
+            product = cls(root, dict(root.attrs), location, found.stamp)
         except Exception as error:  # zarr, fsspec and their backends raise a dozen kinds
-            raise SourceError(f"{where} cannot be read as a Zarr store: {said(error)}") from error
+            raise SourceError(f"{location} cannot be read as a Zarr store: {message(error)}") from error
         if not product.has_group(BANDS_AT):
             raise SourceError(
-                f"{where} has no group {BANDS_AT}: it is not a Sentinel-2 L1C or L2A product of EOPF. Other Zarr "
+                f"{location} has no group {BANDS_AT}: it is not a Sentinel-2 L1C or L2A product of EOPF. Other Zarr "
                 "stores are opened with xarray.open_datatree or open_zarr, and superresolve checks what they hold"
             )
         return product
@@ -342,25 +344,25 @@ class Product:
         """The array at `path`, None where there is none."""
         import zarr
 
-        node, where = self._node(path), f"{self.where}: {path}"
+        node, location = self._node(path), f"{self.location}: {path}"
         if node is None:
             return None
         if not isinstance(node, zarr.Array):
-            raise SourceError(f"{where} is a group where an array is needed; download the product again")
-        return Layer(node, self._attrs(node, where), where, path)
+            raise SourceError(f"{location} is a group where an array is needed; download the product again")
+        return Layer(node, self._attrs(node, location), location, path)
 
     def group(self, path: str) -> dict[str, Any]:
         """Attributes of the group at `path`; none where there is none."""
         import zarr
 
         node = self._node(path) if path else self.root
-        return self._attrs(node, f"{self.where}: {path}") if isinstance(node, zarr.Group) else {}
+        return self._attrs(node, f"{self.location}: {path}") if isinstance(node, zarr.Group) else {}
 
-    def _attrs(self, node: zarr.Array[Any] | zarr.Group, where: str) -> dict[str, Any]:
+    def _attrs(self, node: zarr.Array[Any] | zarr.Group, location: str) -> dict[str, Any]:
         try:
             return dict(node.attrs)
         except (TypeError, ValueError) as error:
-            raise SourceError(f"{where} has attributes that are no mapping: download the product again") from error
+            raise SourceError(f"{location} has attributes that are no mapping: download the product again") from error
 
     def _node(self, path: str) -> object:
         try:
@@ -368,7 +370,7 @@ class Product:
         except KeyError:
             return None
         except Exception as error:  # as above
-            raise SourceError(f"{self.where}: {path} cannot be read as Zarr: {said(error)}") from error
+            raise SourceError(f"{self.location}: {path} cannot be read as Zarr: {message(error)}") from error
 
 
 def is_eopf(store: str) -> bool:
@@ -386,12 +388,12 @@ def is_eopf(store: str) -> bool:
     return True
 
 
-def _part(array: zarr.Array[Any], window: tuple[slice, ...], where: str, part: str) -> Any:
+def _part(array: zarr.Array[Any], window: tuple[slice, ...], location: str, part: str) -> Any:
     try:
         return array[window]
     except Exception as error:  # codecs and backends raise whatever they like
         raise SourceError(
-            f"{where}: {part} cannot be read ({said(error)}): the store is damaged, or its server failed; try "
+            f"{location}: {part} cannot be read ({message(error)}): the store is damaged, or its server failed; try "
             "again, or download the product again"
         ) from error
 
@@ -400,13 +402,13 @@ def _read(
     block_info: Mapping[Any, Any] | None = None,
     *,
     array: zarr.Array[Any],
-    where: str,
+    location: str,
     decode: Callable[[Array], Array],
 ) -> Array:
     assert block_info is not None
     _, (y0, y1), (x0, x1) = block_info[None]["array-location"]
     part = f"rows {y0} to {y1}, columns {x0} to {x1}"
-    return decode(np.asarray(_part(array, (slice(y0, y1), slice(x0, x1)), where, part)))[None]
+    return decode(np.asarray(_part(array, (slice(y0, y1), slice(x0, x1)), location, part)))[None]
 
 
 @dataclass(frozen=True)
@@ -445,14 +447,14 @@ def about(product: Product) -> About:
     """
     item, other = (as_mapping(product.attrs.get(key)) for key in ("stac_discovery", "other_metadata"))
     if not item and not other:
-        return _by_name(product.where)
+        return _by_name(product.location)
     said = as_mapping(item.get("properties"))
     name = _text(item.get("id")).removesuffix(".SAFE").removesuffix(".zarr")
     levels = (_text(said.get("processing:level")), _text(said.get("product:type")), name)
     level = next((found[1] for text in levels if (found := re.search(r"(?:^|MSI)(L1C|L2A)", text))), None)
     if level is None:
         raise SourceError(
-            f"{product.where}: stac_discovery says processing:level is {short(said.get('processing:level'))}: "
+            f"{product.location}: stac_discovery says processing:level is {short(said.get('processing:level'))}: "
             "L1C and L2A can be opened"
         )
     ids = (name, _text(other.get("UTM_zone_identification")))
@@ -468,9 +470,9 @@ def about(product: Product) -> About:
     return About(name or "unknown", tile, level, platform, baselines, _time(product, said, other))
 
 
-def _by_name(where: str) -> About:
+def _by_name(location: str) -> About:
     """What ESA's name of a product, as the store's own, tells: its time is that of the whole pass, not of the tile."""
-    found = re.search(r"(S2([A-Z])_MSI(L1C|L2A)_(\d{8}T\d{6})_N(\d\d)(\d\d)_R\d{3}_T(\w{5})_\w+?)(\.|/|$)", where)
+    found = re.search(r"(S2([A-Z])_MSI(L1C|L2A)_(\d{8}T\d{6})_N(\d\d)(\d\d)_R\d{3}_T(\w{5})_\w+?)(\.|/|$)", location)
     if found is None:
         return About("unknown", "unknown", "unknown", "unknown", {}, None)
     name, letter, level, time, major, minor, tile, _ = found.groups()
@@ -486,7 +488,7 @@ def _time(product: Product, said: Mapping[str, Any], other: Mapping[str, Any]) -
     key, value = next(((k, v) for k, v in told.items() if v not in (None, "", "null")), ("mean_sensing_time", None))
     time = sensing_time(_text(value))
     if time is None:
-        raise SourceError(f"{product.where}: {key} is {short(value)}, not a time of Sentinel-2's mission")
+        raise SourceError(f"{product.location}: {key} is {short(value)}, not a time of Sentinel-2's mission")
     return time
 
 
@@ -505,54 +507,54 @@ def meaning(layer: Layer, whole: About, given: float | None) -> Radiometry:
         baseline contradict each other; or if `given` cannot be an offset.
     """
     check_given(given)
-    where = layer.where
+    location = layer.location
     if layer.array.dtype.kind == "f":
         return _of_floats(layer, whole, given)
     scale = _agreed(layer, "scale_factor", 1e-6, 1)
     if scale is None:
-        raise RadiometryError(f"{where} has no scale_factor, so it is not known what its pixels are")
+        raise RadiometryError(f"{location} has no scale_factor, so it is not known what its pixels are")
     if given is None:
         added = _agreed(layer, "add_offset", -1, 0, f": {SETTLE}")
         declared = None if added is None else round(added / scale, 6)
-        offset = settled(where, declared, whole.baselines, field="its add_offset")
+        offset = settled(location, declared, whole.baselines, field="its add_offset")
     else:
         offset = float(given)
     quantification = round(1 / scale, 6)
     nodata = _nodata(layer)
     top = np.iinfo(layer.array.dtype).max
     low, high = (
-        _whole(layer.attrs.get(key, default), f"{where}: {key}", top)
+        _whole(layer.attrs.get(key, default), f"{location}: {key}", top)
         for key, default in (("valid_min", 0), ("valid_max", top))
     )
     if not low < quantification - offset <= high:
         raise RadiometryError(
-            f"{where}: valid_min {low} and valid_max {high} leave out {quantification - offset:g}, which is a "
+            f"{location}: valid_min {low} and valid_max {high} leave out {quantification - offset:g}, which is a "
             "reflectance of 1: they are not of raw pixels, or scale_factor is wrong"
         )
-    return Radiometry(offset, 10000 / quantification, nodata, whole.baseline, where, (low, high))
+    return Radiometry(offset, 10000 / quantification, nodata, whole.baseline, location, (low, high))
 
 
 def _of_floats(layer: Layer, whole: About, given: float | None) -> Radiometry:
     """Of GeoZarr stores that hold reflectance: what CF attributes make of the numbers, the offset taken off before."""
-    attrs, what = layer.attrs, f"{layer.where}: "
+    attrs, what = layer.attrs, f"{layer.location}: "
     scale = _number(attrs.get("scale_factor", 1), what + "scale_factor", 1e-6, 1, RadiometryError)
     added = _number(attrs.get("add_offset", 0), what + "add_offset", -1, 0, RadiometryError)
     missing = as_number(attrs.get("_FillValue"))
     quantification = round(1 / scale, 6)
     offset = round(added / scale, 6) if given is None else given * quantification / 10000
     return Radiometry(
-        offset, 10000 / quantification, math.nan if missing is None else missing, whole.baseline, layer.where
+        offset, 10000 / quantification, math.nan if missing is None else missing, whole.baseline, layer.location
     )
 
 
 def _agreed(layer: Layer, key: str, low: float, high: float, settle: str = "") -> float | None:
     """A number that CF attributes and those of EOPF give; None where neither does."""
     told = {
-        f"{place}{key}": _number(attrs[key], f"{layer.where}: {place}{key}", low, high, RadiometryError)
+        f"{place}{key}": _number(attrs[key], f"{layer.location}: {place}{key}", low, high, RadiometryError)
         for place, attrs in (("", layer.attrs), ("_eopf_attrs/", as_mapping(layer.attrs.get("_eopf_attrs"))))
         if attrs.get(key) is not None
     }
-    return _one(told, layer.where, settle)
+    return _one(told, layer.location, settle)
 
 
 def _nodata(layer: Layer) -> int:
@@ -564,19 +566,19 @@ def _nodata(layer: Layer) -> int:
         "_eopf_attrs/fill_value": own.get("fill_value"),
     }
     top = np.iinfo(layer.array.dtype).max
-    values = {key: float(_whole(v, f"{layer.where}: {key}", top)) for key, v in told.items() if v is not None}
-    value = _one(values, layer.where, "")
+    values = {key: float(_whole(v, f"{layer.location}: {key}", top)) for key, v in told.items() if v is not None}
+    value = _one(values, layer.location, "")
     if value is None:
-        raise RadiometryError(f"{layer.where} does not say which value is nodata (fill_value): download it again")
+        raise RadiometryError(f"{layer.location} does not say which value is nodata (fill_value): download it again")
     return int(value)
 
 
-def _one(told: Mapping[str, float], where: str, settle: str) -> float | None:
+def _one(told: Mapping[str, float], location: str, settle: str) -> float | None:
     places = list(told)
     for place in places[1:]:
         if not math.isclose(told[place], told[places[0]], rel_tol=1e-9, abs_tol=1e-12):
             raise RadiometryError(
-                f"{where}: {places[0]} is {told[places[0]]:g}, but {place} is {told[place]:g}{settle}"
+                f"{location}: {places[0]} is {told[places[0]]:g}, but {place} is {told[place]:g}{settle}"
             )
     return told[places[0]] if places else None
 

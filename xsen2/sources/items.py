@@ -533,6 +533,7 @@ def split(items: object) -> tuple[list[Item], list[Given]]:
     stores: list[Given] = []
     for given in _dicts(items):
         with named(given):
+            # Raster files come first: some catalogues list both, and a cube of files can be cut and chunked as asked.
             native = native_assets(given.raw, given.home)
             if not native and zarr_root(given.raw) is not None:
                 stores.append(given)
@@ -652,6 +653,7 @@ def _utc(name: str, properties: Mapping[str, Any]) -> datetime:
 def _epsg(name: str, properties: Mapping[str, Any], assets: Iterable[Mapping[str, Any]]) -> int:
     """The one EPSG code; pystac moves `proj:epsg` to `proj:code` when it reads an item."""
     found: set[int] = set()
+    # All of them have to agree: an asset of another zone would be read at places that are not its own.
     for holder in (properties, *assets):
         for value in (holder.get("proj:epsg"), holder.get("proj:code")):
             code = as_text(value).upper().removeprefix("EPSG:")
@@ -683,6 +685,7 @@ def _is_projected(epsg: int) -> bool:
 
 def _grid(name: str, epsg: int, properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> GeoBox:
     found: dict[tuple[float, ...], str] = {}
+    # An asset speaks for itself; the item's own fields, often those of its 10 m bands, stand in where it is silent.
     for key, asset in assets.items():
         edges = _edges(asset) or _edges(properties)
         if edges is not None:

@@ -27,14 +27,14 @@ def offset_of(item: Item) -> float:
     RadiometryError
         If the metadata contradict each other, or say nothing.
     """
-    where, flag = f"item {item.id!r}", _flag(item)
+    location, flag = f"item {item.id!r}", _flag(item)
     _scale(item)
     declared = _declared(item)
     if flag and not declared:
         return 0.0
     if flag is not None:
-        where = f"{where}, whose earthsearch:boa_offset_applied is {str(flag).lower()}"
-    found = settled(where, declared, item.baselines, field="raster:bands' offset", silent=True, settle=_SETTLE)
+        location = f"{location}, whose earthsearch:boa_offset_applied is {str(flag).lower()}"
+    found = settled(location, declared, item.baselines, field="raster:bands' offset", silent=True, settle=_SETTLE)
     return 0.0 if flag else found
 
 

@@ -105,6 +105,7 @@ def part(
     RadiometryError
         If pixels are not whole numbers that `dtype` holds: cut or rounded they would be others.
     """
+    # A cube may reach beyond a tile, so what is asked for may lie beside the file: it is cut, never stretched.
     out = np.zeros(shape, dtype)
     size = place.affine.a
     row, column = round((place.affine.f - top) / size), round((left - place.affine.c) / size)
@@ -118,7 +119,7 @@ def part(
         raw[hidden] = 0
     if raw.dtype.kind not in "iuf":
         raise RadiometryError(f"{what}: the file has pixels of type {raw.dtype}, not whole numbers: leave it out")
-    if raw.dtype != dtype:
+    if raw.dtype != dtype:  # some catalogues keep int16 or float32 copies: the same numbers, or a named error
         low, high = raw.min(), raw.max()
         if low < 0 or high > np.iinfo(dtype).max or (raw.dtype.kind == "f" and not np.array_equal(np.rint(raw), raw)):
             raise RadiometryError(
@@ -235,6 +236,7 @@ class Record:
 
     def add(self, what: Skipped) -> None:
         """Note what could not be read."""
+        # The scheduler's events come to a client more than once: the key tells the same loss from another like it.
         key = uuid4().hex
         self._note(key, what)
         worker = _worker()
@@ -351,8 +353,8 @@ def skipped(cube: xr.Dataset | xr.DataArray | xr.DataTree, forget: bool = False)
 def tagged(href: str, item: str, asset: str, place: GeoBox) -> str:
     """`href` with what it is in its fragment: far from the items, what is read can be checked, and named in errors."""
     assert place.crs is not None
-    where = (*place.boundingbox.bbox, place.affine.a, place.crs.epsg)
-    return f"{href}#{quote(item, safe='')}/{quote(asset, safe='')}/{','.join(f'{number:.0f}' for number in where)}"
+    box = (*place.boundingbox.bbox, place.affine.a, place.crs.epsg)
+    return f"{href}#{quote(item, safe='')}/{quote(asset, safe='')}/{','.join(f'{number:.0f}' for number in box)}"
 
 
 def _placed(text: str) -> GeoBox:
@@ -398,7 +400,7 @@ class Reading:
     def part(
         self,
         url: str,
-        where: str,
+        extent: str,
         corner: tuple[int, int],
         shape: tuple[int, int],
         dtype: np.dtype[Any],
@@ -410,7 +412,7 @@ class Reading:
         ----------
         url : str
             As `tagged` gives it.
-        where : str
+        extent : str
             The part that is read, for messages.
         corner : tuple of int
             Left and top of the part, in metres.
@@ -436,6 +438,7 @@ class Reading:
         def read(signed: str | None) -> npt.NDArray[Any]:
             key = (keep, os.getpid(), _stamp(url))
             file = None if keep is None or signed is not None else _kept().pop(key, None)
+            # Only a file that was read without a fault is kept open: GDAL remembers in it what it could not read.
             sound = False
             try:
                 if file is None:
@@ -450,10 +453,10 @@ class Reading:
                 elif file is not None:
                     file.close()
 
-        return self._attempts(url, item, asset, where, read)
+        return self._attempts(url, item, asset, extent, read)
 
     def _attempts(
-        self, url: str, item: str, asset: str, where: str, read: Callable[[str | None], npt.NDArray[Any]]
+        self, url: str, item: str, asset: str, extent: str, read: Callable[[str | None], npt.NDArray[Any]]
     ) -> npt.NDArray[Any] | None:
         import rasterio
         from rasterio.errors import RasterioError
@@ -469,6 +472,7 @@ class Reading:
             except (RasterioError, OSError, RuntimeError, UnicodeError, SourceError) as error:
                 reason = _reason(error)
                 last: Exception = error
+            # No pause makes a missing file appear. But GDAL may only remember that it was missing a while ago.
             if _FINAL.search(reason) and pauses:
                 remote = _vsi(signed or url)
                 pauses = [0.0] if tries == 1 and remote else []  # once more, past GDAL's memory
@@ -478,11 +482,11 @@ class Reading:
         reason = secretless(reason)
         if self.record is None:
             raise SourceError(
-                f"item {item!r}, asset {asset!r}: {where} cannot be read after {tries} attempts: {reason}. "
+                f"item {item!r}, asset {asset!r}: {extent} cannot be read after {tries} attempts: {reason}. "
                 f'{_hint(url, reason)}Try again later, leave the item out, or pass on_error="skip", which makes it '
                 "nodata and says so"
             ) from last
-        what = Skipped(item, asset, where, reason)
+        what = Skipped(item, asset, extent, reason)
         self.record.add(what)
         _warn(what)
         return None

@@ -45,7 +45,7 @@ class Need(Enum):
 
 
 def asked(
-    bands: Sequence[str] | None, listed: Mapping[str, Any], where: str, extra: str, optional: Sequence[str] = ()
+    bands: Sequence[str] | None, listed: Mapping[str, Any], location: str, extra: str, optional: Sequence[str] = ()
 ) -> dict[str, Need]:
     """Canonical names to read, in order: by default the bands and `extra` as far as they are there.
 
@@ -60,12 +60,12 @@ def asked(
     layers = {name: str(name).upper() for name in given if str(name).upper() in EXTRA}
     names = dict.fromkeys((layers.get(name) or canonical([name])[0] for name in given), Need.MUST)
     if not names:
-        raise BandError(f"{where} lists no band on its native grid, or bands= is empty: name those to read")
+        raise BandError(f"{location} lists no band on its native grid, or bands= is empty: name those to read")
     missing = [name for name in names if name not in listed]
     if missing:
         raise BandError(
-            f"{where} lists no image of {', '.join(missing)} on the native grid; it has {', '.join(sorted(listed))}: "
-            "name some of those in bands="
+            f"{location} lists no image of {', '.join(missing)} on the native grid; it has "
+            f"{', '.join(sorted(listed))}: name some of those in bands="
         )
     if not optional:
         return names
@@ -207,12 +207,12 @@ def read(
     if files.aws:
         about = files.document(safe_aws.METADATA)
         level = safe_aws.level_of(about)
-        granule = _granule({(one := safe_aws.granule(about, level)).tile: one}, tile, about.where)
+        granule = _granule({(one := safe_aws.granule(about, level)).tile: one}, tile, about.location)
         drawn = safe_aws.masks(masks(about, ""))
     else:
         assert product is not None
         level = level_of(product)
-        granule = _granule(_named(granules(product), files), tile, product.where)
+        granule = _granule(_named(granules(product), files), tile, product.location)
         about = files.document(granule.metadata)
         drawn = masks(about, granule.metadata.rpartition("/")[0])
     listed = {name: [p + s for p in stems for s in _SUFFIXES] for name, stems in granule.images.items()}
@@ -222,7 +222,7 @@ def read(
         if any(map(files.has, paths)) or not (files.aws or paths[0].endswith(".gml"))
     }  # products are passed on without their GML
     extra = "CLASSI" if level == "L1C" and any(map(files.has, listed.get("CLASSI", ()))) else "SCL"
-    names = located(files, listed, asked(bands, listed, about.where, extra, optional), remedy)
+    names = located(files, listed, asked(bands, listed, about.location, extra, optional), remedy)
     wanted = [name for name in names if name in BANDS]
     if product is None:
         meant = safe_aws.radiometry(files, about, wanted, offset)
@@ -239,12 +239,12 @@ def read(
             arrays[name] = clouds(files, inner, resized(grid, gsd), side * 10 // gsd)
             continue
         dtype, layers = ("uint16", 1) if name in BANDS else ("uint8", 3 if name == "CLASSI" else 1)
-        image = Image(files.href(inner), files.where(inner), files.stamp(inner), layers, dtype, told)
+        image = Image(files.href(inner), files.location_of(inner), files.stamp(inner), layers, dtype, told)
         arrays[name] = image.array(name, resized(grid, gsd), side * 10 // gsd, *_decoder(name, meant))
-    known = product.said("PRODUCT_URI", "PRODUCT_URI_2A") if product else safe_aws.name_of(files)
+    known = product.findtext("PRODUCT_URI", "PRODUCT_URI_2A") if product else safe_aws.name_of(files)
     identifier = (known or files.name).removesuffix(".SAFE")
-    platform = product.said("SPACECRAFT_NAME") if product else re.sub(r"^S(2[A-Z])_.*", r"Sentinel-\1", known or "")
-    said = product.said("PROCESSING_BASELINE") if product else None
+    platform = product.findtext("SPACECRAFT_NAME") if product else re.sub(r"^S(2[A-Z])_.*", r"Sentinel-\1", known or "")
+    said = product.findtext("PROCESSING_BASELINE") if product else None
     baseline = said or next((one.baseline for one in meant.values()), "unknown")
     return product_cube(
         arrays,
@@ -269,17 +269,17 @@ def _named(found: Mapping[str, Granule], files: Files) -> Mapping[str, Granule]:
     return chosen
 
 
-def _granule(found: Mapping[str, Granule], tile: str | None, where: str) -> Granule:
-    if tile is None and len(found) == 1:
-        return next(iter(found.values()))
+def _granule(granules: Mapping[str, Granule], tile: str | None, location: str) -> Granule:
+    if tile is None and len(granules) == 1:
+        return next(iter(granules.values()))
     wanted = str(tile).upper().removeprefix("T")
-    if tile is None or wanted not in found:
+    if tile is None or wanted not in granules:
         asked = f"not {wanted!r}" if tile is not None else "and a cube has one"
         raise SourceError(
-            f"{where} is of the tiles {', '.join(sorted(found))}, {asked}: name one with tile=, or give its folder in "
-            "GRANULE"
+            f"{location} is of the tiles {', '.join(sorted(granules))}, {asked}: name one with tile=, or give its "
+            "folder in GRANULE"
         )
-    return found[wanted]
+    return granules[wanted]
 
 
 def located(

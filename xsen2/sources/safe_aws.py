@@ -37,8 +37,8 @@ def level_of(tile: Document) -> str:
     found = re.fullmatch(r"Level-(1C|2A)_Tile_ID", tile.root.tag)
     if found is None:
         raise SourceError(
-            f"{tile.where} begins with {tile.root.tag[:60]!r}: it is not the metadata.xml of an L1C or L2A tile, as it "
-            "lies beside tileInfo.json in the bucket"
+            f"{tile.location} begins with {tile.root.tag[:60]!r}: it is not the metadata.xml of an L1C or L2A tile, "
+            "as it lies beside tileInfo.json in the bucket"
         )
     return f"L{found[1]}"
 
@@ -54,7 +54,7 @@ def granule(tile: Document, level: str) -> Granule:
     identifier = tile.text("TILE_ID", "TILE_ID_2A")
     name = tile_in(identifier)
     if name is None:
-        raise SourceError(f"{tile.where}: TILE_ID is {identifier[:80]!r}, which names no tile")
+        raise SourceError(f"{tile.location}: TILE_ID is {identifier[:80]!r}, which names no tile")
     images: dict[str, tuple[str, ...]] = {
         band: (f"R{GSD[band]}m/{band}",) if level == "L2A" else (band,) for band in BANDS
     }
@@ -91,24 +91,26 @@ def radiometry(files: Files, tile: Document, names: Iterable[str], given: float 
     """
     check_given(given)
     told = {}
-    if found := re.search(r"_N(\d\d)\.(\d\d)$", tile.said("TILE_ID", "TILE_ID_2A") or ""):
+    if found := re.search(r"_N(\d\d)\.(\d\d)$", tile.findtext("TILE_ID", "TILE_ID_2A") or ""):
         told["TILE_ID of metadata.xml"] = f"{found[1]}.{found[2]}"
     if found := re.search(r"_N(\d\d)(\d\d)_", name_of(files) or ""):
         told["the product's name"] = f"{found[1]}.{found[2]}"
-    where, offset = str(files.path), given
+    location, offset = str(files.path), given
     if offset is None:
         # The metadata that name an offset are those of the product, which are not in the folder.
         settle = f"{SETTLE}; or put the product's MTD_MSIL1C.xml or MTD_MSIL2A.xml there"
-        offset = settled(where, None, told, field="MTD_MSI*.xml", silent=True, settle=settle)
+        offset = settled(location, None, told, field="MTD_MSI*.xml", silent=True, settle=settle)
     said = next(iter(told.values()), "unknown")
-    return dict.fromkeys(names, Radiometry(float(offset), 1.0, 0, said, where, special={"SATURATED": 65535}))
+    return dict.fromkeys(names, Radiometry(float(offset), 1.0, 0, said, location, special={"SATURATED": 65535}))
 
 
 def _json(files: Files, path: str) -> Any:
     try:
         return json.loads(files.content(path))
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{files.where(path)} is no JSON ({type(error).__name__}): download it again") from error
+        raise SourceError(
+            f"{files.location_of(path)} is no JSON ({type(error).__name__}): download it again"
+        ) from error
 
 
 def _names(found: Any) -> list[str]:

@@ -41,15 +41,15 @@ class Document:
     Attributes
     ----------
     root : xml.etree.ElementTree.Element
-    where : str
+    location : str
         The file, for messages.
     """
 
     root: Element
-    where: str
+    location: str
 
     @classmethod
-    def parse(cls, data: bytes, where: str) -> Document:
+    def parse(cls, data: bytes, location: str) -> Document:
         """The document in `data`.
 
         Raises
@@ -57,7 +57,7 @@ class Document:
         SourceError
             If it is not well-formed, has a document type, or nests deeper than any metadata.
         """
-        return cls(_tree(data, where), where)
+        return cls(_tree(data, location), location)
 
     def all(self, *tags: str) -> Iterator[Element]:
         """Every element that has one of these tags, at any depth, in the order of the file."""
@@ -71,12 +71,12 @@ class Document:
         Xsen2Error
             The kind that `error` says, if there is none.
         """
-        found = self.said(*tags)
+        found = self.findtext(*tags)
         if found is None:
-            raise error(f"{self.where} has no {' or '.join(tags)}: it is not complete; download the product again")
+            raise error(f"{self.location} has no {' or '.join(tags)}: it is not complete; download the product again")
         return found
 
-    def said(self, *tags: str) -> str | None:
+    def findtext(self, *tags: str) -> str | None:
         """The same as `text`, or None where there is none."""
         return next((value for element in self.all(*tags) if (value := (element.text or "").strip())), None)
 
@@ -94,7 +94,7 @@ class Document:
         number = float(text) if _NUMBER.fullmatch(text) and len(text) < 40 else math.nan
         if not low <= number <= high:
             raise error(
-                f"{self.where}: {what} is {text[:40]!r}, not a number from {low:g} to {high:g}; "
+                f"{self.location}: {what} is {text[:40]!r}, not a number from {low:g} to {high:g}; "
                 "download the product again"
             )
         return number
@@ -105,21 +105,21 @@ class Document:
         """The same as `number`, for one without fraction."""
         number = self.number(value, what, low, high, error)
         if number != round(number):
-            raise error(f"{self.where}: {what} is {value!r}, not a whole number; download the product again")
+            raise error(f"{self.location}: {what} is {value!r}, not a whole number; download the product again")
         return round(number)
 
 
 class _Builder(TreeBuilder):
     """Tags without namespace, nested no deeper than any metadata."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, location: str) -> None:
         super().__init__()
-        self.where, self.depth = where, 0
+        self.location, self.depth = location, 0
 
     def start(self, tag: str, attrs: dict[str, str], /) -> Element:
         self.depth += 1
         if self.depth > _DEPTH:
-            raise SourceError(f"{self.where} nests over {_DEPTH} deep: these are not the metadata of a product")
+            raise SourceError(f"{self.location} nests over {_DEPTH} deep: these are not the metadata of a product")
         return super().start(_local(tag), attrs)
 
     def end(self, tag: str, /) -> Element:
@@ -127,14 +127,14 @@ class _Builder(TreeBuilder):
         return super().end(_local(tag))
 
 
-def _tree(data: bytes, where: str) -> Element:
+def _tree(data: bytes, location: str) -> Element:
     """The only place where XML is parsed."""
     from defusedxml.common import DTDForbidden
     from defusedxml.ElementTree import XMLParser
 
     if len(data) > LIMIT or data.count(b"<") > _MARKS:
         raise SourceError(
-            f"{where} is over {LIMIT >> 20} MB or has over {_MARKS // 2} elements: these are not the metadata of a "
+            f"{location} is over {LIMIT >> 20} MB or has over {_MARKS // 2} elements: these are not the metadata of a "
             "product"
         )
     try:
@@ -142,18 +142,18 @@ def _tree(data: bytes, where: str) -> Element:
         said = re.match(r"<\?xml[^>]*?encoding\s*=\s*[\"'](.*?)[\"']", text)
         if said is not None and said[1].lower() not in ("utf-8", "us-ascii"):
             raise LookupError(f"encoding {said[1][:40]!r}, not UTF-8")
-        parser = XMLParser(target=_Builder(where), forbid_dtd=True)
+        parser = XMLParser(target=_Builder(location), forbid_dtd=True)
         parser.feed(text)
         root: Element = parser.close()
     except DTDForbidden as error:
         raise SourceError(
-            f"{where} declares a document type, which ESA's metadata never do and which can make a reader "
+            f"{location} declares a document type, which ESA's metadata never do and which can make a reader "
             "expand entities or fetch other files: it is not read; download the product again"
         ) from error
     except Xsen2Error:
         raise
     except (ParseError, LookupError, ValueError) as error:  # ValueError: the encoding
-        raise SourceError(f"{where} is not well-formed XML ({error}): download the product again") from error
+        raise SourceError(f"{location} is not well-formed XML ({error}): download the product again") from error
     return root
 
 
@@ -174,7 +174,7 @@ _LARGEST = 1 << 30
 _UNSAFE = re.compile(r"[\\:\x00-\x1f]")
 
 
-def inside(path: str, where: str) -> str:
+def inside(path: str, location: str) -> str:
     """`path`, when it is a plain relative one.
 
     Raises
@@ -184,7 +184,7 @@ def inside(path: str, where: str) -> str:
     """
     if _UNSAFE.search(path) or any(part in ("", ".", "..") for part in path.split("/")):
         raise SourceError(
-            f"{where} names the file {path[:200]!r}, which is not a plain path inside the product: it is not read; "
+            f"{location} names the file {path[:200]!r}, which is not a plain path inside the product: it is not read; "
             "download the product again"
         )
     return path
@@ -268,11 +268,13 @@ class Files:
         if self.entries is not None:
             size = self.entries.get(self.root + path)
             if size == -1:
-                raise SourceError(f"{self.where(path)} is a link, which is not followed: download the product again")
+                raise SourceError(
+                    f"{self.location_of(path)} is a link, which is not followed: download the product again"
+                )
             if size is not None and size > _LARGEST:
                 raise SourceError(
-                    f"{self.where(path)} unpacks to {size >> 20} MB, which no file of a product does: it is not read; "
-                    "download the product again"
+                    f"{self.location_of(path)} unpacks to {size >> 20} MB, which no file of a product does: it is not "
+                    "read; download the product again"
                 )
             return size is not None
         file = self.path / path
@@ -295,7 +297,7 @@ class Files:
             return f"/vsizip/{{{self.path}}}/{self.root}{path}"
         return self.path / path
 
-    def where(self, path: str) -> str:
+    def location_of(self, path: str) -> str:
         """The file at `path`, for messages."""
         return str(self.path / self.root / path)
 
@@ -316,7 +318,7 @@ class Files:
         SourceError
             If it is missing, cannot be read, or is not plain XML.
         """
-        return Document.parse(self.content(path), self.where(path))
+        return Document.parse(self.content(path), self.location_of(path))
 
     def content(self, path: str) -> bytes:
         """All bytes of the metadata at `path`.
@@ -326,9 +328,9 @@ class Files:
         SourceError
             If they are missing, cannot be read, or are too many.
         """
-        where = self.where(path)
+        location = self.location_of(path)
         if not self.has(path):
-            raise SourceError(f"{where} is missing: the product is not complete; download it again")
+            raise SourceError(f"{location} is missing: the product is not complete; download it again")
         try:
             if self.entries is None:
                 with (self.path / path).open("rb") as file:
@@ -337,9 +339,9 @@ class Files:
                 with zipfile.ZipFile(self.path) as archive, archive.open(self.root + path) as member:
                     data = member.read(LIMIT + 1)
         except Exception as error:  # zipfile raises half a dozen kinds for a member that is damaged or encrypted
-            raise SourceError(f"{where} cannot be read ({error}): download the product again") from error
+            raise SourceError(f"{location} cannot be read ({error}): download the product again") from error
         if len(data) > LIMIT:
-            raise SourceError(f"{where} is over {LIMIT >> 20} MB: these are not the metadata of a product")
+            raise SourceError(f"{location} is over {LIMIT >> 20} MB: these are not the metadata of a product")
         return data
 
 

@@ -77,7 +77,7 @@ def level_of(product: Document) -> str:
     found = re.fullmatch(r"Level-(1C|2A)_User_Product", product.root.tag)
     if found is None:
         raise SourceError(
-            f"{product.where} begins with {product.root.tag[:60]!r}: it is not of an L1C or L2A product, "
+            f"{product.location} begins with {product.root.tag[:60]!r}: it is not of an L1C or L2A product, "
             "which are the levels that can be opened"
         )
     return f"L{found[1]}"
@@ -97,22 +97,22 @@ def granules(product: Document) -> dict[str, Granule]:
         images += [(e.text or "").strip() for e in element if re.fullmatch(r"IMAGE_(FILE|ID)(_2A)?", e.tag)]
     found: dict[str, Granule] = {}
     for identifier, images in listed.items():
-        one = _granule(identifier, images, product.where)
+        one = _granule(identifier, images, product.location)
         if one.tile in found:
-            raise SourceError(f"{product.where} lists the tile {one.tile} twice: download the product again")
+            raise SourceError(f"{product.location} lists the tile {one.tile} twice: download the product again")
         found[one.tile] = one
     if not found:
-        raise SourceError(f"{product.where} has no Granule: it is not complete; download the product again")
+        raise SourceError(f"{product.location} has no Granule: it is not complete; download the product again")
     return found
 
 
-def _granule(identifier: str, listed: Iterable[str], where: str) -> Granule:
+def _granule(identifier: str, listed: Iterable[str], location: str) -> Granule:
     tile = tile_in(identifier)
     if tile is None:
         raise SourceError(
-            f"{where}: the granuleIdentifier {identifier[:200]!r} names no tile; download the product again"
+            f"{location}: the granuleIdentifier {identifier[:200]!r} names no tile; download the product again"
         )
-    old = f"GRANULE/{inside(identifier, where)}"
+    old = f"GRANULE/{inside(identifier, location)}"
     images: dict[str, tuple[str, ...]] = {}
     homes = set()
     for path in listed:
@@ -122,21 +122,21 @@ def _granule(identifier: str, listed: Iterable[str], where: str) -> Granule:
         size = re.fullmatch(r"(\d\d)m", parts[-1])
         if band is None or (size is not None and int(size[1]) != GSD[band]):
             continue
-        inside(path, where)
+        inside(path, location)
         paths: tuple[str, ...] = (path,)
         if slash:
             home = re.fullmatch(r"(GRANULE/[^/]+)/IMG_DATA(/R\d\dm)?", folder)
             if home is None:
-                raise SourceError(f"{where}: {path!r} is not in GRANULE/…/IMG_DATA; download the product again")
+                raise SourceError(f"{location}: {path!r} is not in GRANULE/…/IMG_DATA; download the product again")
             homes.add(f"{home[1]}/MTD_TL.xml")
         else:
             homes.add(f"{old}/{re.sub(_VERSION, '', identifier).replace('_MSI_', '_MTD_', 1)}.xml")
             paths = (f"{old}/IMG_DATA/{name}", f"{old}/IMG_DATA/R{GSD[band]}m/{name}")
         if images.setdefault(band, paths) != paths:
-            raise SourceError(f"{where} lists two images of {band}: {images[band][0]} and {path}")
+            raise SourceError(f"{location} lists two images of {band}: {images[band][0]} and {path}")
     if len(homes) != 1:
         said = " and ".join(sorted(homes)) or "none, as no image of a band on its native grid is listed"
-        raise SourceError(f"{where}: the tile {tile} should have one metadata file, not {said}")
+        raise SourceError(f"{location}: the tile {tile} should have one metadata file, not {said}")
     return Granule(tile, homes.pop(), images)
 
 
@@ -166,9 +166,9 @@ def masks(tile: Document, home: str) -> dict[str, tuple[str, ...]]:
         size = re.search(r"_(\d\d)m\.", path)
         native = size is None or int(size[1]) == GSD.get(kind)
         if kind in _MASKS and native and "/" in path and path.endswith((".jp2", ".tif")):
-            found.setdefault(kind, (inside(path, tile.where),))
+            found.setdefault(kind, (inside(path, tile.location),))
         elif kind == "CLOUDS" and path.endswith(".gml"):
-            drawn.setdefault("CLASSI", (inside(path if "/" in path else f"{home}/QI_DATA/{path}", tile.where),))
+            drawn.setdefault("CLASSI", (inside(path if "/" in path else f"{home}/QI_DATA/{path}", tile.location),))
     return drawn | found
 
 
@@ -190,22 +190,22 @@ def radiometry(product: Document, level: str, names: Iterable[str], given: float
         name, index = (element.findtext(f"SPECIAL_VALUE_{part}", "").strip() for part in ("TEXT", "INDEX"))
         special[name] = product.whole(index, f"the special value {name}", 0, 65535, RadiometryError)
     if "NODATA" not in special:
-        raise RadiometryError(f"{product.where} does not say which value is NODATA: download the product again")
+        raise RadiometryError(f"{product.location} does not say which value is NODATA: download the product again")
     nodata = special.pop("NODATA")
-    said = product.said("PROCESSING_BASELINE") or ""
+    said = product.findtext("PROCESSING_BASELINE") or ""
     tag = "RADIO_ADD_OFFSET" if level == "L1C" else "BOA_ADD_OFFSET"
     declared, names = _declared(product, tag), list(names)
     lacking = [name for name in names if declared and name not in declared]
     if lacking and given is None:
-        raise RadiometryError(f"{product.where} gives offsets, but none of {', '.join(lacking)}: {SETTLE}")
+        raise RadiometryError(f"{product.location} gives offsets, but none of {', '.join(lacking)}: {SETTLE}")
     found = {}
     for name in names:
         offset = float(given or 0)
         if given is None:
             told, field = {"PROCESSING_BASELINE": said}, f"{tag} of {name}"
-            offset = settled(product.where, declared.get(name), told, field=field, zero=True)
+            offset = settled(product.location, declared.get(name), told, field=field, zero=True)
         found[name] = Radiometry(
-            offset, 10000 / quantification, nodata, said or "unknown", product.where, special=special
+            offset, 10000 / quantification, nodata, said or "unknown", product.location, special=special
         )
     return found
 
@@ -218,7 +218,7 @@ def _declared(product: Document, tag: str) -> dict[str, float]:
         value = product.number(element.text, f"{tag} of {band}", -10000, 0, RadiometryError)
         if found.setdefault(band, value) != value:
             raise RadiometryError(
-                f"{product.where} gives two offsets of {band}, {found[band]:g} and {value:g} DN: {SETTLE}"
+                f"{product.location} gives two offsets of {band}, {found[band]:g} and {value:g} DN: {SETTLE}"
             )
     return found
 
@@ -236,7 +236,9 @@ def place(tile: Document) -> GeoBox:
     code = tile.text("HORIZONTAL_CS_CODE", error=CRSError)
     zone = re.fullmatch(r"EPSG:(32[67](0[1-9]|[1-5]\d|60))", code)
     if zone is None:
-        raise CRSError(f"{tile.where}: HORIZONTAL_CS_CODE is {code[:40]!r}, but every Sentinel-2 tile is in a UTM zone")
+        raise CRSError(
+            f"{tile.location}: HORIZONTAL_CS_CODE is {code[:40]!r}, but every Sentinel-2 tile is in a UTM zone"
+        )
     boxes: dict[int, Bounds] = {}
     for gsd in GRIDS:
         size, corner = (_at(tile, tag, gsd) for tag in ("Size", "Geoposition"))
@@ -244,12 +246,12 @@ def place(tile: Document) -> GeoBox:
         left, top = (tile.whole(corner.get(t), f"{t} at {gsd} m", -1e8, 1e8, GridError) for t in ("ULX", "ULY"))
         steps = tuple(tile.number(corner.get(t), f"{t} at {gsd} m", -1e6, 1e6, GridError) for t in ("XDIM", "YDIM"))
         if steps != (gsd, -gsd):
-            raise GridError(f"{tile.where}: pixels of the {gsd} m grid are {steps[0]:g} x {steps[1]:g} m")
+            raise GridError(f"{tile.location}: pixels of the {gsd} m grid are {steps[0]:g} x {steps[1]:g} m")
         boxes[gsd] = (left, top - rows * gsd, left + columns * gsd, top)
     if len(set(boxes.values())) > 1:
         said = "; ".join(f"{gsd} m {box}" for gsd, box in boxes.items())
         raise GridError(
-            f"{tile.where}: the grids do not share their outer edges (left, bottom, right, top): {said}; "
+            f"{tile.location}: the grids do not share their outer edges (left, bottom, right, top): {said}; "
             "download the product again"
         )
     return geobox(boxes[10], 10, int(zone[1]))
@@ -258,7 +260,7 @@ def place(tile: Document) -> GeoBox:
 def _at(tile: Document, tag: str, gsd: int) -> dict[str, str]:
     found = [element for element in tile.all(tag) if element.get("resolution", "").strip() == str(gsd)]
     if len(found) != 1:
-        raise GridError(f"{tile.where} has {len(found)} {tag} of {gsd} m instead of one; download the product again")
+        raise GridError(f"{tile.location} has {len(found)} {tag} of {gsd} m instead of one; download the product again")
     return {part.tag: part.text or "" for part in found[0]}
 
 
@@ -273,5 +275,5 @@ def sensed(tile: Document) -> datetime:
     said = tile.text("SENSING_TIME")
     time = sensing_time(said)
     if time is None:
-        raise SourceError(f"{tile.where}: SENSING_TIME is {said[:60]!r}, not a time of Sentinel-2's mission")
+        raise SourceError(f"{tile.location}: SENSING_TIME is {said[:60]!r}, not a time of Sentinel-2's mission")
     return time

@@ -55,7 +55,7 @@ def clouds(files: Files, inner: str, grid: GeoBox, side: int) -> da.Array:
     side : int
         Pixels of a chunk.
     """
-    name = f"safe-CLASSI-{tokenize(files.where(inner), files.stamp(inner), grid)}"
+    name = f"safe-CLASSI-{tokenize(files.location_of(inner), files.stamp(inner), grid)}"
     drawn = delayed(_draw, pure=True)(files, inner, grid, dask_key_name=name)
     whole = da.from_delayed(drawn, (1, *grid.shape), meta=np.empty((0, 0, 0), np.uint8))
     chunks: da.Array = whole.rechunk((1, side, side))
@@ -81,14 +81,14 @@ def _draw(files: Files, inner: str, grid: GeoBox) -> npt.NDArray[np.uint8]:
 def _check(document: Document, epsg: int | None) -> None:
     if document.root.tag != "Mask":
         raise SourceError(
-            f"{document.where} begins with {document.root.tag[:60]!r}, not with Mask: it is not a mask of ESA's; "
+            f"{document.location} begins with {document.root.tag[:60]!r}, not with Mask: it is not a mask of ESA's; "
             "download the product again"
         )
     for element in document.all("Envelope"):
         said = element.get("srsName", "")
         code = re.search(r"EPSG:.*?(\d+)$", said)
         if code is not None and int(code[1]) != epsg:
-            raise CRSError(f"{document.where} is in {said[:60]!r}, but MTD_TL.xml says EPSG:{epsg}")
+            raise CRSError(f"{document.location} is in {said[:60]!r}, but MTD_TL.xml says EPSG:{epsg}")
 
 
 def _polygons(document: Document) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -97,7 +97,7 @@ def _polygons(document: Document) -> Iterator[tuple[int, dict[str, Any]]]:
         kind = next((e.text or "" for e in member.iter("maskType")), "").strip()
         if kind not in _BITS:
             raise SourceError(
-                f"{document.where} has a member of the type {kind[:40]!r}, not {' or '.join(_BITS)}: it is not a "
+                f"{document.location} has a member of the type {kind[:40]!r}, not {' or '.join(_BITS)}: it is not a "
                 "cloud mask of ESA's; download the product again"
             )
         for polygon in member.iter("Polygon"):
@@ -114,7 +114,8 @@ def _ring(element: Element, document: Document) -> list[list[float]]:
         points = np.empty((0, 2))
     if len(points) < 4 or not (np.abs(points) < 1e8).all():
         raise SourceError(
-            f"{document.where} has a posList {text[:40]!r} that is no ring of coordinates: download the product again"
+            f"{document.location} has a posList {text[:40]!r} that is no ring of coordinates: download the "
+            "product again"
         )
     ring: list[list[float]] = points.tolist()
     return ring
@@ -159,7 +160,7 @@ class Image:
     ----------
     href : str or pathlib.Path
         What GDAL opens it by.
-    where : str
+    location : str
         The file, for messages.
     stamp : tuple of int
         Changes when the file is replaced.
@@ -172,7 +173,7 @@ class Image:
     """
 
     href: str | Path
-    where: str
+    location: str
     stamp: tuple[int, int]
     layers: int
     dtype: str
@@ -196,34 +197,34 @@ class Image:
         if isinstance(self.href, Path) and self.href.suffix == ".jp2":
             try:
                 with self.href.open("rb") as stream:
-                    _complete(stream, self.where)
+                    _complete(stream, self.location)
             except OSError as error:
-                raise SourceError(f"{self.where} cannot be read: {error.strerror}") from error
+                raise SourceError(f"{self.location} cannot be read: {error.strerror}") from error
         assert grid.crs is not None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # an error below
-            with _opened(self.href, self.where, "the header") as file:
+            with _opened(self.href, self.location, "the header") as file:
                 kind = (file.count, set(file.dtypes))
                 crs, transform, found = file.crs, file.transform, (file.height, file.width)
                 block: tuple[int, int] = file.block_shapes[0]
         if kind != (self.layers, {self.dtype}):
             raise SourceError(
-                f"{self.where} has {kind[0]} layers of {' and '.join(sorted(kind[1]))}, not {self.layers} of "
+                f"{self.location} has {kind[0]} layers of {' and '.join(sorted(kind[1]))}, not {self.layers} of "
                 f"{self.dtype}: it is not an image of ESA's; download the product again"
             )
         if found != grid.shape:
             raise GridError(
-                f"{self.where} has {found[0]} x {found[1]} pixels, but {self.told} says {grid.shape.y} x "
+                f"{self.location} has {found[0]} x {found[1]} pixels, but {self.told} says {grid.shape.y} x "
                 f"{grid.shape.x}: download the product again"
             )
         if crs != CRS.from_epsg(grid.crs.epsg):
             raise CRSError(
-                f"{self.where} is in {crs.to_string() if crs else 'no CRS'}, but {self.told} says {grid.crs}: "
+                f"{self.location} is in {crs.to_string() if crs else 'no CRS'}, but {self.told} says {grid.crs}: "
                 "download the product again"
             )
         if not transform.almost_equals(grid.affine, 1e-3):
             raise GridError(
-                f"{self.where} has its corner at {transform.c:g}, {transform.f:g} and pixels of {transform.a:g} x "
+                f"{self.location} has its corner at {transform.c:g}, {transform.f:g} and pixels of {transform.a:g} x "
                 f"{transform.e:g} m, but {self.told} says {metres(*grid.affine[2:6:3])} and "
                 f"{metres(grid.affine.a)} x {metres(grid.affine.e)} m: "
                 "download the product again"
@@ -232,22 +233,22 @@ class Image:
 
     def array(self, name: str, grid: GeoBox, side: int, decode: Decode, dtype: npt.DTypeLike) -> da.Array:
         """Lazy (1, y, x) pixels after `decode`; chunks are whole tiles of the file, near `side` pixels wide."""
-        read = partial(_read, href=self.href, where=self.where)
+        read = partial(_read, href=self.href, location=self.location)
         what = (str(self.href), self.stamp)
         return by_blocks(read, decode, grid.shape, self.blocks(grid), side, dtype, f"safe-{name}", *what)
 
 
-def _read(block_info: Any = None, *, href: str | Path, where: str, decode: Decode) -> Array:
+def _read(block_info: Any = None, *, href: str | Path, location: str, decode: Decode) -> Array:
     from rasterio.windows import Window
 
     _, (y0, y1), (x0, x1) = block_info[None]["array-location"]
-    with _opened(href, where, f"rows {y0} to {y1}, columns {x0} to {x1}") as file:
+    with _opened(href, location, f"rows {y0} to {y1}, columns {x0} to {x1}") as file:
         raw = file.read(window=Window(x0, y0, x1 - x0, y1 - y0))
     return decode(raw)[None]
 
 
 @contextmanager
-def _opened(href: str | Path, where: str, part: str) -> Iterator[Any]:
+def _opened(href: str | Path, location: str, part: str) -> Iterator[Any]:
     """The file, for one read by one thread; `part` says in messages what is read."""
     import rasterio
     from rasterio.errors import RasterioError
@@ -258,12 +259,12 @@ def _opened(href: str | Path, where: str, part: str) -> Iterator[Any]:
             yield file
     except (RasterioError, UnicodeError) as error:  # the latter when GDAL quotes bytes of a damaged file
         raise SourceError(
-            f"{where}: {part} cannot be read as {driver} ({error}): the file is damaged or cut off, or this build of "
-            f"GDAL lacks {driver} (pip's rasterio has it); download the product again"
+            f"{location}: {part} cannot be read as {driver} ({error}): the file is damaged or cut off, or this "
+            f"build of GDAL lacks {driver} (pip's rasterio has it); download the product again"
         ) from error
 
 
-def _complete(stream: BinaryIO, where: str) -> None:
+def _complete(stream: BinaryIO, location: str) -> None:
     """Refuse a JPEG 2000 file that is cut off: ISO/IEC 15444-1, annex I (boxes) and A.4.4 (end of codestream)."""
     size, at = stream.seek(0, os.SEEK_END), 0
     while at + 8 <= size:
@@ -280,4 +281,4 @@ def _complete(stream: BinaryIO, where: str) -> None:
                 return
             break
         at += max(length, 8)
-    raise SourceError(f"{where} is cut off: its {size} bytes are not all of a JPEG 2000 image; download it again")
+    raise SourceError(f"{location} is cut off: its {size} bytes are not all of a JPEG 2000 image; download it again")

@@ -48,7 +48,7 @@ def stac_io() -> Any:
     return _classes()()
 
 
-def features_of(pages: Iterable[Any], where: str) -> Iterator[dict[str, Any]]:
+def features_of(pages: Iterable[Any], location: str) -> Iterator[dict[str, Any]]:
     """The features of all pages, until one has none.
 
     Raises
@@ -63,12 +63,12 @@ def features_of(pages: Iterable[Any], where: str) -> Iterator[dict[str, Any]]:
         seen.update((str(feature.get("collection")), str(feature.get("id"))) for feature in features)
         if features and len(seen) == known:
             raise SourceError(
-                f"{where} gives the same items on page {number} again, so its pages have no end: save those that are "
-                "needed as an item collection, and give that"
+                f"{location} gives the same items on page {number} again, so its pages have no end: "
+                "save those that are needed as an item collection, and give that"
             )
         if len(seen) > MOST:
             raise SourceError(
-                f"{where} has more than {MOST} items for this search: narrow its area or time (--bbox, --datetime), "
+                f"{location} has more than {MOST} items for this search: narrow its area or time (--bbox, --datetime), "
                 "and run the parts apart"
             )
         yield from features

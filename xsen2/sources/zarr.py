@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from xsen2.sources.zarr_guard import Guarded
 
-__all__ = ["is_store", "open_tree", "opened", "said"]
+__all__ = ["is_store", "message", "open_tree", "opened"]
 
 
 # From what a user calls a Zarr store (a folder, a zip, an address, an object of zarr's) to one that can be trusted.
@@ -41,7 +41,7 @@ class Opened:
     store : Guarded
     prefix : str
         Path of the root group in it.
-    where : str
+    location : str
         What the user calls it, for messages.
     stamp : tuple of int
         Sizes and times of the local files that tell of a replaced store.
@@ -49,7 +49,7 @@ class Opened:
 
     store: Guarded
     prefix: str
-    where: str
+    location: str
     stamp: tuple[int, ...]
 
 
@@ -58,7 +58,7 @@ def named(store: object) -> str:
     return os.fspath(store) if isinstance(store, (str, os.PathLike)) else str(store)
 
 
-def said(error: BaseException) -> str:
+def message(error: BaseException) -> str:
     """What is wrong, in one line; of the guard's own words, without the names of classes."""
     from xsen2.sources.zarr_guard import Refused
 
@@ -82,17 +82,17 @@ def opened(store: str | os.PathLike[str] | Store) -> Opened:
     """
     from xsen2.sources.zarr_guard import Guarded
 
-    where = named(store)
+    location = named(store)
     try:
         inner, prefix = _inner(store)
     except SourceError:
         raise
     except ImportError as error:
-        hint = "pip install 'xsen2[remote]'" if where.startswith("http") else "install that package"
-        raise ImportError(f"{where} cannot be opened: {error}: {hint}") from error
+        hint = "pip install 'xsen2[remote]'" if location.startswith("http") else "install that package"
+        raise ImportError(f"{location} cannot be opened: {error}: {hint}") from error
     except Exception as error:  # zarr, fsspec and their backends raise a dozen kinds
-        raise SourceError(f"{where} cannot be read as a Zarr store: {said(error)}") from error
-    return Opened(Guarded(inner), prefix, where, _stamp(store))
+        raise SourceError(f"{location} cannot be read as a Zarr store: {message(error)}") from error
+    return Opened(Guarded(inner), prefix, location, _stamp(store))
 
 
 def is_store(path: str) -> bool:
@@ -146,14 +146,14 @@ def _inner(store: str | os.PathLike[str] | Store) -> tuple[Store, str]:
     return ZipStore(path, mode="r", read_only=True), inside
 
 
-def _root(names: Iterable[str], where: str) -> str:
+def _root(names: Iterable[str], location: str) -> str:
     """The highest folder in a zip that is a Zarr group."""
     homes = {folder for folder, _, name in (n.strip("/").rpartition("/") for n in names) if name in ROOTS}
     depth = min((home.count("/") + bool(home) for home in homes), default=0)
     highest = sorted(home for home in homes if home.count("/") + bool(home) == depth)
     if len(highest) != 1:
         found = f"{len(highest)} Zarr stores ({', '.join(highest)})" if highest else "no Zarr store"
-        raise SourceError(f"{where} holds {found}: give a zip with one")
+        raise SourceError(f"{location} holds {found}: give a zip with one")
     return highest[0]
 
 
@@ -184,7 +184,7 @@ def open_tree(source: str) -> xr.DataTree:
             )
             return xr.DataTree.from_dict(dict(_groups(tree, source, found.stamp)))
     except Exception as error:  # zarr, fsspec and xarray raise a dozen kinds for a store that is not there or broken
-        raise SourceError(f"{source} cannot be read as a Zarr store: {said(error)}") from error
+        raise SourceError(f"{source} cannot be read as a Zarr store: {message(error)}") from error
 
 
 def _groups(tree: xr.DataTree, source: str, stamp: tuple[int, ...]) -> Iterator[tuple[str, xr.Dataset]]:
@@ -193,14 +193,14 @@ def _groups(tree: xr.DataTree, source: str, stamp: tuple[int, ...]) -> Iterator[
         for name, variable in ds.variables.items():
             if name in ds.indexes:
                 continue
-            where = f"{source}: {node.path.rstrip('/')}/{name}"
+            location = f"{source}: {node.path.rstrip('/')}/{name}"
             if variable.ndim < 2:
                 new = variable.load()
             else:
                 preferred = variable.encoding.get("preferred_chunks", {})
                 chunks = tuple(preferred.get(dim, -1) for dim in variable.dims)
-                token = tokenize(where, stamp, variable.shape, str(variable.dtype), variable.encoding)
-                read = _Named(variable, where)
+                token = tokenize(location, stamp, variable.shape, str(variable.dtype), variable.encoding)
+                read = _Named(variable, location)
                 lazy = da.from_array(read, chunks, name=f"zarr-{name}-{token}", asarray=False)
                 new = variable.copy(data=lazy)
             ds = ds.assign_coords({name: new}) if name in ds.coords else ds.assign({name: new})
@@ -210,8 +210,8 @@ def _groups(tree: xr.DataTree, source: str, stamp: tuple[int, ...]) -> Iterator[
 class _Named:
     """A lazy variable as an array whose failures are named: zarr's codecs raise whatever they like."""
 
-    def __init__(self, variable: xr.Variable, where: str) -> None:
-        self.variable, self.where = variable, where
+    def __init__(self, variable: xr.Variable, location: str) -> None:
+        self.variable, self.location = variable, location
         self.shape, self.dtype, self.ndim = variable.shape, variable.dtype, variable.ndim
 
     def __getitem__(self, key: Any) -> Any:
@@ -219,6 +219,6 @@ class _Named:
             return np.asarray(self.variable[key].values)
         except Exception as error:
             raise SourceError(
-                f"{self.where} cannot be read at {key} ({said(error)}): the store is "
+                f"{self.location} cannot be read at {key} ({message(error)}): the store is "
                 "damaged, or its server failed; try again, or write it anew"
             ) from error
