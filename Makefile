@@ -30,10 +30,20 @@ test: $(VENV)/.stamp-test
 test-slow: $(VENV)/.stamp-test
 	$(PYTEST) -m slow $(ARGS)
 
-# The first of what pyproject.toml allows: cubes, grids, values, both sinks, and a network and a classical method in blocks.
-LOWEST := test_lowest.py
-lowest: .venv-lowest/.stamp-lowest
-	.venv-lowest/bin/python -m pytest $(LOWEST) -m "not slow" -q $(ARGS)
+# With the oldest of each library: cubes, areas, values in blocks, both sinks, what locks and guards a store.
+LOW_TESTS := tests/test_cube.py \
+	$(addprefix tests/test_promises.py::test_, chunks_leave_no_seam native_bands_pass_unchanged nothing_else_is_computed) \
+	$(addprefix tests/test_zarr.py::test_, round_trip_of_a_10_m_dataset georeference_survives_reopening \
+	native_cube_keeps_its_grids_and_extras nodata_is_nan_again_exactly_and_empty_chunks_cost_nothing \
+	the_same_call_again_computes_nothing awkward_metadata) \
+	$(addprefix tests/test_cog.py::test_, file_is_a_valid_cog_with_the_same_pixels georeference_to_the_millimetre) \
+	tests/test_append.py::test_each_date_is_there_once tests/test_area_hostile.py::test_broken_areas_are_refused_by_name \
+	$(addprefix tests/test_zarr_guard.py::test_, every_compressor_is_read shards_are_read texts_are_read) \
+	tests/test_lock.py::test_two_runs_into_one_store tests/test_weights.py::test_where_the_user_folder_is \
+	tests/test_cli_evaluate.py::test_pages_escape_what_they_are_given
+
+lowest: .venv-lowest/.stamp
+	.venv-lowest/bin/python -m pytest $(LOW_TESTS) -m "not slow" -q $(ARGS)
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check
@@ -51,7 +61,18 @@ bench: $(VENV)/.stamp-test
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
-	rm -rf $(VENV) demo-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest demo-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Beside the lowest versions, those that were tested together.
+.venv-lowest/.stamp: pyproject.toml constraints.txt constraints-lowest.txt
+	@test -n "$(PYTHON)" || { echo "No Python of 3.11 or later found: install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-lowest
+	awk -F== '{sub(/ *#.*/, "")} !NF {next} NR == FNR {low[$$1]; print; next} !($$1 in low)' \
+		constraints-lowest.txt constraints.txt > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install -c .venv-lowest/constraints.txt torch
+	.venv-lowest/bin/python -m pip install -c .venv-lowest/constraints.txt -e . \
+		hypothesis matplotlib pytest rio-cogeo starlette uvicorn
+	touch $@
 
 # torch comes first and alone, at the constrained version: so pip settles on the build that it finds for
 # this machine, and nothing that follows can exchange it.

@@ -8,12 +8,16 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import xsen2
 from xsen2.methods.protocol import Method
@@ -43,11 +47,15 @@ HEAVY = {
 }
 
 
-def imported_by(statement: str) -> set[str]:
-    """Names of the modules that a fresh interpreter holds after `statement`."""
-    code = f"{statement}\nimport sys; print(*sys.modules)"
+STEPS = ("xarray, dask.array, rioxarray", "xsen2", "xsen2.cli.main", "xsen2.index, xsen2.evaluation.plots")
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, set[str]]:
+    """Names of the modules that a fresh interpreter holds after each of these imports, one after the other."""
+    code = "import sys\n" + "\n".join(f"import {names}; print(*sys.modules)" for names in STEPS)
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(run.stdout.split())
+    return {names: set(line.split()) for names, line in zip(STEPS, run.stdout.splitlines(), strict=True)}
 
 
 def modules() -> list[ModuleType]:
@@ -73,14 +81,34 @@ def public_objects() -> dict[str, object]:
     return found
 
 
-def test_import_adds_nothing_heavy() -> None:
-    own = imported_by("import xsen2") - imported_by("import xarray, dask.array, rioxarray")
-    assert "xsen2.accessors" in own  # the accessors are registered by the import alone
-    assert sorted(own & HEAVY) == []
+def test_import_adds_nothing_heavy(imported: dict[str, set[str]]) -> None:
+    added = imported["xsen2"] - imported["xarray, dask.array, rioxarray"]
+    assert "xsen2.accessors" in added  # the accessors are registered by the import alone
+    assert sorted(added & HEAVY) == []
 
 
-def test_torch_is_never_imported_with_the_package() -> None:
-    assert "torch" not in imported_by("import xsen2")
+def test_torch_is_never_imported_with_the_package(imported: dict[str, set[str]]) -> None:
+    assert "torch" not in imported["xsen2"]
+
+
+def test_the_shell_stays_light(imported: dict[str, set[str]]) -> None:
+    heavy = {"h5py", "matplotlib", "pystac", "safetensors", "spyndex", "torch", "zarr"}
+    assert sorted(heavy & imported["xsen2.cli.main"]) == []
+
+
+def test_plots_and_indices_are_imported_only_when_asked_for(imported: dict[str, set[str]]) -> None:
+    assert sorted({"matplotlib", "spyndex"} & imported["xsen2.index, xsen2.evaluation.plots"]) == []
+
+
+def test_the_lowest_versions_that_are_tested_are_those_that_are_allowed() -> None:
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    pinned = [line.partition("#")[0].strip().split("==") for line in lines if not line.startswith("#")]
+    lowest = {canonicalize_name(name): Version(version) for name, version in pinned}
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = {canonicalize_name(need.name): need.specifier for need in map(Requirement, about["dependencies"])}
+    allowed = {name: Version(one.version) for name, given in bounds.items() for one in given if one.operator == ">="}
+    assert lowest.pop("torch") >= allowed.pop("torch")  # older builds are not everywhere at hand
+    assert lowest == allowed
 
 
 def test_version_is_stated_alike() -> None:
