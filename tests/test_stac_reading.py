@@ -59,6 +59,9 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     running.faults.clear()
     monkeypatch.setattr(reading, "PAUSES", (0.01, 0.02, 0.04))
     monkeypatch.setitem(reading.ENV, "GDAL_HTTP_RETRY_DELAY", "0.01")
+    # The server is a thread of this process. Where GDAL asks it for more of a file's head while it holds the
+    # interpreter's lock, nobody can answer, and it waits until this is over, each time.
+    monkeypatch.setitem(reading.ENV, "GDAL_HTTP_LOW_SPEED_TIME", "10")
     return running
 
 
