@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
+from cases import crossed
 from cubes import make_cube, no_compute
 
 import xsen2
@@ -67,8 +68,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("call", "way"), crossed(3, CALLS, WAYS))
 def test_nothing_selected(call, way, tmp_path):
     cut, error, words, _ = WAYS[way]
     ds = cut(make_cube(dates=2, chunks=12))
@@ -140,8 +140,7 @@ COORDINATES = {
 }
 
 
-@pytest.mark.parametrize("call", [n for n in CALLS if n != "index"])
-@pytest.mark.parametrize("what", COORDINATES)
+@pytest.mark.parametrize(("call", "what"), crossed(5, [n for n in CALLS if n != "index"], COORDINATES))
 def test_coordinates_that_are_none(call, what, tmp_path):
     make, words = COORDINATES[what]
     ds = make(make_cube(dates=2, chunks=12))

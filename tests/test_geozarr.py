@@ -11,6 +11,7 @@ import pytest
 import scenes
 import xarray as xr
 import zarr
+from cases import crossed
 from click.testing import CliRunner
 from cubes import no_compute
 from pyproj import CRS
@@ -82,9 +83,10 @@ def store(
     return home, truth
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16"])
-@pytest.mark.parametrize("coordinates", [True, False])
-@pytest.mark.parametrize("crs", ["group", "mapping"])
+@pytest.mark.parametrize(
+    ("dtype", "coordinates", "crs"),
+    crossed(5, ["float32", "float64", "uint16"], [True, False], ["group", "mapping"]),
+)
 @pytest.mark.filterwarnings("ignore::xsen2.ReadWarning")  # it has no SCL
 def test_the_pixels_arrive(dtype: str, coordinates: bool, crs: str, tmp_path: Path) -> None:
     home, truth = store(tmp_path / f"{NAME}.zarr", dtype, coordinates=coordinates, crs=crs)

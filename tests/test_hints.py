@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
+from cases import crossed
 from cubes import DIMS, examples
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -146,9 +147,15 @@ def test_grids_that_were_shifted(epsg, shifts):
         assert origin is None or max(map(abs, off(bounds, 60, origin))) < 0.1
 
 
-@pytest.mark.parametrize("epsg", ZONES)
-@pytest.mark.parametrize("corner", [(0.5, -0.5), (-0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
-@pytest.mark.parametrize("grids", [(10, 20, 60), (20, 60), (60,), (20,), (10,)])
+@pytest.mark.parametrize(
+    ("epsg", "corner", "grids"),
+    crossed(
+        7,
+        ZONES,
+        [(0.5, -0.5), (-0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)],
+        [(10, 20, 60), (20, 60), (60,), (20,), (10,)],
+    ),
+)
 def test_corners_for_centres(epsg, corner, grids):
     """Coordinates of any corner, of any of the grids, are told and put right."""
     whole = tile(epsg)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import rioxarray
 import xarray as xr
-from cases import every
+from cases import crossed, every
 from cubes import change, examples, make_cube, no_compute
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,8 +84,7 @@ def same(found: xr.Dataset, want: xr.Dataset, atol: float) -> None:
         np.testing.assert_allclose(np.squeeze(found[band].values), np.squeeze(values), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("edit", EDITS)
-@pytest.mark.parametrize("how", ["units", "encoding", "given"])
+@pytest.mark.parametrize(("how", "edit"), crossed(2, ["units", "encoding", "given"], EDITS))
 def test_reflectance_survives_arithmetic_and_stores(how: str, edit: str, tmp_path: Path) -> None:
     cube = reflectance(how, dates=2, chunks=36)
     sr = cube.dsen2.superresolve(method="bicubic", quantification=1 if how == "given" else None)
@@ -279,8 +278,9 @@ def test_zeros_that_are_declared_count_as_nodata_and_it_is_said(road: str, tmp_p
         assert np.isnan(found["B02"].values[..., :1, :]).all()
 
 
-@pytest.mark.parametrize("value", [-9999.0, 65535.0, -3.4028234663852886e38, 9.969209968386869e36])
-@for_every_road
+@pytest.mark.parametrize(
+    ("value", "road"), crossed(5, [-9999.0, 65535.0, -3.4028234663852886e38, 9.969209968386869e36], ROADS)
+)
 def test_other_values_that_are_declared_count_beside_nan(road: str, value: float, tmp_path: Path) -> None:
     ds = recipe(raw_cube())
     for band in ds.data_vars:
@@ -368,8 +368,7 @@ WRAPPED: dict[str, Edit] = {
 }
 
 
-@pytest.mark.parametrize("kind", WRAPPED)
-@for_every_road
+@pytest.mark.parametrize(("kind", "road"), crossed(5, WRAPPED, ROADS))
 def test_wrapped_integers_are_refused(road: str, kind: str, tmp_path: Path) -> None:
     raw = raw_cube()
     for band in raw.data_vars:
@@ -480,8 +479,10 @@ def test_extras_that_are_not_finite_are_nodata(tmp_path: Path) -> None:
         assert np.isnan(out["SCL"][6:8, 6:8]).all()
 
 
-@pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize(("dtype", "missing"), [("u2", None), ("u2", 7), ("i2", None), ("i4", -9999), ("u4", 65535)])
+@pytest.mark.parametrize(
+    ("store", "dtype", "missing"),
+    every(7, [(s, *d) for s in STORES for d in (("u2", None), ("u2", 7), ("i2", None), ("i4", -9999), ("u4", 65535))]),
+)
 def test_integers_keep_their_nodata_in_every_store(store: str, dtype: str, missing: int | None, tmp_path: Path) -> None:
     ds = make_cube(3, 3, dtype=dtype)[["B02", "B03"]]
     for band in ds.data_vars:

@@ -16,6 +16,7 @@ import rioxarray  # noqa: F401  (registers .rio)
 import safe_product
 import scenes
 import xarray as xr
+from cases import every
 from click.testing import CliRunner
 from cubes import no_compute
 from hypothesis import given
@@ -51,6 +52,7 @@ from xsen2.sources.open import Wanted, open_source
 
 real = [pytest.param(name, marks=needs_real) for name in REAL]
 each = pytest.mark.parametrize("name", [*OLD, *real])
+some = pytest.mark.parametrize("name", every(3, [*OLD, *real]))
 
 
 # --- pixels ---------------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ def test_pixels_and_places_arrive(name: str, tmp_path: Path) -> None:
     assert f"{-made.added} DN added" in cube.attrs["offset"]
 
 
-@each
+@some
 def test_a_zip_is_its_folder(name: str, tmp_path: Path) -> None:
     home = product(name).write(tmp_path)
     folder = xsen2.open_safe(home)
@@ -365,7 +367,7 @@ def test_run_from_the_shell(tmp_path: Path) -> None:
     assert "MTD_MSIL1C.xml" in refused.stderr
 
 
-@each
+@some
 def test_bbox_cuts_to_whole_60_m_pixels(name: str, tmp_path: Path) -> None:
     made = product(name, cells=(9, 8))
     home = made.write(tmp_path)

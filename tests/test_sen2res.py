@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from cases import every
 from cubes import make_cube
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -248,7 +249,9 @@ def test_cells_and_pixels_are_inverse(ratio):
 
 @pytest.mark.real
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
-@pytest.mark.parametrize(("scale", "operator", "most"), [(2, "dsen2", 0.56), (2, "mtf", 0.5), (6, "dsen2", 0.7)])
+@pytest.mark.parametrize(
+    ("scale", "operator", "most"), every(2, [(2, "dsen2", 0.56), (2, "mtf", 0.5), (6, "dsen2", 0.7)])
+)
 def test_real_scenes(scale, operator, most):
     """Far better than bicubic, in about the ratio of Lanaras et al. (2018): 0.54 (2x) and 0.63 (6x)."""
     bands = B if scale == 2 else C

@@ -14,6 +14,7 @@ import numpy as np
 import pystac
 import pytest
 import scenes
+from cases import crossed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import earth_search, planetary_computer
@@ -79,8 +80,7 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("case", PARTS)
+@pytest.mark.parametrize(("engine", "case"), crossed(3, ENGINES, PARTS))
 def test_parts_of_a_tile_are_one_image(tmp_path: Path, engine: str, case: str) -> None:
     copies = [rows(full(seed), *part) for seed, part in enumerate(PARTS[case])]
     items = [

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import scenes
 import xarray as xr
+from cases import crossed
 from distributed import Client
 from scenes import earth_search, planetary_computer
 from stac_api import Faults, serve
@@ -123,9 +124,9 @@ def broken(item: Any, folder: Path, kind: str, server: Server) -> None:
         server.faults[href.rpartition("/")[2]] = itertools.repeat(int(kind))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kind", ["404", "500", "truncated", "no image"])
-@pytest.mark.parametrize("level", ["l2a", "l1c"])
+@pytest.mark.parametrize(
+    ("engine", "kind", "level"), crossed(3, ENGINES, ["404", "500", "truncated", "no image"], ["l2a", "l1c"])
+)
 def test_what_stays_broken_is_named(
     server: Server, tmp_path: Path, scene: scenes.Scene, engine: str, kind: str, level: str
 ) -> None:
