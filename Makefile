@@ -32,7 +32,7 @@ test-slow: $(VENV)/.stamp-test
 
 # With the oldest of each library: cubes, areas, values in blocks, both sinks, what locks and guards a store.
 LOW_TESTS := tests/test_cube.py \
-	$(addprefix tests/test_promises.py::test_, chunks_leave_no_seam native_bands_pass_unchanged nothing_else_is_computed) \
+	$(addprefix tests/test_promises.py::test_, chunks_leave_no_seam native_bands_pass_unchanged) \
 	$(addprefix tests/test_zarr.py::test_, round_trip_of_a_10_m_dataset georeference_survives_reopening \
 	native_cube_keeps_its_grids_and_extras nodata_is_nan_again_exactly_and_empty_chunks_cost_nothing \
 	the_same_call_again_computes_nothing awkward_metadata) \
