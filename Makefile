@@ -30,14 +30,14 @@ test: $(VENV)/.stamp-test
 test-slow: $(VENV)/.stamp-test
 	$(PYTEST) -m slow $(ARGS)
 
-# With the oldest of each library: cubes, areas, values in blocks, both sinks, what locks and guards a store.
+# With the oldest of each library: cubes, values in blocks, both sinks, what locks and guards a store.
 LOW_TESTS := tests/test_cube.py \
 	$(addprefix tests/test_promises.py::test_, chunks_leave_no_seam native_bands_pass_unchanged) \
 	$(addprefix tests/test_zarr.py::test_, round_trip_of_a_10_m_dataset georeference_survives_reopening \
 	native_cube_keeps_its_grids_and_extras nodata_is_nan_again_exactly_and_empty_chunks_cost_nothing \
-	the_same_call_again_computes_nothing awkward_metadata) \
+	the_same_call_again_computes_nothing) \
 	$(addprefix tests/test_cog.py::test_, file_is_a_valid_cog_with_the_same_pixels georeference_to_the_millimetre) \
-	tests/test_append.py::test_each_date_is_there_once tests/test_area_hostile.py::test_broken_areas_are_refused_by_name \
+	tests/test_append.py::test_each_date_is_there_once \
 	$(addprefix tests/test_zarr_guard.py::test_, every_compressor_is_read shards_are_read texts_are_read) \
 	tests/test_lock.py::test_two_runs_into_one_store tests/test_weights.py::test_where_the_user_folder_is \
 	tests/test_cli_evaluate.py::test_pages_escape_what_they_are_given
