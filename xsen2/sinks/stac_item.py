@@ -80,14 +80,17 @@ def stac_item(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
     properties: dict[str, Any] = {"datetime": times[0] if len(times) == 1 else None}
     if len(times) > 1:
         properties |= {"start_datetime": times[0], "end_datetime": times[-1]}
-    more: dict[str, Any] = {
+    properties |= {
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        **{k: first[k] for k in ("proj:code", "proj:wkt2") if first.get(k)},
         "processing:lineage": _lineage(tags),
         "processing:software": {"xsen2": str(tags.get("xsen2_version", __version__))},
-        **{f"xsen2:{k.removeprefix('xsen2_')}": v for k, v in sorted(tags.items()) if _is_about_pixels(k)},
     }
-    properties |= more
+    for key in ("proj:code", "proj:wkt2"):
+        if first.get(key):
+            properties[key] = first[key]
+    for key in sorted(tags):
+        if _is_about_pixels(key):
+            properties[f"xsen2:{key.removeprefix('xsen2_')}"] = tags[key]
     if gsds:
         properties["gsd"] = min(gsds)
     if attribution := tags.get("attribution"):
@@ -99,16 +102,19 @@ def stac_item(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
         elif source:
             properties.setdefault("xsen2:source_items", []).append(source)
     folder = paths[0].parent
-    assets = {}
+    assets: dict[str, dict[str, Any]] = {}
     for one, where in zip(described, paths, strict=True):
         name = one["bands"][0]["name"] if len(paths) > 1 and len(one["bands"]) == 1 else where.stem
-        assets[name if len(paths) > 1 else "data"] = {
+        asset: dict[str, Any] = {
             "href": f"./{os.path.relpath(where, folder)}".replace(os.sep, "/"),
             "type": one["type"],
             "roles": ["data"],
             "bands": one["bands"],
-            **{k: one[k] for k in ("proj:shape", "proj:transform", "proj:bbox") if k in one},
         }
+        for key in ("proj:shape", "proj:transform", "proj:bbox"):
+            if key in one:
+                asset[key] = one[key]
+        assets[name if len(paths) > 1 else "data"] = asset
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
