@@ -4,6 +4,7 @@
 #   make test-slow   the slow ones
 #   make lowest   some tests with the lowest versions that pyproject.toml allows, in an environment of its own
 #   make lint     style;  make types  type checks;  make format  put the style right
+#   make docs     the documentation as a site, into docs/_build/html
 #   make bench    every benchmark script
 #   make clean    remove the environment and what the targets wrote
 
@@ -17,7 +18,7 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
 endif
 
 .DEFAULT_GOAL := test
-.PHONY: demo test test-slow lowest lint types format bench clean
+.PHONY: demo test test-slow lowest lint types format docs bench clean
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/xsen2 demo --out demo-out
@@ -56,6 +57,9 @@ types: $(VENV)/.stamp-test
 format: $(VENV)/.stamp-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/.stamp-docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 bench: $(VENV)/.stamp-test
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -48,6 +49,9 @@ def test_version_methods_and_help() -> None:
     assert xsen2_("--version").output == f"xsen2, version {xsen2.__version__}\n"
     listed = xsen2_("methods").output
     assert all(name in listed for name in xsen2.methods().index)
+    assert max(map(len, listed.splitlines())) <= 80, "a terminal's width, where none is known"
+    assert [row["method"] for row in json.loads(xsen2_("methods", "--json").output)] == list(xsen2.methods().index)
+    assert json.loads(xsen2_("weights", "list", "--json").output)[0]["network"] == "dsen2"
     for command in ("demo", "run", "methods"):
         assert xsen2_(command, "--help").exit_code == 0
 

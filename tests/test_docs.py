@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from cubes import make_cube, no_compute
 from rasterio.transform import from_origin
 
@@ -81,6 +82,19 @@ def test_the_sink_of_the_guide_keeps_what_sinks_promise(tmp_path):
     with pytest.raises(RadiometryError, match="wrap round"):
         to_npz(wrapped, tmp_path / "wrapped", progress=False)
     assert not list((tmp_path / "wrapped").iterdir())
+
+
+@pytest.mark.parametrize("page", ["start.md", "areas.md"])
+@pytest.mark.usefixtures("tiny_networks")
+def test_pages_for_users_run_as_they_stand(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = run(page)
+    if page == "start.md":
+        assert found["scores"].sizes["method"] == 3
+        assert xr.open_zarr(tmp_path / "first.zarr", decode_coords="all")["B11"].rio.crs == found["cube"].rio.crs
+    else:
+        assert xr.open_zarr(found["path"]).sizes["time"] == found["cube"].sizes["time"]
+        assert found["sr"]["B11"].shape[-2:] == (30, 40)
 
 
 # --- a source ------------------------------------------------------------------------------------

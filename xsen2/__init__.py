@@ -32,6 +32,7 @@ from xsen2.sources.sample import sample
 from xsen2.sources.stac import EARTH_SEARCH, PLANETARY_COMPUTER, ReadWarning, load, skipped
 from xsen2.superresolve import context_of
 from xsen2.version import __version__
+from xsen2.versions import show_versions
 
 __all__ = [
     "EARTH_SEARCH",
@@ -63,5 +64,6 @@ __all__ = [
     "open_safe",
     "padded",
     "sample",
+    "show_versions",
     "skipped",
 ]

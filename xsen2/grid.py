@@ -59,7 +59,7 @@ Origin = tuple[float, float]
 _PLACED = frozenset(
     (
         *("transform", "resolution", "res", "spec", "bounds", "bbox", "shape", "GeoTransform", "geotransform"),
-        *("AREA_OR_POINT", "is_tiled", "grid_mapping", "multiscales", "gsd"),
+        *("AREA_OR_POINT", "is_tiled", "grid_mapping", "multiscales", "zarr_conventions", "gsd"),
     )
 )
 _PLACED_PREFIXES = ("proj:", "raster:", "spatial:", "file:", "STATISTICS_", "TIFFTAG_")

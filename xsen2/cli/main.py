@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from xsen2.cli import listing
 from xsen2.cli.evaluate import evaluate
+from xsen2.cli.listing import json_option
 from xsen2.cli.options import UserPath
 from xsen2.cli.run import Bbox, bar, bbox_option, method_option, quiet_option, run
 from xsen2.cli.train import train
@@ -76,11 +78,13 @@ def demo(out: Path, bbox: Bbox | None, when: str | None, api: str | None, method
 
 
 @main.command()
-def methods() -> None:
+@json_option
+def methods(as_json: bool) -> None:
     """List what --method takes."""
     import xsen2
 
-    click.echo(xsen2.methods().to_string())
+    rows = xsen2.methods().reset_index().to_dict("records")
+    (listing.as_json if as_json else lambda found: listing.show(found, "method", "kind"))(rows)
 
 
 main.add_command(evaluate)

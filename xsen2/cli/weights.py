@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from xsen2 import files
+from xsen2.cli import listing
+from xsen2.cli.listing import json_option
 from xsen2.cli.options import UserPath
 from xsen2.errors import WeightsError, printable
 from xsen2.methods.registry import installed
@@ -58,10 +60,9 @@ def convert(file: Path, out: Path | None) -> None:
 
 
 @weights.command("list")
-def list_() -> None:
+@json_option
+def list_(as_json: bool) -> None:
     """List the weights that came with xsen2, and the user's own."""
-    import pandas as pd
-
     rows = []
     bad: list[tuple[Path, Exception]] = [(entry.path, entry.error) for entry in installed()[1]]
     for card in _usable():
@@ -85,9 +86,17 @@ def list_() -> None:
                 "path": printable(str(card.file)),
             }
         )
-    click.echo(pd.DataFrame(rows).to_string(index=False))
+    if as_json:
+        listing.as_json(rows)
+    else:
+        own = {card.name for card in _usable() if card.path}  # of the others, nobody needs the path
+        for row in rows:
+            row |= {"MB": f"{row['MB']} MB", "sha256": f"sha256 {row['sha256']}"}
+            if row["name"] not in own:
+                del row["path"]
+        listing.show(rows, "name")
     for path, why in bad:
-        click.echo(printable(f"broken: {path}: {why}"))
+        click.echo(printable(f"broken: {path}: {why}"), err=as_json)
 
 
 @weights.command()

@@ -15,9 +15,10 @@ from xsen2.methods import atprk, bdsd, glp_hpm, pracs, regression, resr, sen2res
 from xsen2.methods.bicubic import Bicubic
 from xsen2.methods.kept import kept
 from xsen2.methods.protocol import Method, Request, adopt, finest_halo
-from xsen2.networks import local
+from xsen2.networks import external, local
 from xsen2.networks.cards import DEFAULT, Card, cards
-from xsen2.networks.method import network_methods
+from xsen2.networks.external import is_external
+from xsen2.networks.method import ExternalMethod, network_methods
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,7 +161,8 @@ def resolve(
     Parameters
     ----------
     method : str, path or Method
-        A name of `methods`; the path of weights, as `xsen2.networks.local.at` takes them; or an object
+        A name of `methods`; the path of weights, as `xsen2.networks.local.at` takes them, or of somebody else's
+        model, as `xsen2.networks.external.at` does; or an object
         that follows the protocol. A name stands for what it means even where a folder has the same name.
     bands : sequence of str
         Canonical names.
@@ -211,10 +213,18 @@ def resolve(
     return found
 
 
+def _at(path: str | os.PathLike[str]) -> Entry:
+    """What a path names: weights of this library's networks, or somebody else's model with its description."""
+    if not is_external(path):
+        return _network(local.at(path))
+    model = external.at(path)
+    return Entry("external", model.licence, model.source, lambda request: [ExternalMethod(model, request.device)])
+
+
 def _find(method: str | os.PathLike[str]) -> Entry:
     """What stands behind a name or a path."""
     if not isinstance(method, str):
-        return _network(local.at(method))
+        return _at(method)
     entries = _built_in()
     if method in entries:  # whatever state the user's folder is in
         return entries[method]
@@ -229,8 +239,8 @@ def _find(method: str | os.PathLike[str]) -> Entry:
             raise error
     if method in local.UNSHIPPED:
         raise WeightsError(f"there are no weights of {method!r} in {local.folder()}: {local.UNSHIPPED[method]}")
-    if local.is_path(method):
-        return _network(local.at(method))
+    if local.is_path(method) or is_external(method):
+        return _at(method)
     near = difflib.get_close_matches(method, [*entries, *own, *offered, *local.UNSHIPPED], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise MethodError(

@@ -22,7 +22,18 @@ from dask.system import CPU_COUNT
 from xsen2.errors import MethodError
 from xsen2.methods.protocol import Array
 
-__all__ = ["best_device", "best_dtype", "download", "free", "memory", "out_of_memory", "share", "turn", "upload"]
+__all__ = [
+    "best_device",
+    "best_dtype",
+    "cores",
+    "download",
+    "free",
+    "memory",
+    "out_of_memory",
+    "share",
+    "turn",
+    "upload",
+]
 
 # Features come and go by the megabyte, and the system clears each page anew: large pages save a sixth of the time, and
 # more on Dask's workers, whose allocator is set to keep nothing. Torch reads this once, when it first allocates.
@@ -101,6 +112,11 @@ def share() -> int:
     except ValueError:  # not in a task of a worker
         return 1
     return max(1, min(state.nthreads, CPU_COUNT) // max(1, state.executing_count))
+
+
+def cores() -> int:
+    """Threads of the CPU for a library that has threads of its own, as `turn` gives them to torch."""
+    return share() if _pinned() else CPU_COUNT
 
 
 @cache

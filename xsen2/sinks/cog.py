@@ -27,6 +27,7 @@ from xsen2.sinks.cog_layers import Layer, dates_of, layer_of, tags_of
 from xsen2.sinks.lock import locked
 from xsen2.sinks.pieces import run_pieces
 from xsen2.sinks.resume import RUN
+from xsen2.sinks.stac_item import write_item
 from xsen2.sinks.store import Disk
 
 __all__ = ["to_cog"]
@@ -43,6 +44,7 @@ def to_cog(
     dtype: str = "uint16",
     compression: str = "deflate",
     overwrite: bool = False,
+    stac: bool = False,
     progress: ProgressLike = True,
 ) -> list[Path]:
     """Compute a cube and write it to cloud-optimised GeoTIFFs; after a kill the same call goes on with the next file.
@@ -82,6 +84,8 @@ def to_cog(
         With a predictor; lossless. ``"deflate"`` is read everywhere, ``"zstd"`` is faster to write.
     overwrite : bool
         Start again and replace files that exist, this call's too; each stands until the new one is whole.
+    stac : bool
+        Whether a STAC item lies beside the files of each date, ``NAME.json``; see `xsen2.sinks.stac_item.stac_item`.
     progress : bool or callable
         Show a bar, on a terminal and in a notebook, with a cluster and without; or a function that is called with a
         `xsen2.Progress` after each block, and stops the call if it returns False or raises: files that are whole
@@ -162,7 +166,7 @@ def to_cog(
     left = missing(runs, overwrite)
     _sweep(paths)
     if not left:
-        return paths
+        return _described(paths, files) if stac else paths
 
     scratches: dict[int, Scratch] = {}
 
@@ -190,6 +194,13 @@ def to_cog(
         finally:
             for scratch in scratches.values():
                 scratch.remove()
+    return _described(paths, files) if stac else paths
+
+
+def _described(paths: list[Path], groups: Sequence[Sequence[File]]) -> list[Path]:
+    """The files, once there is an item beside those of each date."""
+    for group in groups:
+        write_item([file.path for file in group])
     return paths
 
 

@@ -22,6 +22,7 @@ from xsen2.files import flush, named
 from xsen2.grid import affine_of, geotransform
 from xsen2.progress import ProgressLike
 from xsen2.radiometry import UNPACKED, Packing, Values, nodata_of, pack, values_of
+from xsen2.sinks.geozarr import placed
 from xsen2.sinks.lock import Claim
 from xsen2.sinks.pieces import run_pieces
 from xsen2.sinks.resume import RUN, digest, quiet
@@ -81,7 +82,7 @@ def georeferenced(ds: xr.Dataset) -> xr.Dataset:
         variable.attrs.pop("grid_mapping", None)  # xarray wants it in the encoding alone
         if variable.ndim >= 2:
             variable.encoding["grid_mapping"] = mapping
-    return ds
+    return placed(ds)
 
 
 def fingerprint(ds: xr.Dataset, grids: list[Grid]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xarray as xr
@@ -36,7 +37,8 @@ from xsen2.sinks.regions import (
     write_regions,
 )
 from xsen2.sinks.resume import State, quiet, sections, stamp
-from xsen2.sinks.store import Other, place_of
+from xsen2.sinks.stac_item import write_item
+from xsen2.sinks.store import Disk, Other, place_of
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -56,6 +58,7 @@ def to_zarr(
     append_dim: str | None = None,
     append: bool = False,
     overwrite: bool = False,
+    stac: bool = False,
     progress: ProgressLike = True,
 ) -> xr.Dataset:
     """Compute a cube and write it to a Zarr store, or add its dates to one; killed, the same call goes on where it was.
@@ -104,6 +107,9 @@ def to_zarr(
         Start again, even from unfinished work of this run, and replace the Zarr store at `store`, which
         `ds` may be read from: until the new one is finished it stands, and both need their space on
         disk. Local folders only; elsewhere nothing that can be read is ever replaced.
+    stac : bool
+        Whether a STAC item lies beside the store, ``NAME.json``; see `xsen2.sinks.stac_item.stac_item`. Local folders
+        only.
     progress : bool or callable
         Show a bar, on a terminal and in a notebook, with a cluster and without; or a function that is called with a
         `xsen2.Progress` after each block, and stops the call if it returns False or raises: blocks that are being
@@ -204,6 +210,8 @@ def to_zarr(
             f"{where.root} is in the memory of this process, where the workers of the cluster do not write: give a "
             "path or URL that they reach, or compute here, with dask.config.set(scheduler='threads')"
         )
+    if stac and not isinstance(where, Disk):
+        raise StoreError(f"stac=True writes beside a local folder, which {where.root} is not: leave it out")
     state = State(where)
     if overwrite or dim is not None or not state.settled:
         with state.locked() as place:
@@ -214,6 +222,8 @@ def to_zarr(
     else:
         *_, run = _planned(ds, dtype or "int16", chunks)
         _check_same(state, run)
+    if stac:
+        write_item(Path(state.root))
     with quiet():
         back: xr.Dataset = xr.open_zarr(state.opened, decode_coords="all", chunks={})
     return back
