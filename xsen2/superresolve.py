@@ -350,7 +350,7 @@ def superresolve(
     for one, consistently in zip(methods, exact, strict=True):
         several = one.frames != 1 and hidden is not None
         source = _hidden(arrays, cube, one, hidden, scales) if several and hidden is not None else arrays
-        stack = apply(cube, one, chunks, scales, source, operator if consistently else None)
+        stack = apply(cube, one, chunks, scales, source, operator if consistently else None).planes
         for number, band in enumerate(one.produces):
             if band in targets:
                 made[band] = stack[number]
