@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_erosion, uniform_filter
 
 __all__ = ["CLEAR", "FARTHEST", "TILE", "Fit", "fitted", "sums_of"]
 
@@ -172,6 +171,8 @@ def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
 
 def _window(there: Mask) -> Floats:
     """Weights that fall to zero at the edges of a tile and round its holes."""
+    from scipy.ndimage import binary_erosion, uniform_filter  # here: importing it takes a while
+
     tapers = [np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in there.shape]
     out = np.multiply.outer(*tapers)
     if not there.all():
