@@ -41,7 +41,7 @@ def targets_of(cube: Cube, target: Target | None, hidden: Hidden | None) -> list
         return [_latest(times, hidden)]
     index = xr.DataArray(times, dims="time", coords={"time": times}).to_index()
     found: list[int] = []
-    for one in [target] if isinstance(target, str) or np.ndim(target) == 0 else list(target):
+    for one in [target] if isinstance(target, str | np.datetime64) else list(target):
         try:
             place = index.get_loc(one)
         except (KeyError, TypeError, ValueError):
@@ -110,7 +110,7 @@ def notes(
     said = "content of a frame lies so many metres further {} than in the date that it is a frame of"
     dims = (*lead, "frame")
     out: dict[Hashable, tuple[tuple[str, ...], Any, dict[str, Any]]] = {
-        "shift_y": (dims, -metres * table[..., 0], {"units": "m", "long_name": said.format("north")}),
+        "shift_y": (dims, 0.0 - metres * table[..., 0], {"units": "m", "long_name": said.format("north")}),
         "shift_x": (dims, metres * table[..., 1], {"units": "m", "long_name": said.format("east")}),
         "frame_used": (dims, table[..., 2] > 0, {"long_name": "whether it is clear, near enough and needed"}),
     }

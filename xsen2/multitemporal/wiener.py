@@ -13,13 +13,14 @@ import numpy.typing as npt
 from xsen2.bands import BANDS
 from xsen2.engine.block import mixed
 from xsen2.engine.fill import fill
-from xsen2.methods.protocol import Array
+from xsen2.methods.protocol import Array, Mask
 from xsen2.multitemporal.fusion import Fit, Fusion
 from xsen2.multitemporal.registration import FARTHEST, TILE
 
 __all__ = ["Wiener"]
 
 Floats = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.intp]
 
 NOISE = 0.005
 """Of a frame, as a share of a band's mean: Sentinel-2's signal-to-noise ratios are 150 to 250."""
@@ -42,7 +43,8 @@ def _covariance(one: float, other: float, slope: float, farthest: float) -> Floa
     """
     from scipy.special import j0  # here: importing it takes a while
 
-    f = np.concatenate([np.linspace(0, 0.1, 200, endpoint=False), np.linspace(0.1, 6, 1800)])
+    highest = 2.5 / (np.pi * np.hypot(one, other))  # cycles per pixel: what is beyond is nothing after the blurs
+    f = np.concatenate([np.linspace(0, 0.1, 200, endpoint=False), np.linspace(0.1, highest, 600)])
     middle, width = (f[1:] + f[:-1]) / 2, np.diff(f)
     power = (middle**2 + _LARGEST**2) ** (-slope / 2) * np.exp(-2 * (np.pi * middle) ** 2 * (one**2 + other**2))
     distances = np.arange(int(farthest / _STEP) + 3) * _STEP
@@ -85,7 +87,7 @@ class Wiener(Fusion):
         whole = seen.all()
         height, width = (n - 2 * edge for n in frames.shape[-2:])
         out = np.zeros((len(self.bands), height, zoom, width, zoom), np.float32)
-        offsets = np.rint(fit.shifts).astype(int)
+        offsets = np.rint(fit.shifts).astype(np.intp)
         code = np.zeros((height, width), np.int64)
         if not whole:
             frames = _filled(frames, seen)
@@ -109,7 +111,9 @@ class Wiener(Fusion):
         out = out.reshape(len(self.bands), height * zoom, width * zoom)
         return np.pad(out, [(0, 0), (edge * zoom, edge * zoom), (edge * zoom, edge * zoom)])
 
-    def _apply(self, out, frames, offsets, weights, rows, columns, edge):
+    def _apply(
+        self, out: Array, frames: Array, offsets: Whole, weights: Array, rows: Whole, columns: Whole, edge: int
+    ) -> None:
         width = frames.shape[-1]
         flat = frames.reshape(len(frames), -1)
         taps = np.arange(-_RADIUS, _RADIUS + 1)
@@ -164,12 +168,12 @@ class Wiener(Fusion):
         return float(np.clip(noise / amplitude, 1e-6, 1e3))
 
 
-def _cut(x, edge: int, down: int, right: int):
+def _cut(x: Mask, edge: int, down: int, right: int) -> Mask:
     height, width = x.shape
     return x[edge + down : height - edge + down, edge + right : width - edge + right]
 
 
-def _filled(frames: Array, seen) -> Array:
+def _filled(frames: Array, seen: Mask) -> Array:
     """NaN filled with the mean of the other frames, and where none has a pixel, from around."""
     count = seen.sum(axis=0)
     total = np.where(seen[:, None], frames, np.float32(0)).sum(axis=0)
