@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
@@ -53,7 +52,30 @@ class Median(Fusion):
         return {10: 5}
 
     def fuse(self, frames: Array, fit: Fit) -> Array:
-        stack = np.stack([resampled(x, shift, self.zoom) for x, shift in zip(frames, fit.shifts, strict=True)])
-        with catch_warnings():
-            simplefilter("ignore", RuntimeWarning)  # nothing there: see `Fusion`
-            return np.asarray(np.nanmedian(stack, axis=0), np.float32)
+        return np.stack([self._band(frames[:, i], fit) for i in range(len(self.bands))])
+
+    def _band(self, frames: Array, fit: Fit) -> Array:
+        """One after the other: so many fine frames take memory."""
+        fine = np.stack([resampled(x, shift, self.zoom) for x, shift in zip(frames, fit.shifts, strict=True)])
+        missing = np.isnan(fine)
+        fine[missing] = np.inf
+        _sort(fine)
+        if not missing.any():
+            low, high = fine[(len(fine) - 1) // 2], fine[len(fine) // 2]
+        else:
+            there = len(fine) - missing.sum(axis=0)[None]
+            low, high = (
+                np.take_along_axis(fine, n, 0)[0] for n in (np.maximum(there - 1, 0) // 2, there // 2 % len(fine))
+            )
+        with np.errstate(invalid="ignore"):
+            middle = (low + high) / np.float32(2)
+        return np.where(np.isfinite(middle), middle, np.float32(np.nan))
+
+
+def _sort(x: Array) -> None:
+    """Along the first axis, in place: for few planes much faster than pixel by pixel."""
+    for step in range(len(x)):
+        for i in range(step % 2, len(x) - 1, 2):
+            larger = np.maximum(x[i], x[i + 1])
+            np.minimum(x[i], x[i + 1], out=x[i])
+            x[i + 1] = larger
