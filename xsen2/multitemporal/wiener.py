@@ -110,8 +110,8 @@ class Wiener(Fusion):
             rows, columns = np.nonzero(code == subset)
             for band in range(len(self.bands)):
                 weights, variance = self.weights(fit.take(used), band)
-                weights = weights.astype(np.float32)
-                self._apply(out[band], frames[used, band], offsets[used], weights, rows + edge, columns + edge, edge)
+                taps, places = weights.astype(np.float32), (rows + edge, columns + edge)
+                self._apply(out[band], frames[used, band], offsets[used], taps, *places, edge)
                 if errors is not None:
                     errors[band, rows, :, columns] = np.sqrt(variance).reshape(zoom, zoom)
         if errors is not None:
