@@ -214,8 +214,8 @@ class _Numbers:
             where = f"{abs(by[0]):.1f} m {'south' if by[0] > 0 else 'north'}"
             where += f" and {abs(by[1]):.1f} m {'east' if by[1] > 0 else 'west'}"
             warn_once(
-                f"{self.dates[number]} lies {where} of the reference, more than {self.far:g} m: superresolve() does not "
-                "take it for a frame of others. Leave it out, or use align(apply=True) first",
+                f"{self.dates[number]} lies {where} of the reference, more than {self.far:g} m: superresolve() takes "
+                "no such date for a frame. Leave it out, or use align(apply=True) first",
                 ShiftWarning,
             )
         return shift[None]
