@@ -240,6 +240,7 @@ def _moved(cube: Cube, found: da.Array, scales: Mapping[str, Scale]) -> xr.Datas
             extras[name] = variable.copy(data=data)
     names = {band: name for band, name in cube.names.items() if band != name}
     out = xr.Dataset({**new, **extras}, attrs={**carried(cube.attrs), "xsen2_aligned": "True"}).rename(names)
+    out = out if cube.time in ("time", None) else out.rename(time=cube.time)
     return out if cube.crs is None else write_crs(out, cube.crs)
 
 
