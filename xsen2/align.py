@@ -57,7 +57,7 @@ def align(
         median of all dates, pixel by pixel.
     apply : bool
         Whether the cube comes back moved, so that all dates lie where the reference does: by a Lanczos kernel of 6 x 6
-        pixels, which is divided by its sum.
+        pixels, which adds up to 1 and leaves a plane a plane.
     mask : str, sequence of int, xarray.DataArray or callable, optional
         What is not looked at, as `xsen2.superresolve.superresolve` takes it. By default, ``"auto"``, what ``"scl"``
         says if the cube has SCL. Nodata never is.
