@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import dask
 import numpy as np
 import pytest
@@ -321,3 +324,14 @@ def test_a_simulation_is_what_it_says():
     np.testing.assert_allclose(again[0][:, 6:-6, 6:-6], np.roll(frames[0], (1, -2), (1, 2))[:, 6:-6, 6:-6], atol=0.1)
     with pytest.raises(MethodError, match="without data"):
         simulate(np.full((4, 8, 8), np.nan, np.float32), 4, 2, np.random.default_rng(0))
+
+
+def test_the_page_runs():
+    page = (Path(__file__).parent.parent / "docs" / "below-10-m.md").read_text()
+    found: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, found)
+    assert found["fine"]["B02"].attrs["gsd"] == 5
+    assert found["last"].sizes["time"] == 1
+    assert found["moved"]["shift_x"].dims == ("time",)
+    assert np.isfinite(found["blurred"]["B08"][0]).all()
