@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -14,13 +14,14 @@ from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
 from xsen2.engine.consistency import Projection, places
 from xsen2.engine.fill import fill
+from xsen2.engine.frames import frames_of, layers_of, neighbours
 from xsen2.engine.halo import Layer, map_windows, trim
-from xsen2.engine.statistics import learnt
+from xsen2.engine.statistics import each, learnt
 from xsen2.errors import MethodError
 from xsen2.methods.protocol import Array, Mask, Method, finest_halo, tile, zoom_of
-from xsen2.radiometry import Scale, check_dn, to_dn
+from xsen2.radiometry import Scale, check_dn
 
-__all__ = ["Block", "apply", "block_of", "dot", "mixed", "neighbours", "projection_of"]
+__all__ = ["Applied", "Block", "apply", "block_of", "dot", "mixed", "projection_of"]
 
 
 # Products that stay in the calling thread, for whatever runs inside a task of dask.
@@ -100,8 +101,8 @@ class Block:
 
     @property
     def bands(self) -> int:
-        """How many bands come out: estimates, and as many standard errors if the method gives them."""
-        return len(self.method.produces) * (2 if self.method.uncertainty else 1)
+        """How many planes come out: bands, as many standard errors if the method gives them, how many dates."""
+        return len(self.method.produces) * (2 if self.method.uncertainty else 1) + self.method.counts
 
     @property
     def zoom(self) -> int:
@@ -165,7 +166,7 @@ class Block:
         whole = np.ones((self.frames, size[0] - 2 * made, size[1] - 2 * made), bool)  # frames that have all bands there
         for names, window, scales in zip(self.windows, windows, self.scales, strict=False):
             factor = factor_of(names[0])
-            dn, there = self._read(window, scales)
+            dn, there = frames_of(window, scales, self.frames)
             if self.projection is not None:
                 for band in set(names) & set(self.projection.measured):
                     i = names.index(band)
@@ -217,15 +218,10 @@ class Block:
             edge = self.halo * zoom // self.projection.cell
             out = self.projection(out, measured, fine, int(windows[-1][0, edge, edge]), reach * zoom)
         gain = self.scales[0][0].gain
-        return np.where(kept, out if gain == 1 else out / np.float32(gain), np.float32(np.nan))
-
-    def _read(self, window: npt.NDArray[Any], scales: tuple[Scale, ...]) -> tuple[Array, Mask]:
-        """DN of a window and where they are, ``(frame, band, h, w)``."""
-        if self.frames == 1:
-            dn, there = to_dn(window, scales)
-            return dn[None], there[None]
-        pairs = [to_dn(window[frame :: self.frames], scales) for frame in range(self.frames)]
-        return np.stack([dn for dn, _ in pairs]), np.stack([there for _, there in pairs])
+        if gain != 1:
+            values = len(out) - self.method.counts
+            out = np.concatenate([out[:values] / np.float32(gain), out[values:]])
+        return np.where(kept, out, np.float32(np.nan))
 
 
 def projection_of(
@@ -255,6 +251,21 @@ def block_of(
     return Block(method, windows, tuple(tuple(scales[b] for b in names) for names in windows), projection, frames)
 
 
+class Applied(NamedTuple):
+    """What a method makes of a cube, lazily.
+
+    Attributes
+    ----------
+    planes : dask.array.Array
+        ``(plane, [time,] y, x)``, float32: bands in the units of the cube, their standard errors, numbers of dates.
+    methods : dask.array.Array or None
+        ``([time])``: the method of each date after it has learnt, if it does.
+    """
+
+    planes: da.Array
+    methods: da.Array | None
+
+
 def apply(
     cube: Cube,
     method: Method,
@@ -262,7 +273,9 @@ def apply(
     scales: Mapping[str, Scale],
     arrays: Mapping[str, da.Array],
     operator: str | None,
-) -> da.Array:
+    targets: Sequence[int] | None = None,
+    like: da.Array | None = None,
+) -> Applied:
     """Run a method over a cube, lazily: one task per block.
 
     Parameters
@@ -275,32 +288,26 @@ def apply(
         Per band of the cube; the arrays have the same chunks along time.
     operator : str or None
         What the method's bands are made consistent with; None leaves them as the method gives them.
-
-    Returns
-    -------
-    dask.array.Array
-        ``(produces, [time,] y, x)``, float32 in the units of the cube, standard errors last; of the method's pixels.
+    targets : sequence of int, optional
+        Dates that are made; by default all. Blocks are of one date then, and so must be the arrays' chunks.
+    like : dask.array.Array, optional
+        Fusions of the same dates, which know how these lie: `Applied.methods` of other bands.
     """
     shape = cube.shape(10)
-    near = neighbours(cube.times, method.frames)
+    near = neighbours(cube.times, method.candidates, targets)
     frames = len(near[0]) if near else 1
     block = block_of(method, tuple(cube.bands), scales, operator, shape, frames)
-    projection, windows = block.projection, block.windows
-    first = arrays[windows[0][0]]
-    if near and first.ndim == 3:  # each date of the result reads several, so that blocks are of one date
-        orders = [np.array(dates) for dates in zip(*near, strict=True)]
-        layers = [
-            Layer([arrays[b][order].rechunk({0: 1}) for b in names for order in orders], factor_of(names[0]))
-            for names in windows
-        ]
-    else:
-        layers = [Layer([arrays[b] for b in names], factor_of(names[0])) for names in windows]
+    projection = block.projection
+    layers = layers_of(block.windows, arrays, near)
     if projection is not None:
         dates = layers[0].arrays[0].chunks[:-2]
         cell = projection.cell // block.zoom
         layers.append(Layer([places(shape, cell, chunks, dates)], cell))
-    return map_windows(
-        learnt(cube, method, chunks, scales, arrays, block.with_method) if method.rounds else block,
+    found = learnt(cube, method, chunks, scales, arrays, near) if method.rounds else None
+    if found is not None and like is not None:
+        found = each(_alike, found, like)
+    planes = map_windows(
+        block if found is None else each(_with_method, found, block),
         layers,
         shape=shape,
         halo=block.halo,
@@ -309,30 +316,12 @@ def apply(
         zoom=block.zoom,
         label=f"xsen2-{method.name}",
     )
+    return Applied(planes, found)
 
 
-def neighbours(times: npt.NDArray[np.datetime64] | None, frames: int | None) -> list[list[int]]:
-    """The dates that each date is made of: itself, then the others by how near in time they are, the earlier first.
+def _alike(method: Any, other: Any) -> Any:
+    return method.alike(other)
 
-    Parameters
-    ----------
-    times : numpy.ndarray or None
-        Of the series, in any order; None for a cube without dates.
-    frames : int or None
-        How many at most; None for all. 1 gives nothing: every date is by itself.
 
-    Examples
-    --------
-    >>> days = np.array(["2024-06-01", "2024-06-06", "2024-06-16"], "datetime64[D]")
-    >>> neighbours(days, 2), neighbours(days, None)[0]
-    ([[0, 1], [1, 0], [2, 1]], [0, 1, 2])
-    """
-    if frames == 1 or times is None:
-        return []
-    most = len(times) if frames is None else min(frames, len(times))
-    out = []
-    for number, time in enumerate(times):
-        apart = np.abs((times - time) / np.timedelta64(1, "s"))
-        order = sorted(range(len(times)), key=lambda i: (i != number, apart[i], times[i], i))
-        out.append(order[:most])
-    return out
+def _with_method(method: Method, block: Block) -> Block:
+    return block.with_method(method)

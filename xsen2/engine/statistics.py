@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -16,12 +16,13 @@ from dask.task_spec import GraphNode, Task, TaskRef
 from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
 from xsen2.engine.fill import fill
-from xsen2.engine.halo import Layer, map_windows, trim
+from xsen2.engine.frames import frames_of, layers_of
+from xsen2.engine.halo import map_windows, trim
 from xsen2.engine.tasks import renamed
-from xsen2.methods.protocol import Method, finest_halo
-from xsen2.radiometry import Scale, to_dn
+from xsen2.methods.protocol import Mask, Method, finest_halo
+from xsen2.radiometry import Scale
 
-__all__ = ["learnt"]
+__all__ = ["each", "learnt"]
 
 _MERGE = 16  # blocks whose sums one task adds up
 
@@ -35,9 +36,10 @@ class _Gather:
     method: Method
     windows: tuple[tuple[str, ...], ...]
     scales: tuple[tuple[Scale, ...], ...]
+    frames: int
 
     def with_method(self, method: Method) -> _Gather:
-        return _Gather(method, self.windows, self.scales)
+        return replace(self, method=method)
 
     @property
     def context(self) -> int:
@@ -46,19 +48,29 @@ class _Gather:
 
     def __call__(self, windows: list[npt.NDArray[Any]]) -> Sums | None:
         """The block's sums; None if none of its pixels is valid."""
-        halo = self.context
+        halo, fuses = self.context, self.method.frames != 1
         factor = factor_of(self.windows[0][0])
         size = tuple(n * factor for n in windows[0].shape[-2:])
-        valid = np.ones((size[0] - 2 * halo, size[1] - 2 * halo), bool)
-        inputs = {g // 10: np.empty((0, *(n * 10 // g for n in valid.shape)), np.float32) for g in GRIDS}
+        whole = np.ones((self.frames, size[0] - 2 * halo, size[1] - 2 * halo), bool)
+        inputs = {
+            g // 10: np.empty((self.frames, 0, *(n * 10 // g for n in whole.shape[1:])), np.float32) for g in GRIDS
+        }
         for names, window, scales in zip(self.windows, windows, self.scales, strict=True):
             factor = factor_of(names[0])
-            # Each date has statistics of its own, so a window holds one date.
-            dn, seen = to_dn(window.reshape(len(names), *window.shape[-2:]), scales)
+            # Each date has statistics of its own, so a window holds one date, and the frames that it is made of.
+            dn, seen = frames_of(window.reshape(-1, *window.shape[-2:]), scales, self.frames)
             steps = halo // factor
-            valid &= trim(seen, steps).all(axis=0).repeat(factor, axis=0).repeat(factor, axis=1)
-            x = dn if seen.all() else fill(dn, seen, steps)
-            inputs[factor] = np.ascontiguousarray(trim(x, steps))
+            whole &= trim(seen, steps).all(axis=1).repeat(factor, axis=1).repeat(factor, axis=2)
+            if seen.all():
+                x = dn
+            elif fuses:
+                x = np.where(seen, dn, np.float32(np.nan))
+            else:
+                x = fill(dn[0], seen[0], steps)[None]
+            inputs[factor] = np.ascontiguousarray(trim(x, steps) if fuses else trim(x, steps)[0])
+        valid: Mask = np.asarray(whole.any(axis=0))
+        if not fuses:
+            inputs = {factor: x if x.ndim == 3 else x[0] for factor, x in inputs.items()}
         own = np.zeros_like(valid)
         trim(own, halo)[:] = trim(valid, halo)
         if not own.any():
@@ -72,9 +84,9 @@ def learnt(
     chunks: tuple[tuple[int, ...], tuple[int, ...]],
     scales: Mapping[str, Scale],
     arrays: Mapping[str, da.Array],
-    use: Callable[[Any], Any],
+    near: Sequence[Sequence[int]] = (),
 ) -> da.Array:
-    """What `use` makes of the method once it has learnt, lazily, for each date.
+    """The method of each date once it has learnt, lazily.
 
     The pixels are read anew for each round: to hold a whole image until its statistics are known would take memory
     without bound.
@@ -83,8 +95,8 @@ def learnt(
     ----------
     cube, method, chunks, scales, arrays
         As `xsen2.engine.block.apply` takes them; one date per chunk.
-    use : callable
-        Takes the method.
+    near : sequence
+        The dates that each date is made of, as `xsen2.engine.frames.neighbours` says.
 
     Returns
     -------
@@ -92,14 +104,14 @@ def learnt(
         ``(time,)`` or ``()``, of objects, in chunks of one.
     """
     windows = tuple(names for grid in GRIDS.values() if (names := tuple(b for b in grid if b in method.needs)))
-    gather = _Gather(method, windows, tuple(tuple(scales[b] for b in names) for names in windows))
+    frames = len(near[0]) if near else 1
+    gather = _Gather(method, windows, tuple(tuple(scales[b] for b in names) for names in windows), frames)
     found: da.Array | None = None
     for number in range(method.rounds):
-        again = _copies([arrays[b] for names in windows for b in names], f"{method.name}-{number}")
-        copies = iter(again)
-        layers = [Layer([next(copies) for _ in names], factor_of(names[0])) for names in windows]
+        again = _copies({b: arrays[b] for names in windows for b in names}, f"{method.name}-{number}")
+        layers = layers_of(windows, again, near)
         sums = map_windows(
-            gather if found is None else _each(_with, found, gather),
+            gather if found is None else each(_with, found, gather),
             layers,
             shape=cube.shape(10),
             halo=2 * gather.context,
@@ -110,37 +122,39 @@ def learnt(
         )
         found = _learn(method if found is None else found, sums)
     assert found is not None
-    return _each(_use, found, use)
+    return found
 
 
-def _copies(arrays: Sequence[da.Array], seed: str) -> list[da.Array]:
+def _copies(arrays: Mapping[str, da.Array], seed: str) -> dict[str, da.Array]:
     """The same arrays under other names, all the way down to what is read: nothing of them is kept for the originals.
 
     dask's own `clone` does not look into tasks, and leaves the copies half hanging on the originals.
     """
-    graph = HighLevelGraph.merge(*(a.dask for a in arrays))
+    graph = HighLevelGraph.merge(*(a.dask for a in arrays.values()))
     layers: dict[str, dict[Any, GraphNode]] = {}
     names = {key: clone_key(key, seed) for layer in graph.layers.values() for key in layer}
     for name, layer in graph.layers.items():
         layers[clone_key(name, seed)] = renamed(layer, names)
     links = {clone_key(k, seed): {clone_key(x, seed) for x in deps} for k, deps in graph.dependencies.items()}
     copied = HighLevelGraph(layers, links)
-    return [da.Array(copied, clone_key(a.name, seed), a.chunks, meta=a._meta) for a in arrays]
+    return {b: da.Array(copied, clone_key(a.name, seed), a.chunks, meta=a._meta) for b, a in arrays.items()}
 
 
 def _with(method: Method, gather: _Gather) -> _Gather:
     return gather.with_method(method)
 
 
-def _use(method: Method, use: Callable[[Any], Any]) -> Any:
-    return use(method)
-
-
-def _each(function: Callable[..., Any], of: da.Array, *more: Any) -> da.Array:
-    """`function` of each object of a lazy array."""
+def each(function: Callable[..., Any], of: da.Array, *more: Any) -> da.Array:
+    """`function` of each object of a lazy array, and of what else is given: of lazy arrays, the object beside it."""
+    others = [x for x in more if isinstance(x, da.Array)]
     name = f"{function.__name__.strip('_')}-{tokenize(function, of.name, more)}"
-    graph = {(name, *d): Task((name, *d), function, TaskRef((of.name, *d)), *more) for d in np.ndindex(*of.shape)}
-    return _objects(name, graph, [of], of.shape)
+    graph = {
+        (name, *d): Task(
+            (name, *d), function, *(TaskRef((x.name, *d)) if isinstance(x, da.Array) else x for x in (of, *more))
+        )
+        for d in np.ndindex(*of.shape)
+    }
+    return _objects(name, graph, [of, *others], of.shape)
 
 
 def _learn(method: Method | da.Array, sums: da.Array) -> da.Array:

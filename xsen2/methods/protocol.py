@@ -78,6 +78,16 @@ class Method(ABC):
         return 1
 
     @property
+    def candidates(self) -> int | None:
+        """Dates that it is given for one: `frames`, or more, of which it chooses by what it gathers."""
+        return self.frames
+
+    @property
+    def counts(self) -> bool:
+        """Whether a last plane follows all bands: of how many dates a pixel was made."""
+        return False
+
+    @property
     def lattice(self) -> int:
         """Blocks begin on its multiples, in 10 m pixels from the image's first one, those of `gather` too.
 
@@ -127,9 +137,10 @@ class Method(ABC):
         Parameters
         ----------
         a, b, c : numpy.ndarray
-            As `__call__` takes them, with the context of `gather_halo`. Beyond the image's edges they are mirrored.
+            As `__call__` takes them, with the context of `gather_halo`, of all `candidates`. Beyond the image's edges
+            they are mirrored.
         valid : numpy.ndarray
-            ``(H, W)``, 10 m: where all bands of `needs` have data.
+            ``(H, W)``, 10 m: where all bands of `needs` have data, of several dates on any of them.
         own : numpy.ndarray
             ``(H, W)``, 10 m: the valid pixels that are the block's own to count; every pixel of the image is
             some block's, and only one's.
@@ -142,7 +153,7 @@ class Method(ABC):
         raise NotImplementedError
 
     def learn(self, sums: npt.NDArray[np.float64]) -> Method:
-        """The method with what the sums over all blocks of a date say; they may be zeros."""
+        """The method with what the sums over all blocks of a date, and of its frames, say; they may be zeros."""
         raise NotImplementedError
 
     @abstractmethod
@@ -248,8 +259,6 @@ def adopt(method: object) -> Method:
             f"{', '.join(missing)}. Derive its class from xsen2.methods.protocol.Method, which says what each is"
         )
     out = method if isinstance(method, Method) else _Adopted(method)  # type: ignore[abstract]
-    if out.rounds and out.frames != 1:
-        raise MethodError(f"method {out.name!r} reads several dates and gathers statistics: only one of both works")
     if out.frames is not None and (isinstance(out.frames, bool) or int(out.frames) != out.frames or out.frames < 1):
         raise MethodError(
             f"method {out.name!r} has frames={out.frames!r}: a whole number from 1, or None for all dates"

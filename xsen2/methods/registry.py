@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xsen2.bands import B, C, grid_of
 from xsen2.errors import BandError, MethodError, WeightsError
@@ -15,6 +15,9 @@ from xsen2.methods import atprk, bdsd, glp_hpm, pracs, regression, resr, sen2res
 from xsen2.methods.bicubic import Bicubic
 from xsen2.methods.kept import kept
 from xsen2.methods.protocol import Method, Request, adopt, finest_halo
+from xsen2.multitemporal.fusion import Fusion
+from xsen2.multitemporal.interpolation import Interpolated, Median
+from xsen2.multitemporal.wiener import Wiener
 from xsen2.networks import external, local
 from xsen2.networks.cards import DEFAULT, Card, cards
 from xsen2.networks.external import is_external
@@ -23,7 +26,7 @@ from xsen2.networks.method import ExternalMethod, network_methods
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Method", "finest_halo", "installed", "methods", "resolve"]
+__all__ = ["MULTITEMPORAL", "Method", "finest_halo", "installed", "methods", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,37 @@ class Entry:
     licence: str
     source: str
     make: Callable[[Request], Sequence[Method]]
+    gsd: str = "10"
+    frames: str = "1"
+
+
+BELOW_10_M = "wiener"
+"""What ``method="default"`` means there."""
+
+_FINEST = 2.5  # metres: beyond that dates tell nothing
+
+
+def _below(of: type[Fusion]) -> Callable[[Request], Sequence[Method]]:
+    """A fusion of dates, of the pixel size and of as many dates as is asked; 5 m and its own number by default."""
+
+    def make(request: Request) -> Sequence[Method]:
+        if request.gsd is not None and request.gsd < _FINEST:
+            raise MethodError(f"gsd={request.gsd:g}: 2.5 m is the finest that several dates can tell: use 5 or 2.5")
+        made = of(request.bands)
+        return [
+            replace(
+                made,
+                gsd=request.gsd if request.gsd is not None and request.gsd < 10 else made.gsd,
+                frames=request.frames if request.frames is not None and made.frames != 1 else made.frames,
+            )
+        ]
+
+    return make
+
+
+def _at_any(ten: Callable[[Request], Sequence[Method]], finer: Callable[[Request], Sequence[Method]]) -> Any:
+    """One name, which means `finer` below 10 m."""
+    return lambda request: finer(request) if request.gsd is not None and request.gsd < 10 else ten(request)
 
 
 def _classical(source: str, make: Callable[[tuple[str, ...], str], Sequence[Method]]) -> Entry:
@@ -45,7 +79,8 @@ CLASSICAL: dict[str, Entry] = {
         "classical",
         "Apache-2.0",
         "Keys 1981, a = -0.5, half-pixel centres, symmetric edges",
-        lambda request: [Bicubic(band) for band in request.bands],
+        _at_any(lambda request: [Bicubic(band) for band in request.bands], _below(Interpolated)),
+        gsd="10, 5, 2.5",
     ),
     "regression": _classical("least squares on the degraded 10 m bands, residual interpolated", regression.make),
     "atprk": _classical("Wang, Shi, Li, Atkinson 2016: area-to-point regression kriging", atprk.make),
@@ -60,6 +95,26 @@ CLASSICAL: dict[str, Entry] = {
 }
 """Methods without weights. A new one adds its file to this folder and its line here."""
 
+MULTITEMPORAL: dict[str, Entry] = {
+    "median": Entry(
+        "multitemporal",
+        "Apache-2.0",
+        "median of all dates, interpolated where the target's pixels are",
+        _below(Median),
+        gsd="5, 2.5",
+        frames="any",
+    ),
+    "wiener": Entry(
+        "multitemporal",
+        "Apache-2.0",
+        "linear minimum mean square estimate from shifted, blurred, coarse dates",
+        _below(Wiener),
+        gsd="5, 2.5",
+        frames="any",
+    ),
+}
+"""Fusions of dates. A new one derives from `xsen2.multitemporal.fusion.Fusion` and adds its line here."""
+
 
 GROUP = "xsen2.methods"
 """Entry points under which other packages offer methods."""
@@ -67,7 +122,9 @@ GROUP = "xsen2.methods"
 
 def _built_in() -> dict[str, Entry]:
     networks = {name: _network(found) for name, found in cards().items()}
-    return {"default": networks[DEFAULT], **networks, **CLASSICAL}
+    ten, below = networks[DEFAULT], MULTITEMPORAL[BELOW_10_M]
+    default = replace(ten, make=_at_any(ten.make, below.make), gsd="10, 5, 2.5", frames="1; below 10 m any")
+    return {"default": default, **networks, **CLASSICAL, **MULTITEMPORAL}
 
 
 def installed() -> tuple[dict[str, tuple[Card, ...]], list[local.Broken]]:
@@ -126,7 +183,8 @@ def methods() -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Indexed by name: kind (network, classical or package), licence, source.
+        Indexed by name: kind (network, classical, multitemporal or package), licence, source, and which pixel sizes it
+        makes, in metres, of how many dates each.
 
     See Also
     --------
@@ -143,7 +201,8 @@ def methods() -> pd.DataFrame:
     entries = _built_in()
     for more in (_own()[0], _offered()):
         entries |= {name: entry for name, entry in more.items() if name not in entries}
-    rows = {name: {"kind": e.kind, "licence": e.licence, "source": e.source} for name, e in entries.items()}
+    shown = ("kind", "licence", "source", "gsd", "frames")
+    rows = {name: {key: getattr(entry, key) for key in shown} for name, entry in entries.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
@@ -185,7 +244,12 @@ def resolve(
     """
     if isinstance(method, (str, os.PathLike)):
         name = os.fspath(method)
-        make = _find(method).make
+        entry = _find(method)
+        make = entry.make
+        if gsd is not None and gsd < 10 and entry.gsd == "10" and entry.kind != "package":
+            raise MethodError(
+                f"method {name!r} makes 10 m pixels, not {gsd:g} m: use gsd=10, or one of {', '.join(MULTITEMPORAL)}"
+            )
         request = Request(tuple(bands), device, dtype, operator, gsd, frames)
         found = [adopt(one) for one in make(request)]
         able = {b for one in found for b in one.produces}
