@@ -27,7 +27,7 @@ from xsen2.errors import BandError, MethodError
 from xsen2.grid import without_place
 from xsen2.masks import Hidden, Mask, hide, read
 from xsen2.methods.protocol import Method, adopt, zoom_of
-from xsen2.methods.registry import MULTITEMPORAL, resolve
+from xsen2.methods.registry import MULTITEMPORAL, opened, resolve
 from xsen2.multitemporal.fusion import Fusion
 from xsen2.radiometry import STORED, TAKEN, Scale, finite, scales_of, to_nan
 from xsen2.version import __version__
@@ -335,6 +335,7 @@ def superresolve(
         )
     if clip and area is None:
         raise MethodError("clip=True clips to area=, which is missing")
+    method = opened(method, device)
     wanted = _wanted(cube, gsd, frames)
     if wanted is None and isinstance(method, str) and method in MULTITEMPORAL:
         wanted = 5.0

@@ -26,7 +26,7 @@ from xsen2.networks.method import ExternalMethod, network_methods
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MULTITEMPORAL", "Method", "finest_halo", "installed", "methods", "resolve"]
+__all__ = ["MULTITEMPORAL", "Method", "finest_halo", "installed", "methods", "opened", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -277,11 +277,19 @@ def resolve(
     return found
 
 
+def opened(method: str | os.PathLike[str] | Method, device: str = "auto") -> str | os.PathLike[str] | Method:
+    """Somebody else's model by its path, which says itself what it makes; anything else as it is."""
+    if isinstance(method, str | os.PathLike) and is_external(method):
+        return ExternalMethod(external.at(method), device)
+    return method
+
+
 def _at(path: str | os.PathLike[str]) -> Entry:
     """What a path names: weights of this library's networks, or somebody else's model with its description."""
-    if not is_external(path):
+    found = opened(path)
+    if not isinstance(found, ExternalMethod):
         return _network(local.at(path))
-    model = external.at(path)
+    model = found.model
     return Entry("external", model.licence, model.source, lambda request: [ExternalMethod(model, request.device)])
 
 
