@@ -16,7 +16,7 @@ from xsen2.methods.bicubic import Bicubic
 from xsen2.methods.kept import kept
 from xsen2.methods.protocol import Method, Request, adopt, finest_halo
 from xsen2.networks import local
-from xsen2.networks.cards import DEFAULT, Card, cards
+from xsen2.networks.cards import DEFAULT, FINER, Card, cards
 from xsen2.networks.method import network_methods
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ GROUP = "xsen2.methods"
 
 
 def _built_in() -> dict[str, Entry]:
-    networks = {name: _network(found) for name, found in cards().items()}
-    return {"default": networks[DEFAULT], **networks, **CLASSICAL}
+    found = cards()
+    networks = {name: _network(group) for name, group in found.items()}
+    return {"default": _network((*found[DEFAULT], *found.get(FINER, ()))), **networks, **CLASSICAL}
 
 
 def installed() -> tuple[dict[str, tuple[Card, ...]], list[local.Broken]]:
@@ -76,7 +77,7 @@ def installed() -> tuple[dict[str, tuple[Card, ...]], list[local.Broken]]:
 
 def _network(found: Sequence[Card], broken: Sequence[local.Broken] = ()) -> Entry:
     def make(request: Request) -> Sequence[Method]:
-        made = network_methods(found, request.bands, request.device, request.dtype)
+        made = network_methods(found, request)
         if broken and not set(request.bands) <= {b for m in made for b in m.produces}:
             raise broken[0].error
         return made

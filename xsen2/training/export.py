@@ -16,10 +16,13 @@ from xsen2 import files
 from xsen2.errors import WeightsError
 from xsen2.networks.cards import WEIGHTS, Card
 from xsen2.networks.load import build, halo_of, infinite
-from xsen2.training.fit import Recipe
+from xsen2.training.fit import DatesRecipe, Plan, Recipe
 from xsen2.training.patches import Pair
 
-__all__ = ["describe", "save", "write"]
+__all__ = ["FRAMES", "describe", "save", "save_finer", "write"]
+
+FRAMES = 8
+"""Dates that each date is made of by a network for many, unless the caller says otherwise."""
 
 
 def save(
@@ -45,8 +48,37 @@ def save(
     Card
         Weights and card of an earlier, shorter run in the folder are replaced.
     """
+    scenes = sorted({scene[0].place.removesuffix(", surrogate") for scene in pairs})
+    return _saved(weights, recipe, run, f"{network}-{10 * recipe.ratio}m", network, operator, scenes, {})
+
+
+def save_finer(
+    weights: Mapping[str, torch.Tensor], recipe: DatesRecipe, run: Path, *, network: str, scenes: Sequence[str]
+) -> Card:
+    """The same for a network that makes finer pixels of many dates.
+
+    Parameters
+    ----------
+    scenes : sequence of str
+        Names of the places that it was trained on.
+    """
+    gsd = 10 / recipe.zoom
+    names = sorted({name.split("/")[0] for name in scenes})
+    more = {"gsd": gsd, "frames": FRAMES}
+    return _saved(weights, recipe, run, f"{network}-{gsd:g}m", network, "mtf", names, more)
+
+
+def _saved(
+    weights: Mapping[str, torch.Tensor],
+    recipe: Plan,
+    run: Path,
+    name: str,
+    network: str,
+    operator: str,
+    scenes: Sequence[str],
+    more: Mapping[str, Any],
+) -> Card:
     last = _last(run / "log.jsonl")
-    name = f"{network}-{10 * recipe.ratio}m"
     with files.named(run):
         for old in (run / f"{name}.json", run / f"{name}.safetensors"):
             old.unlink(missing_ok=True)
@@ -63,11 +95,12 @@ def save(
         training={
             "recipe": asdict(recipe),
             "operator": operator,
-            "scenes": sorted({scene[0].place.removesuffix(", surrogate") for scene in pairs}),
+            "scenes": list(scenes),
             "hours": round(last.get("seconds", 0) / 3600, 2),
             "device": _device(),
             "last_log": last,
         },
+        **more,
     )
 
 
@@ -106,7 +139,7 @@ def write(weights: Mapping[str, torch.Tensor], folder: Path, **fields: Any) -> C
     raw = serialise({k: v.contiguous() for k, v in stored.items()})
     module = build(fields["architecture"], fields["ratio"], fields["arguments"])
     # Until it is calibrated, a network that says how sure it is counts as right.
-    spread = [1.0] * (6 if fields["ratio"] == 2 else 2) if module.uncertainty else []
+    spread = [1.0] * {1: 4, 2: 6, 6: 2}[fields["ratio"]] if module.uncertainty else []
     made = {
         "halo": halo_of(module, fields["ratio"]),
         "lattice": module.lattice,
@@ -135,7 +168,7 @@ def describe(folder: Path = WEIGHTS) -> Path:
         lines += [
             f"## {card.name}",
             "",
-            f'- **What**: {card.source}; `method="{card.network}"`, the {10 * card.ratio} m bands at 10 m.',
+            f'- **What**: {card.source}; `method="{card.network}"`, the {10 * card.ratio} m bands at {card.gsd:g} m.',
             f"- **Data**: {', '.join(training['scenes'])}; contains modified Copernicus Sentinel data 2015-2020.",
             f"- **Degraded by**: {training.get('operator') or training['operators']}.",
             f"- **Run**: {' then '.join(f'`{c}`' for c in commands)}; batches of {recipe['batch']} patches of "
