@@ -80,12 +80,15 @@ class Aoi:
         rows, columns = (slice(span.start * zoom, span.stop * zoom) for span in (self.rows, self.columns))
         return replace(self, rows=rows, columns=columns, geobox=resized(self.geobox, self.geobox.resolution.x / zoom))
 
-    def blocks(self, chunks: Chunks, cell: int, least: tuple[int, int] = (1, 1)) -> Chunks:
+    def blocks(self, chunks: Chunks, cell: int, least: tuple[int, int] = (1, 1), most: int = MOST) -> Chunks:
         """Blocks of the whole grid, on multiples of `cell`, of which none holds more of the outside than it must.
 
         Nor is any of them thinner than `least` along rows and columns, unless the area or what is left beside it is.
         """
-        return _round(chunks[0], self.rows, cell, least[0]), _round(chunks[1], self.columns, cell, least[1])
+        return (
+            _round(chunks[0], self.rows, cell, least[0], most),
+            _round(chunks[1], self.columns, cell, least[1], most),
+        )
 
     def cut(self, ds: xr.Dataset, dims: tuple[Hashable, Hashable], clip: bool) -> xr.Dataset:
         """The part of a result that lies in the area.
@@ -185,18 +188,18 @@ def _words(bounds: Bounds) -> str:
     return " ".join(f"{value:.10g}" for value in np.round(bounds, 4))
 
 
-def _round(chunks: Sequence[int], span: slice, cell: int, least: int) -> tuple[int, ...]:
+def _round(chunks: Sequence[int], span: slice, cell: int, least: int, most: int) -> tuple[int, ...]:
     """Chunks near `chunks`; those inside the span are of their own, of one size, and not larger than the largest."""
     total = sum(chunks)
     start, stop = span.start // cell * cell, min(-(-span.stop // cell) * cell, total)
     borders = np.cumsum([0, *chunks]).tolist()
     before = np.diff([*(b for b in borders if b < start), start]).tolist() if start else []
     after = np.diff([stop, *(b for b in borders if b > stop)]).tolist()
-    most = max(min(max(chunks), MOST), 2 * least)
+    inside = max(min(max(chunks), most), 2 * least)
     return (
-        *split(before, cell, least=least),
-        *split((stop - start,), cell, most),
-        *split(after, cell, least=least),
+        *split(before, cell, most, least=least),
+        *split((stop - start,), cell, inside),
+        *split(after, cell, most, least=least),
     )
 
 

@@ -47,6 +47,21 @@ class Hidden:
         """The same for `zoom` pixels per 10 m pixel along each side."""
         return replace(self, where=repeated(self.where, zoom))
 
+    def at(self, dates: Sequence[int]) -> Hidden:
+        """The same on some of the dates."""
+        return self if self.where.ndim == 2 else replace(self, where=self.where[list(dates)])
+
+    def grown(self, pixels: int) -> Hidden:
+        """The same and so many 10 m pixels around: clouds fade out at their edges."""
+        from scipy.ndimage import maximum_filter  # here: importing it takes a while
+
+        size = (1,) * (self.where.ndim - 2) + (2 * pixels + 1,) * 2
+        depth = {self.where.ndim - 2: pixels, self.where.ndim - 1: pixels}
+        where = da.map_overlap(
+            maximum_filter, self.where, depth=depth, boundary="none", dtype=bool, meta=self.where._meta, size=size
+        )
+        return replace(self, where=where, what=f"{self.what} and {pixels} pixels around")
+
     def coarser(self, factor: int) -> Hidden:
         """The same for pixels of `factor` 10 m pixels along each side: hidden where any of those is."""
         if factor == 1:

@@ -6,24 +6,29 @@ import math
 import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypedDict, Unpack
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict, Unpack
 
 import dask.array as da
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from xsen2.area import Aoi, locate
 from xsen2.arguments import names_of
 from xsen2.bands import BANDS, A, B, C, canonical, factor_of, grid_of
 from xsen2.cube import Cube, carried, lazy, nearest, recognise, write_crs
+from xsen2.dates import Target, at, notes, targets_of
 from xsen2.engine.block import Block, apply, block_of, projection_of
-from xsen2.engine.halo import blocks, common_dates, thinnest
+from xsen2.engine.frames import neighbours
+from xsen2.engine.halo import MOST, blocks, common_dates, thinnest
 from xsen2.engine.operators import OPERATORS, Operator
 from xsen2.errors import BandError, MethodError
 from xsen2.grid import without_place
 from xsen2.masks import Hidden, Mask, hide, read
 from xsen2.methods.protocol import Method, adopt, zoom_of
-from xsen2.methods.registry import resolve
+from xsen2.methods.registry import MULTITEMPORAL, resolve
+from xsen2.multitemporal.fusion import Fusion
 from xsen2.radiometry import STORED, TAKEN, Scale, finite, scales_of, to_nan
 from xsen2.version import __version__
 
@@ -41,6 +46,7 @@ def assemble(
     attrs: Mapping[str, str],
     scales: Mapping[str, Scale],
     zoom: int = 1,
+    frames: da.Array | None = None,
 ) -> xr.Dataset:
     """Put together what was made.
 
@@ -57,6 +63,8 @@ def assemble(
         Band → what its values mean.
     zoom : int
         Pixels of the result, along each side, per 10 m pixel.
+    frames : dask.array.Array, optional
+        Of how many dates each pixel was made.
 
     Returns
     -------
@@ -87,6 +95,9 @@ def assemble(
             attrs_se = {"long_name": f"standard error of {own_name}", "gsd": size} | units
             variables[f"{own_name}_se"] = xr.DataArray(errors[band], coords, (*lead, "y", "x"), attrs=attrs_se)
             variables[f"{own_name}_se"].encoding = dict(out.encoding)
+    if frames is not None:
+        about = {"long_name": "number of dates that a pixel was made of", "gsd": size}
+        variables["clear_frames"] = xr.DataArray(frames, coords, (*lead, "y", "x"), attrs=about)
     dates = next(iter(made.values())).chunks[:-2]
     for name, (gsd, extra) in cube.extras.items():
         if gsd is None:
@@ -188,8 +199,9 @@ def superresolve(
     *,
     gsd: float | None = None,
     frames: int | None = None,
+    target: Target | None = None,
     area: object | None = None,
-    mask: Mask | None = None,
+    mask: Mask | None = "auto",
     consistency: bool | None = None,
     operator: Operator = "mtf",
     uncertainty: bool = False,
@@ -212,7 +224,13 @@ def superresolve(
     gsd : float, optional
         Pixel size of the result in metres: 10, or what the method makes.
     frames : int, optional
-        Dates that each date of the result is made of, itself and its nearest in time: 1, or what the method reads.
+        Dates that each date of the result is made of at most, itself and its nearest in time: 1, or what the method
+        reads; below 10 m any number, by default 8. There, with a mask, twice as many are looked at: a frame must have
+        95 % of the pixels that any of them has, and lie within 1.5 pixels of the date.
+    target : date, sequence of them, or "latest", optional
+        The dates to make: all of the cube's by default. ``"2024-06-03"``, any time of that day; or what numpy takes for
+        dates. ``"latest"`` is the last date 95 % of which the mask leaves; for that alone the mask is computed at once,
+        of the last date and, while it is cloudy, of those before it.
     area : bbox, GeoJSON, geometry or path, optional
         Area of interest, of any size: ``(west, south, east, north)``, a GeoJSON dict, the path of a file with one, a
         geometry of shapely or geopandas, or a `Geometry` or `GeoBox` of odc-geo. The result is cut to the 10 m pixels
@@ -226,7 +244,8 @@ def superresolve(
         cube's variable SCL, but not snow and water; ``[3, 8, 9]``: those classes of SCL; ``"classi"``: opaque cloud and
         cirrus of CLASSI, which `xsen2.open_safe` reads of L1C. Or booleans, True for what is left out, on any of the
         cube's grids; or a function that makes them of the cube, with canonical names:
-        ``lambda cube: cube.CLDPRB > 40``.
+        ``lambda cube: cube.CLDPRB > 40``. By default, ``"auto"``: below 10 m ``"scl"`` if the cube has SCL, else
+        nothing. Below 10 m, classes of SCL hide 3 pixels around them too. None hides nothing.
     consistency : bool, optional
         Whether every band, degraded, must give back the one that was measured: the smallest correction that
         does so is added, see `xsen2.engine.consistency`. The RMSE is under 0.1 DN then, with a third of the pixels lost
@@ -317,20 +336,23 @@ def superresolve(
     if clip and area is None:
         raise MethodError("clip=True clips to area=, which is missing")
     wanted = _wanted(cube, gsd, frames)
+    if wanted is None and isinstance(method, str) and method in MULTITEMPORAL:
+        wanted = 5.0
     makes = _makes(cube, wanted, method)
     targets = _targets(cube, bands, native, makes)
     aoi = None if area is None else locate(cube, area, options.get("area_crs"))
-    hidden = None if mask is None else read(cube, mask)
+    hidden = _hides(cube, mask, wanted)
+    dates = targets_of(cube, target, hidden)
+    asked = [band for band in targets if band in makes or factor_of(band) > 1]
+    named = isinstance(method, str | os.PathLike)
+    coarse = [b for b in asked if factor_of(b) > 1] if named and wanted is not None and wanted < 10 else []
+    own = [band for band in asked if band not in coarse] or [b for b in cube.bands if b in A]
+    methods = resolve(method, own, device, dtype, operator, wanted, frames)
+    if hidden is not None:
+        methods = [replace(one, masked=True) if isinstance(one, Fusion) else one for one in methods]
+    if dates is not None and all(one.frames == 1 for one in methods):
+        cube, hidden, dates = at(cube, dates), None if hidden is None else hidden.at(dates), None
     scales = scales_of(cube, quantification)
-    methods = resolve(
-        method,
-        [band for band in targets if band in makes or factor_of(band) > 1],
-        device,
-        dtype,
-        operator,
-        wanted,
-        frames,
-    )
     zoom = max((zoom_of(one) for one in methods), default=1)
     arrays = common_dates({band: lazy(array.data) for band, array in cube.bands.items()})
     if cube.time and any(one.rounds or one.frames != 1 for one in methods):  # blocks are of one date then
@@ -344,35 +366,118 @@ def superresolve(
         for one, consistently in zip(methods, exact, strict=True)
     ]
     chunks = _chunks(cube, arrays, tasks, aoi)
-    made: dict[str, da.Array] = {}
-    errors: dict[str, da.Array] = {}
-    consistent: dict[str, bool] = {}
+    made = _Made(cube, chunks, targets, hidden, dates, uncertainty)
     for one, consistently in zip(methods, exact, strict=True):
-        several = one.frames != 1 and hidden is not None
-        source = _hidden(arrays, cube, one, hidden, scales) if several and hidden is not None else arrays
-        stack = apply(cube, one, chunks, scales, source, operator if consistently else None).planes
-        for number, band in enumerate(one.produces):
-            if band in targets:
-                made[band] = stack[number]
-                consistent[band] = consistently
-                if uncertainty:
-                    errors[band] = stack[len(one.produces) + number]
-                if hidden is not None and not several:
-                    made[band] = hide(made[band], hidden.finer(zoom))
-                    if uncertainty:
-                        errors[band] = hide(errors[band], hidden.finer(zoom))
+        made.add(one, arrays, scales, operator if consistently else None)
+    if coarse and isinstance(methods[0], Fusion):
+        # Bands of 20 m and 60 m are 10 m bands first, by the method that is the default for that.
+        ten = superresolve(
+            ds, coarse, native=False, mask=None, consistency=consistency, operator=operator, device=device, dtype=dtype,
+            quantification=quantification,
+        )  # fmt: skip
+        made.add_coarse(methods[0], {band: ten[cube.names[band]] for band in coarse}, scales)
     for band in cube.bands if zoom == 1 else ():
-        if factor_of(band) == 1 and (native or band in targets) and band not in made:
+        if factor_of(band) == 1 and (native or band in targets) and band not in made.bands:
             passed = _passed(arrays[band], chunks, scales[band])
-            made[band] = passed if hidden is None else hide(passed, hidden)
+            passed = passed if hidden is None else hide(passed, hidden)
+            made.bands[band] = passed if dates is None else passed[dates]
     attrs = {
         "xsen2_method": ", ".join(dict.fromkeys(one.version for one in methods)) or "none",
-        "xsen2_consistency": _which(consistent, operator),
+        "xsen2_consistency": _which(made.consistent, operator),
     }
     if hidden is not None:
         attrs["xsen2_mask"] = hidden.what
-    out = assemble(cube, made, errors, chunks, attrs, scales, zoom)
+    shown = cube if dates is None else at(cube, dates)
+    out = assemble(shown, made.bands, made.errors, chunks, attrs, scales, zoom, made.frames)
+    out = out.assign_coords(_renamed(made.notes, cube))
     return out if aoi is None else aoi.finer(zoom).cut(out, cube.dims, clip)
+
+
+@dataclass
+class _Made:
+    """What methods have made so far, lazily."""
+
+    cube: Cube
+    chunks: tuple[tuple[int, ...], tuple[int, ...]]
+    targets: tuple[str, ...]
+    hidden: Hidden | None
+    dates: list[int] | None
+    uncertainty: bool
+    bands: dict[str, da.Array] = field(default_factory=dict)
+    errors: dict[str, da.Array] = field(default_factory=dict)
+    consistent: dict[str, bool] = field(default_factory=dict)
+    frames: da.Array | None = None
+    notes: dict[Hashable, Any] = field(default_factory=dict)
+    learnt: da.Array | None = None
+
+    def add(
+        self, one: Method, arrays: Mapping[str, da.Array], scales: Mapping[str, Scale], operator: str | None
+    ) -> None:
+        """What a method makes of the cube."""
+        several = one.frames != 1 and self.hidden is not None
+        source = _hidden(arrays, self.cube, one, self.hidden, scales) if several and self.hidden is not None else arrays
+        planes, found = apply(self.cube, one, self.chunks, scales, source, operator, self.dates)
+        for number, band in enumerate(one.produces):
+            if band in self.targets:
+                self._put(one, planes, number, band, several)
+                self.consistent[band] = operator is not None
+        if one.counts:
+            count = self._masked(planes[-1], one, several)
+            self.frames = da.map_blocks(_whole, count, dtype=np.uint8, meta=np.empty((0,) * count.ndim, np.uint8))
+        if isinstance(one, Fusion) and found is not None:
+            self.learnt = found
+            self.notes = dict(notes(self.cube, one, found, neighbours(self.cube.times, one.candidates, self.dates)))
+
+    def add_coarse(self, main: Fusion, ten: Mapping[str, xr.DataArray], scales: Mapping[str, Scale]) -> None:
+        """What a fusion makes of bands that have become 10 m bands; its frames lie as those of the 10 m bands do."""
+        like = next(a for b, a in self.cube.bands.items() if factor_of(b) == 1)
+        for start in range(0, len(ten), len(A)):
+            group = list(ten)[start : start + len(A)]
+            one = main.of(tuple(group))
+            bands = {slot: xr.DataArray(ten[b].data, like.coords, like.dims) for slot, b in zip(A, group, strict=False)}
+            cube = replace(self.cube, bands=bands, names=dict(zip(A, group, strict=False)), extras={})
+            known = {slot: replace(scales[b], nodata=None, sure=True, dtype="float32") for slot, b in zip(A, group)}  # noqa: B905
+            arrays = {slot: a.data.rechunk({0: 1}) if cube.time else a.data for slot, a in bands.items()}
+            several = one.frames != 1 and self.hidden is not None
+            if several and self.hidden is not None:
+                arrays = _hidden(arrays, cube, one, self.hidden, known)
+            planes, _ = apply(cube, one, self.chunks, known, arrays, None, self.dates, self.learnt)
+            for number, band in enumerate(group):
+                self._put(one, planes, number, band, several)
+
+    def _put(self, one: Method, planes: da.Array, number: int, band: str, several: bool) -> None:
+        self.bands[band] = self._masked(planes[number], one, several)
+        if self.uncertainty:
+            self.errors[band] = self._masked(planes[len(one.produces) + number], one, several)
+
+    def _masked(self, plane: da.Array, one: Method, several: bool) -> da.Array:
+        return plane if several or self.hidden is None else hide(plane, self.hidden.finer(zoom_of(one)))
+
+
+def _whole(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Numbers of dates; 0 where there is nothing."""
+    return np.where(np.isfinite(x), x, 0).astype(np.uint8)
+
+
+def _renamed(notes: Mapping[Hashable, Any], cube: Cube) -> dict[Hashable, Any]:
+    """With the caller's name of the time dim."""
+    return {
+        name: (tuple(cube.time if d == "time" else d for d in dims), *rest) for name, (dims, *rest) in notes.items()
+    }
+
+
+def _hides(cube: Cube, mask: Mask | None, gsd: float | None) -> Hidden | None:
+    """What is hidden; classes of SCL below 10 m with some pixels around."""
+    finer = gsd is not None and gsd < 10
+    if isinstance(mask, str) and mask == "auto":
+        mask = "scl" if finer and any(str(name).upper() == "SCL" for name in cube.extras) else None
+    if mask is None:
+        return None
+    hidden = read(cube, mask)
+    return hidden.grown(_AROUND) if finer and not callable(mask) and not isinstance(mask, xr.DataArray) else hidden
+
+
+_AROUND = 3  # 10 m pixels round clouds and their shadows that are masked too where dates are fused
 
 
 def _wanted(cube: Cube, gsd: float | None, frames: int | None) -> float | None:
@@ -454,9 +559,11 @@ def _chunks(
     cell = math.lcm(max(cube.factor(b) for b in cube.bands), *(task.method.lattice for task in tasks))
     rows, columns = next(a.chunks[-2:] for b, a in arrays.items() if grid_of(b) == 10)
     halo = max((task.computed for task in tasks), default=0)
+    # A block holds so many finer pixels, and so many dates.
+    most = MOST // max((task.zoom * (2 if task.fuses and task.zoom == 2 else 1) for task in tasks), default=1)
     if aoi is not None:
-        return aoi.blocks((rows, columns), cell, (thinnest(halo, sum(rows)), thinnest(halo, sum(columns))))
-    return blocks(rows, columns, cell, halo)
+        return aoi.blocks((rows, columns), cell, (thinnest(halo, sum(rows)), thinnest(halo, sum(columns))), most)
+    return blocks(rows, columns, cell, halo, most)
 
 
 def _passed(data: da.Array, chunks: tuple[tuple[int, ...], tuple[int, ...]], scale: Scale) -> da.Array:

@@ -274,6 +274,7 @@ def apply(
     arrays: Mapping[str, da.Array],
     operator: str | None,
     targets: Sequence[int] | None = None,
+    like: da.Array | None = None,
 ) -> Applied:
     """Run a method over a cube, lazily: one task per block.
 
@@ -289,6 +290,8 @@ def apply(
         What the method's bands are made consistent with; None leaves them as the method gives them.
     targets : sequence of int, optional
         Dates that are made; by default all. Blocks are of one date then, and so must be the arrays' chunks.
+    like : dask.array.Array, optional
+        Fusions of the same dates, which know how these lie: `Applied.methods` of other bands.
     """
     shape = cube.shape(10)
     near = neighbours(cube.times, method.candidates, targets)
@@ -301,6 +304,8 @@ def apply(
         cell = projection.cell // block.zoom
         layers.append(Layer([places(shape, cell, chunks, dates)], cell))
     found = learnt(cube, method, chunks, scales, arrays, near) if method.rounds else None
+    if found is not None and like is not None:
+        found = each(_alike, found, like)
     planes = map_windows(
         block if found is None else each(_with_method, found, block),
         layers,
@@ -312,6 +317,10 @@ def apply(
         label=f"xsen2-{method.name}",
     )
     return Applied(planes, found)
+
+
+def _alike(method: Any, other: Any) -> Any:
+    return method.alike(other)
 
 
 def _with_method(method: Method, block: Block) -> Block:

@@ -121,10 +121,10 @@ def split(chunks: Sequence[int], cell: int, most: int = MOST, least: int = 1) ->
 
 
 def blocks(
-    rows: Sequence[int], columns: Sequence[int], cell: int, halo: int
+    rows: Sequence[int], columns: Sequence[int], cell: int, halo: int, most: int = MOST
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Rows and columns of blocks near chunks, none much thinner than their halo: see `split` and `thinnest`."""
-    first, second = (split(n, cell, least=thinnest(halo, sum(n))) for n in (rows, columns))
+    first, second = (split(n, cell, most, least=thinnest(halo, sum(n))) for n in (rows, columns))
     return first, second
 
 

@@ -145,10 +145,16 @@ def _with(method: Method, gather: _Gather) -> _Gather:
 
 
 def each(function: Callable[..., Any], of: da.Array, *more: Any) -> da.Array:
-    """`function` of each object of a lazy array."""
+    """`function` of each object of a lazy array, and of what else is given: of lazy arrays, the object beside it."""
+    others = [x for x in more if isinstance(x, da.Array)]
     name = f"{function.__name__.strip('_')}-{tokenize(function, of.name, more)}"
-    graph = {(name, *d): Task((name, *d), function, TaskRef((of.name, *d)), *more) for d in np.ndindex(*of.shape)}
-    return _objects(name, graph, [of], of.shape)
+    graph = {
+        (name, *d): Task(
+            (name, *d), function, *(TaskRef((x.name, *d)) if isinstance(x, da.Array) else x for x in (of, *more))
+        )
+        for d in np.ndindex(*of.shape)
+    }
+    return _objects(name, graph, [of, *others], of.shape)
 
 
 def _learn(method: Method | da.Array, sums: da.Array) -> da.Array:

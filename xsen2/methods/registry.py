@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xsen2.bands import B, C, grid_of
 from xsen2.errors import BandError, MethodError, WeightsError
@@ -15,14 +15,17 @@ from xsen2.methods import atprk, bdsd, glp_hpm, pracs, regression, resr, sen2res
 from xsen2.methods.bicubic import Bicubic
 from xsen2.methods.kept import kept
 from xsen2.methods.protocol import Method, Request, adopt, finest_halo
+from xsen2.multitemporal.fusion import Fusion
+from xsen2.multitemporal.interpolation import Interpolated, Median
+from xsen2.multitemporal.wiener import Wiener
 from xsen2.networks import local
-from xsen2.networks.cards import DEFAULT, FINER, Card, cards
+from xsen2.networks.cards import DEFAULT, FINER, GSDS, Card, cards
 from xsen2.networks.method import network_methods
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Method", "finest_halo", "installed", "methods", "resolve"]
+__all__ = ["MULTITEMPORAL", "Method", "finest_halo", "installed", "methods", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,37 @@ class Entry:
     licence: str
     source: str
     make: Callable[[Request], Sequence[Method]]
+    gsd: str = "10"
+    frames: str = "1"
+
+
+BELOW_10_M = "wiener"
+"""What ``method="default"`` means there where no network makes the pixel size."""
+
+_FINEST = 2.5  # metres: beyond that dates tell nothing
+
+
+def _below(of: type[Fusion]) -> Callable[[Request], Sequence[Method]]:
+    """A fusion of dates, of the pixel size and of as many dates as is asked; 5 m and its own number by default."""
+
+    def make(request: Request) -> Sequence[Method]:
+        if request.gsd is not None and request.gsd < _FINEST:
+            raise MethodError(f"gsd={request.gsd:g}: 2.5 m is the finest that several dates can tell: use 5 or 2.5")
+        made = of(request.bands)
+        return [
+            replace(
+                made,
+                gsd=request.gsd if request.gsd is not None and request.gsd < 10 else made.gsd,
+                frames=request.frames if request.frames is not None and made.frames != 1 else made.frames,
+            )
+        ]
+
+    return make
+
+
+def _at_any(ten: Callable[[Request], Sequence[Method]], finer: Callable[[Request], Sequence[Method]]) -> Any:
+    """One name, which means `finer` below 10 m."""
+    return lambda request: finer(request) if request.gsd is not None and request.gsd < 10 else ten(request)
 
 
 def _classical(source: str, make: Callable[[tuple[str, ...], str], Sequence[Method]]) -> Entry:
@@ -44,7 +78,8 @@ CLASSICAL: dict[str, Entry] = {
         "classical",
         "Apache-2.0",
         "Keys 1981, a = -0.5, half-pixel centres, symmetric edges",
-        lambda request: [Bicubic(band) for band in request.bands],
+        _at_any(lambda request: [Bicubic(band) for band in request.bands], _below(Interpolated)),
+        gsd="10, 5, 2.5",
     ),
     "regression": _classical("least squares on the degraded 10 m bands, residual interpolated", regression.make),
     "atprk": _classical("Wang, Shi, Li, Atkinson 2016: area-to-point regression kriging", atprk.make),
@@ -59,15 +94,47 @@ CLASSICAL: dict[str, Entry] = {
 }
 """Methods without weights. A new one adds its file to this folder and its line here."""
 
+MULTITEMPORAL: dict[str, Entry] = {
+    "median": Entry(
+        "multitemporal",
+        "Apache-2.0",
+        "median of all dates, interpolated where the target's pixels are",
+        _below(Median),
+        gsd="5, 2.5",
+        frames="any",
+    ),
+    "wiener": Entry(
+        "multitemporal",
+        "Apache-2.0",
+        "linear minimum mean square estimate from shifted, blurred, coarse dates",
+        _below(Wiener),
+        gsd="5, 2.5",
+        frames="any",
+    ),
+}
+"""Fusions of dates. A new one derives from `xsen2.multitemporal.fusion.Fusion` and adds its line here."""
+
 
 GROUP = "xsen2.methods"
 """Entry points under which other packages offer methods."""
 
 
 def _built_in() -> dict[str, Entry]:
-    found = cards()
-    networks = {name: _network(group) for name, group in found.items()}
-    return {"default": _network((*found[DEFAULT], *found.get(FINER, ()))), **networks, **CLASSICAL}
+    networks = {name: _network(found) for name, found in cards().items()}
+    ten, below = networks[DEFAULT], _below_default(networks.get(FINER), MULTITEMPORAL[BELOW_10_M])
+    default = replace(ten, make=_at_any(ten.make, below), gsd="10, 5, 2.5", frames="1; below 10 m any")
+    return {"default": default, **networks, **CLASSICAL, **MULTITEMPORAL}
+
+
+def _below_default(network: Entry | None, classical: Entry) -> Callable[[Request], Sequence[Method]]:
+    """The network where it makes the pixel size, else the classical method, which makes any."""
+
+    def make(request: Request) -> Sequence[Method]:
+        if network is not None and request.gsd in GSDS and (made := network.make(request)):
+            return made
+        return classical.make(request)
+
+    return make
 
 
 def installed() -> tuple[dict[str, tuple[Card, ...]], list[local.Broken]]:
@@ -83,7 +150,8 @@ def _network(found: Sequence[Card], broken: Sequence[local.Broken] = ()) -> Entr
         return made
 
     licence, source = ("; ".join(dict.fromkeys(getattr(c, key) for c in found)) for key in ("licence", "source"))
-    return Entry("network", licence, source, make)
+    sizes = ", ".join(f"{gsd:g}" for gsd in sorted({c.gsd for c in found}, reverse=True))
+    return Entry("network", licence, source, make, sizes, "any" if any(c.ratio == 1 for c in found) else "1")
 
 
 def _own() -> tuple[dict[str, Entry], list[local.Broken]]:
@@ -126,7 +194,8 @@ def methods() -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Indexed by name: kind (network, classical or package), licence, source.
+        Indexed by name: kind (network, classical, multitemporal or package), licence, source, and which pixel sizes it
+        makes, in metres, of how many dates each.
 
     See Also
     --------
@@ -143,7 +212,8 @@ def methods() -> pd.DataFrame:
     entries = _built_in()
     for more in (_own()[0], _offered()):
         entries |= {name: entry for name, entry in more.items() if name not in entries}
-    rows = {name: {"kind": e.kind, "licence": e.licence, "source": e.source} for name, e in entries.items()}
+    shown = ("kind", "licence", "source", "gsd", "frames")
+    rows = {name: {key: getattr(entry, key) for key in shown} for name, entry in entries.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 

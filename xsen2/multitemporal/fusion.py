@@ -39,6 +39,8 @@ class Fusion(Method):
         Whether clouds are masked, so that dates have to be chosen: then there are more candidates than frames.
     fit : Fit, optional
         What `learn` found out.
+    sensed : tuple of str
+        Bands that come in the place of `bands`, if they are others: those of 20 m and 60 m, made 10 m bands before.
     """
 
     bands: tuple[str, ...] = A
@@ -47,6 +49,7 @@ class Fusion(Method):
     uncertainty: bool = False
     masked: bool = False
     fit: Fit | None = None
+    sensed: tuple[str, ...] = ()
 
     @property
     def produces(self) -> tuple[str, ...]:
@@ -91,6 +94,16 @@ class Fusion(Method):
         """The method with the `fit` of its candidates."""
         return replace(self, fit=fitted(sums, len(self.bands), self.frames))
 
+    def of(self, bands: tuple[str, ...]) -> Fusion:
+        """What fuses other bands, which have been made 10 m bands and come in the place of those of 10 m."""
+        return replace(self, bands=A[: len(bands)], sensed=bands)
+
+    def alike(self, other: Fusion) -> Self:
+        """The method with frames where those of another lie."""
+        if self.fit is None or other.fit is None:
+            return self
+        return replace(self, fit=replace(self.fit, shifts=other.fit.shifts, used=other.fit.used))
+
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
         x = a if a.ndim == 4 else a[None]
         fit = Fit.unknown(len(x), len(self.bands)) if self.fit is None else self.fit
@@ -99,6 +112,11 @@ class Fusion(Method):
         x = (x - chosen.offsets.astype(np.float32)[..., None, None]) / chosen.gains.astype(np.float32)[..., None, None]
         x = np.where(np.isfinite(x).all(axis=1, keepdims=True), x, np.float32(np.nan))  # a pixel counts with all bands
         made = self.fuse(x, chosen)
+        if not (there := np.isfinite(made)).all():  # at the edge of what a frame has
+            seen = np.isfinite(x)
+            mean = np.where(seen, x, np.float32(0)).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+            mean = mean.repeat(self.zoom, axis=1).repeat(self.zoom, axis=2)
+            made = np.where(there, made, np.concatenate([mean] * (len(made) // len(mean))))
         clear = np.isfinite(x[:, 0]).sum(axis=0, dtype=np.float32)
         clear = clear.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
         return np.concatenate([made, clear[None]])

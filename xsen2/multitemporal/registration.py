@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_erosion, uniform_filter
 
 __all__ = ["CLEAR", "FARTHEST", "TILE", "Fit", "fitted", "sums_of"]
 
@@ -172,6 +171,8 @@ def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
 
 def _window(there: Mask) -> Floats:
     """Weights that fall to zero at the edges of a tile and round its holes."""
+    from scipy.ndimage import binary_erosion, uniform_filter  # here: importing it takes a while
+
     tapers = [np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in there.shape]
     out = np.multiply.outer(*tapers)
     if not there.all():
@@ -225,7 +226,8 @@ def fitted(sums: Floats, bands: int, frames: int | None, least: float = CLEAR) -
             fit.errors[0] = 0
         else:
             of = _Pair(complex_cross[i], power[i], counts[i, 2])
-            fit.shifts[i], fit.errors[i] = of.shift()
+            shift, fit.errors[i] = of.shift()
+            fit.shifts[i] = np.round(shift, 3) + 0.0  # what differs by machines is less
             fit.gains[i], fit.change[i] = of.gains(fit.shifts[i], _bounded(means[1], means[0]))
         if i:
             fit.offsets[i] = means[1] - fit.gains[i] * means[0]
@@ -312,15 +314,17 @@ class _Pair:
         return gain, 1 / alike**2 - 1
 
 
-def _surface(total: npt.NDArray[np.complex128], f: Floats, at: Floats) -> Floats:
-    return np.asarray((total @ np.exp(2j * np.pi * (f @ at.T))).real)
-
-
 def _highest(total: npt.NDArray[np.complex128], f: Floats) -> Floats:
     """The highest point of a correlation surface, to a quarter of a pixel."""
-    steps = np.arange(-_RANGE, _RANGE + 0.01, 0.25)
-    places = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
-    return np.asarray(places[np.argmax(_surface(total, f, places))])
+    part = 4
+    size = part * TILE
+    rows, columns = np.rint(f * TILE).astype(int).T
+    spectrum = np.zeros((size, size // 2 + 1), np.complex128)
+    spectrum[rows % size, columns] = total / np.where(columns > 0, 2, 1)  # `total` counts both halves
+    surface = np.fft.irfft2(spectrum, s=(size, size))
+    steps = np.arange(-int(_RANGE * part), int(_RANGE * part) + 1)
+    near = surface[np.ix_(steps % size, steps % size)]
+    return np.asarray(steps[list(np.unravel_index(np.argmax(near), near.shape))] / part)
 
 
 def _climb(total: npt.NDArray[np.complex128], f: Floats, start: Floats) -> tuple[Floats, float]:

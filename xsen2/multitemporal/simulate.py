@@ -106,8 +106,8 @@ def moved(x: Array, shift: npt.ArrayLike) -> Array:
 
     Examples
     --------
-    >>> moved(np.eye(4, dtype=np.float32)[None], (0, 1)).round(3)[0, 0]
-    array([0., 1., 0., 0.], dtype=float32)
+    >>> int(moved(np.eye(8, dtype=np.float32), (0, 1))[3].argmax())
+    4
     """
     down, right = np.asarray(shift, np.float64)
     if down == right == 0:

@@ -9,6 +9,7 @@ from xsen2.bands import A, B, C
 from xsen2.errors import MethodError
 from xsen2.methods.protocol import Array, Method, Request
 from xsen2.multitemporal.fusion import Fit, Fusion
+from xsen2.multitemporal.wiener import Wiener
 from xsen2.networks.cards import DEFAULT, MOST_FRAMES, Card
 
 __all__ = ["FusionNetwork", "NetworkMethod", "network_methods"]
@@ -104,6 +105,10 @@ class FusionNetwork(Fusion):
         return fuse(
             self.card, frames, -fit.shifts, device=self.device, dtype=self.dtype, doubt=self.uncertainty, reach=FILLED
         )
+
+    def of(self, bands: tuple[str, ...]) -> Fusion:
+        """For other bands than it has learnt, the linear estimate."""
+        return Wiener(gsd=self.gsd, frames=self.frames, masked=self.masked, uncertainty=self.uncertainty).of(bands)
 
     def with_uncertainty(self) -> FusionNetwork:
         """The same method, which gives standard errors too.
