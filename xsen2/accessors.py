@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import xarray as xr
 
+from xsen2 import align as _align
 from xsen2 import degrade as _degrade
 from xsen2 import index as _index
 from xsen2 import superresolve as _superresolve
@@ -54,6 +55,7 @@ class DSen2Accessor:
         self._obj = _settled(obj)
 
     superresolve = _bound(_superresolve.superresolve)
+    align = _bound(_align.align)
     evaluate = _bound(_evaluate.evaluate)
     finetune = _bound(_finetune.finetune)
     index = _bound(_index.index)

@@ -95,6 +95,10 @@ class Cancelled(Xsen2Error):
     """A call was stopped between two pieces of its work, because its ``progress=`` returned False or raised."""
 
 
+class ShiftWarning(UserWarning):
+    """A date lies too far from the others to be made one image with them."""
+
+
 class ResampledWarning(UserWarning):
     """The pixels of a cube have been resampled: methods make more of native ones."""
 

@@ -32,6 +32,8 @@ _RADIUS = 2  # pixels of a frame, round the one that is nearest, from which a fi
 _ROUNDED = int(np.ceil(FARTHEST))
 _LARGEST = 1 / 100  # cycles per pixel under which power does not grow any more
 _STEP = 0.01  # pixels between distances that covariances are tabled for
+_DARK = 5.0  # DN, of noise where there is no light
+_CALIBRATED = 1.2  # standard errors are so many times what the model says, where the truth is known
 _STRIP = 2**15  # pixels that are made at once
 
 
@@ -87,6 +89,7 @@ class Wiener(Fusion):
         whole = seen.all()
         height, width = (n - 2 * edge for n in frames.shape[-2:])
         out = np.zeros((len(self.bands), height, zoom, width, zoom), np.float32)
+        errors = np.zeros_like(out) if self.uncertainty else None
         offsets = np.rint(fit.shifts).astype(np.intp)
         code = np.zeros((height, width), np.int64)
         if not whole:
@@ -106,9 +109,19 @@ class Wiener(Fusion):
                 continue
             rows, columns = np.nonzero(code == subset)
             for band in range(len(self.bands)):
-                weights = self.weights(fit.take(used), band)[0].astype(np.float32)
-                self._apply(out[band], frames[used, band], offsets[used], weights, rows + edge, columns + edge, edge)
-        out = out.reshape(len(self.bands), height * zoom, width * zoom)
+                weights, variance = self.weights(fit.take(used), band)
+                taps, places = weights.astype(np.float32), (rows + edge, columns + edge)
+                self._apply(out[band], frames[used, band], offsets[used], taps, *places, edge)
+                if errors is not None:
+                    errors[band, rows, :, columns] = np.sqrt(variance).reshape(zoom, zoom)
+        if errors is not None:
+            busy = [_busy(frames[0, band], edge) / self._expected(fit, band) for band in range(len(self.bands))]
+            errors *= _CALIBRATED * np.sqrt(np.stack(busy), dtype=np.float32)[:, :, None, :, None]
+            errors = np.hypot(
+                errors, np.maximum(NOISE * fit.level, _DARK).astype(np.float32)[:, None, None, None, None]
+            )
+            out = np.concatenate([out, errors])
+        out = out.reshape(len(out), height * zoom, width * zoom)
         return np.pad(out, [(0, 0), (edge * zoom, edge * zoom), (edge * zoom, edge * zoom)])
 
     def _apply(
@@ -156,6 +169,16 @@ class Wiener(Fusion):
         variance = own - (found * goal).sum(axis=0)
         return found[:-1].T, np.maximum(variance, 0)
 
+    def _expected(self, fit: Fit, band: int) -> float:
+        """The variance, as a share of the scene's power, that a frame has within 3 x 3 pixels, see `_busy`."""
+        sigma = BANDS[(self.sensed or self.bands)[band]].psf_sigma
+        same = _covariance(sigma, sigma, SLOPE, 4.0)
+        at = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 2, indexing="ij"), -1).reshape(-1, 2)
+        weights = np.full(9, -1 / 9)
+        weights[4] += 1
+        near = _at(same, np.hypot(*(at[:, None] - at[None]).transpose(2, 0, 1))) + np.eye(9) * self._noise(fit, band)
+        return float(weights @ near @ weights)
+
     def _noise(self, fit: Fit, band: int) -> float:
         """The variance of noise, as a share of the scene's power."""
         rings = np.arange(3, TILE // 4)
@@ -166,6 +189,15 @@ class Wiener(Fusion):
         power = np.maximum(fit.power[band, rings] - noise, 1e-3 * noise + 1e-6)
         amplitude = float(np.exp(np.log(power / model).mean()))
         return float(np.clip(noise / amplitude, 1e-6, 1e3))
+
+
+def _busy(x: Array, edge: int) -> Floats:
+    """How much an image varies round each pixel: the mean square of what differs from the mean of 3 x 3 pixels."""
+    from scipy.ndimage import uniform_filter
+
+    x = x.astype(np.float64)
+    fine = uniform_filter((x - uniform_filter(x, 3)) ** 2, 2 * _RADIUS + 3)
+    return np.asarray(np.maximum(fine[edge:-edge, edge:-edge], 0))
 
 
 def _cut(x: Mask, edge: int, down: int, right: int) -> Mask:
