@@ -150,7 +150,7 @@ def test_the_command_says_what_does_not_go_together(data: Path, tmp_path: Path, 
 
 
 def test_there_are_no_networks_for_other_pixel_sizes():
-    with pytest.raises(MethodError, match="5 and 2.5 m"):
+    with pytest.raises(MethodError, match=r"5 and 2\.5 m"):
         runs.finer_recipe_for("fusion", 3.0, steps=1, cool=1, rate=0.02, seed=0)
 
 

@@ -21,6 +21,7 @@ from xsen2.methods.protocol import Method
 from xsen2.multitemporal.registration import fitted, sums_of
 from xsen2.multitemporal.simulate import moved, simulate
 from xsen2.superresolve import superresolve
+from xsen2.training.dates import cube_of
 from xsen2.training.scenes import Scene
 
 __all__ = [
@@ -96,17 +97,6 @@ def sites(scenes: Sequence[Scene], zoom: int) -> list[Site]:
         images = tuple(x.bands[10][:, rows, columns].astype(np.float32) for x in (scene, *same))
         out.append(Site(scene.name, images, valid))
     return out
-
-
-def cube_of(frames: Array, days: npt.NDArray[np.datetime64] | None = None) -> xr.Dataset:
-    """Frames ``(N, 4, H, W)`` DN as a cube of 10 m bands, without a place, a date every fifth day."""
-    n, _, height, width = frames.shape
-    if days is None:
-        days = np.datetime64("2020-01-01", "ns") + 5 * np.arange(n) * np.timedelta64(1, "D")
-    y, x = -10.0 * np.arange(height) - 5, 10.0 * np.arange(width) + 5
-    return xr.Dataset(
-        {band: (("time", "y", "x"), frames[:, i]) for i, band in enumerate(A)}, {"time": days, "y": y, "x": x}
-    )
 
 
 def made(ds: xr.Dataset, method: str | Method, gsd: float, frames: int, target: int = 0, device: str = "auto") -> Array:

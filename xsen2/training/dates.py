@@ -14,8 +14,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import torch
+import xarray as xr
 from torch import nn
 
+from xsen2.bands import A
 from xsen2.networks.cards import GAIN
 from xsen2.networks.inference import filled
 from xsen2.networks.kriging import PSF
@@ -23,7 +25,7 @@ from xsen2.networks.twogrid import upsample
 from xsen2.training.fit import HALF, DatesRecipe
 from xsen2.training.scenes import Scene
 
-__all__ = ["DatesTask", "Ground", "Sample", "gain", "grounds", "least", "observe", "samples"]
+__all__ = ["DatesTask", "Ground", "Sample", "cube_of", "gain", "grounds", "least", "observe", "samples"]
 
 Array = npt.NDArray[np.float32]
 
@@ -249,6 +251,17 @@ def gain(made: Array, bicubic: Array, truth: Array, valid: npt.NDArray[np.bool_]
     """
     mine, theirs = ((z - truth)[:, valid].astype(np.float64).var(axis=1) for z in (made, bicubic))
     return float((10 * np.log10(theirs / mine)).mean())
+
+
+def cube_of(frames: Array, days: npt.NDArray[np.datetime64] | None = None) -> xr.Dataset:
+    """Frames ``(N, 4, H, W)`` DN as a cube of 10 m bands, without a place, a date every fifth day."""
+    n, _, height, width = frames.shape
+    if days is None:
+        days = np.datetime64("2020-01-01", "ns") + 5 * np.arange(n) * np.timedelta64(1, "D")
+    y, x = -10.0 * np.arange(height) - 5, 10.0 * np.arange(width) + 5
+    return xr.Dataset(
+        {band: (("time", "y", "x"), frames[:, i]) for i, band in enumerate(A)}, {"time": days, "y": y, "x": x}
+    )
 
 
 @dataclass(frozen=True)

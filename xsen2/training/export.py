@@ -158,23 +158,50 @@ def _device() -> str:
     return f"a CPU, {torch.get_num_threads()} threads, {'bfloat16 (AMX)' if amx else 'float32'}"
 
 
+def _gains(card: Card) -> list[str]:
+    """The validation of a network for many dates."""
+    lines = [
+        "- **Validation** (other places; dB of cPSNR beyond bicubic interpolation of the date, one scale up; what is "
+        "there with copies of one date is prior):",
+        "",
+        "| sites | dates | gain | 95 % interval | worst site |",
+        "|---|---|---|---|---|",
+    ]
+    for sites, rows in card.validation.items():
+        for name, row in rows.items():
+            interval = f"{row['from']} to {row['to']}"
+            lines.append(f"| {sites} | {name} | {row['gain, dB']} | {interval} | {row['worst']} |")
+    return lines
+
+
 def describe(folder: Path = WEIGHTS) -> Path:
     """Write the cards of a folder as one page for people, ``README.md`` beside them."""
-    lines = ["# Model cards", "", "Made from the `.json` cards by `python benchmarks/validate.py --card`.", ""]
+    lines = [
+        "# Model cards",
+        "",
+        "Made from the `.json` cards by `python benchmarks/validate.py --card` and `python benchmarks/finer.py --card`.",
+        "",
+    ]
     for path in sorted(folder.glob("*.json")):
         card = Card.read(path)
         training, recipe = card.training, card.training["recipe"]
+        made = f"{10 * card.ratio} m bands at {card.gsd:g} m" + (" from several dates" if card.ratio == 1 else "")
         commands = training.get("commands") or [training["command"]]
         lines += [
             f"## {card.name}",
             "",
-            f'- **What**: {card.source}; `method="{card.network}"`, the {10 * card.ratio} m bands at {card.gsd:g} m.',
+            f'- **What**: {card.source}; `method="{card.network}"`, the {made}.',
             f"- **Data**: {', '.join(training['scenes'])}; contains modified Copernicus Sentinel data 2015-2020.",
             f"- **Degraded by**: {training.get('operator') or training['operators']}.",
             f"- **Run**: {' then '.join(f'`{c}`' for c in commands)}; batches of {recipe['batch']} patches of "
             f"{recipe['patch']} px; {training['hours']} h on {training['device']}.",
             f"- **Licence**: {card.licence}.",
             f"- **sha256**: `{card.sha256}`, fp16.",
+        ]
+        if card.ratio == 1:
+            lines += [*_gains(card), ""]
+            continue
+        lines += [
             "- **Validation** (other places; RMSE divided by bicubic's, at the lower scale):",
             "",
             "| bands, operator | scenes | mean | worst | L1C | L2A | SAM / bicubic's | errors within 1 sigma |",
