@@ -176,12 +176,8 @@ def _gains(card: Card) -> list[str]:
 
 def describe(folder: Path = WEIGHTS) -> Path:
     """Write the cards of a folder as one page for people, ``README.md`` beside them."""
-    lines = [
-        "# Model cards",
-        "",
-        "Made from the `.json` cards by `python benchmarks/validate.py --card` and `python benchmarks/finer.py --card`.",
-        "",
-    ]
+    commands = " and ".join(f"`python benchmarks/{name}.py --card`" for name in ("validate", "finer"))
+    lines = ["# Model cards", "", f"Made from the `.json` cards by {commands}.", ""]
     for path in sorted(folder.glob("*.json")):
         card = Card.read(path)
         training, recipe = card.training, card.training["recipe"]
