@@ -176,8 +176,8 @@ def _gains(card: Card) -> list[str]:
 
 def describe(folder: Path = WEIGHTS) -> Path:
     """Write the cards of a folder as one page for people, ``README.md`` beside them."""
-    commands = " and ".join(f"`python benchmarks/{name}.py --card`" for name in ("validate", "finer"))
-    lines = ["# Model cards", "", f"Made from the `.json` cards by {commands}.", ""]
+    makers = " and ".join(f"`python benchmarks/{name}.py --card`" for name in ("validate", "finer"))
+    lines = ["# Model cards", "", f"Made from the `.json` cards by {makers}.", ""]
     for path in sorted(folder.glob("*.json")):
         card = Card.read(path)
         training, recipe = card.training, card.training["recipe"]
