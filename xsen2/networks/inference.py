@@ -219,6 +219,7 @@ def fuse(
     card: Card,
     frames: Array,
     shifts: npt.NDArray[np.float64],
+    change: npt.NDArray[np.float64] | None = None,
     *,
     device: str = "auto",
     dtype: str = "auto",
@@ -236,6 +237,8 @@ def fuse(
     shifts : numpy.ndarray
         ``(N, 2)``: rows and columns, in 10 m pixels, by which the ground that a frame's pixel shows lies beyond that
         of the first frame's pixel; NaN where not known.
+    change : numpy.ndarray, optional
+        ``(N,)``: variance of what differs between a frame and the first, as a share of the first's.
     device, dtype, doubt
         As `infer` takes them.
     reach : int
@@ -262,6 +265,7 @@ def fuse(
     x, there, left = _moved(x, there, shifts)
     mask = there.astype(np.float32)
     placed = torch.from_numpy(left[None].astype(np.float32)).to(where)
+    differ = None if change is None else torch.from_numpy(change[None].astype(np.float32)).to(where)
 
     def compute(batches: list[list[tuple[int, int]]], size: tuple[int, int]) -> Array:
         whole, seen = (devices.upload(z, where) for z in (x, mask))
@@ -269,7 +273,9 @@ def fuse(
         for corners in batches:
             cut = [torch.stack([z[..., r : r + size[0], c : c + size[1]] for r, c in corners]) for z in (whole, seen)]
             with torch.autocast(where.type, kind, enabled=kind != torch.float32):
-                made = network(cut[0].div_(GAIN), cut[1], placed.expand(len(corners), -1, -1), doubt=doubt)
+                many = len(corners)
+                other = None if differ is None else differ.expand(many, -1)
+                made = network(cut[0].div_(GAIN), cut[1], placed.expand(many, -1, -1), other, doubt=doubt)
             if out is None:
                 out = torch.zeros((made.shape[1], *(n * zoom for n in x.shape[-2:])), device=where)
             edge = halo * zoom

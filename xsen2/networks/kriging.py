@@ -60,7 +60,12 @@ def _apart(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def weights(
-    shifts: torch.Tensor, zoom: int, radius: int, noises: Sequence[float], doubt: float = SHIFT
+    shifts: torch.Tensor,
+    zoom: int,
+    radius: int,
+    noises: Sequence[float],
+    doubt: float = SHIFT,
+    change: torch.Tensor | None = None,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Kernels that make the finer pixels, and what variance they leave.
 
@@ -77,6 +82,8 @@ def weights(
         Variances of the noise, in units of the ground's; for each of them there are kernels.
     doubt : float
         Standard error of the shifts, in native pixels.
+    change : torch.Tensor, optional
+        (B, N): variance of what differs from the reference, of other ground, as a share of the ground's.
 
     Returns
     -------
@@ -93,6 +100,10 @@ def weights(
     slope = sum(s * w**2 / (w**2 + 2 * sigma**2) ** 2 for w, s in zip(SIGMAS, SHARES, strict=True)) * zoom**2
     error = torch.where(known, doubt, 0.3) ** 2 * 2 * slope
     error[:, 0] = 0
+    if change is not None:
+        own = torch.arange(frames, device=shifts.device).repeat_interleave((2 * radius + 1) ** 2)
+        extra = change.to(left).repeat_interleave((2 * radius + 1) ** 2, 1)
+        left = left * (1 + extra[:, :, None] * (own[:, None] == own))
     inside = torch.arange(zoom, device=shifts.device, dtype=shifts.dtype) - (zoom - 1) / 2
     targets = torch.stack(torch.meshgrid(inside, inside, indexing="ij"), -1).reshape(1, -1, 2).expand(batch, -1, 2)
     right = _covariance(*_apart(places, targets), 1, sigma)

@@ -54,7 +54,13 @@ class MultiDate(Network):
     side = 384
 
     def forward(  # type: ignore[override]
-        self, frames: torch.Tensor, mask: torch.Tensor, shifts: torch.Tensor, *, doubt: bool = False
+        self,
+        frames: torch.Tensor,
+        mask: torch.Tensor,
+        shifts: torch.Tensor,
+        change: torch.Tensor | None = None,
+        *,
+        doubt: bool = False,
     ) -> torch.Tensor:
         """Make one batch.
 
@@ -68,6 +74,8 @@ class MultiDate(Network):
         shifts : torch.Tensor
             (B, N, 2): rows and columns in native pixels by which the ground that a frame's pixel shows lies beyond that
             of the first frame's pixel; NaN where not known.
+        change : torch.Tensor, optional
+            (B, N): variance of what differs between a frame and the first, as a share of the first's; none by default.
         doubt : bool
             Whether standard errors follow.
 
@@ -131,20 +139,26 @@ class ManyDates(MultiDate):
         # Gate, then kriging of what it lets through, or encoder; then join, body and tail (or the longer `doubt`).
         return innovation + 2 + max(self.WINDOW + 1, 3) + 1 + 2 * len(self.body) + 2
 
-    def prepare(self, shifts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def prepare(self, shifts: torch.Tensor, change: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """Kernels for the shifts at hand, float32: they are the same for all blocks of an image."""
         with torch.no_grad(), torch.autocast(shifts.device.type, enabled=False):
             exact = shifts.double()
             predictors = kriging.predictors(exact, self.zoom, self.RADIUS, self.NOISE[0])
             window = self.WINDOW if exact.shape[1] > 2 else self.RADIUS
-            made = kriging.weights(exact, self.zoom, window, self.NOISE)
+            made = kriging.weights(exact, self.zoom, window, self.NOISE, change=change)
             return predictors.float(), made[0][0].float(), made[1][0].float(), made[0][1].float()
 
     def forward(  # type: ignore[override]
-        self, frames: torch.Tensor, mask: torch.Tensor, shifts: torch.Tensor, *, doubt: bool = False
+        self,
+        frames: torch.Tensor,
+        mask: torch.Tensor,
+        shifts: torch.Tensor,
+        change: torch.Tensor | None = None,
+        *,
+        doubt: bool = False,
     ) -> torch.Tensor:
         batch, count, channels, height, width = frames.shape
-        predictors, sharp, calm, variance = self.prepare(shifts)
+        predictors, sharp, calm, variance = self.prepare(shifts, change)
         with torch.autocast(frames.device.type, enabled=False):
             reference = frames[:, 0]
             expected = kriging.predict(reference, predictors)
@@ -222,7 +236,13 @@ class HighResNet(MultiDate):
         return 1 + 2 * (len(self.encode) - 1) + 1 + 5 * 3 + 2 + 2
 
     def forward(  # type: ignore[override]
-        self, frames: torch.Tensor, mask: torch.Tensor, shifts: torch.Tensor, *, doubt: bool = False
+        self,
+        frames: torch.Tensor,
+        mask: torch.Tensor,
+        shifts: torch.Tensor,
+        change: torch.Tensor | None = None,
+        *,
+        doubt: bool = False,
     ) -> torch.Tensor:
         if doubt:
             raise NotImplementedError("HighResNet has no branch for standard errors")

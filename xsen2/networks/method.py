@@ -103,7 +103,14 @@ class FusionNetwork(Fusion):
         from xsen2.networks.inference import fuse
 
         return fuse(
-            self.card, frames, -fit.shifts, device=self.device, dtype=self.dtype, doubt=self.uncertainty, reach=FILLED
+            self.card,
+            frames,
+            -fit.shifts,
+            fit.change.mean(axis=1),
+            device=self.device,
+            dtype=self.dtype,
+            doubt=self.uncertainty,
+            reach=FILLED,
         )
 
     def of(self, bands: tuple[str, ...]) -> Fusion:
