@@ -220,6 +220,7 @@ def fuse(
     frames: Array,
     shifts: npt.NDArray[np.float64],
     change: npt.NDArray[np.float64] | None = None,
+    errors: npt.NDArray[np.float64] | None = None,
     *,
     device: str = "auto",
     dtype: str = "auto",
@@ -239,6 +240,8 @@ def fuse(
         of the first frame's pixel; NaN where not known.
     change : numpy.ndarray, optional
         ``(N,)``: variance of what differs between a frame and the first, as a share of the first's.
+    errors : numpy.ndarray, optional
+        ``(N,)``: standard errors of the shifts.
     device, dtype, doubt
         As `infer` takes them.
     reach : int
@@ -265,7 +268,7 @@ def fuse(
     x, there, left = _moved(x, there, shifts)
     mask = there.astype(np.float32)
     placed = torch.from_numpy(left[None].astype(np.float32)).to(where)
-    differ = None if change is None else torch.from_numpy(change[None].astype(np.float32)).to(where)
+    more = [None if z is None else torch.from_numpy(z[None].astype(np.float32)).to(where) for z in (change, errors)]
 
     def compute(batches: list[list[tuple[int, int]]], size: tuple[int, int]) -> Array:
         whole, seen = (devices.upload(z, where) for z in (x, mask))
@@ -274,8 +277,8 @@ def fuse(
             cut = [torch.stack([z[..., r : r + size[0], c : c + size[1]] for r, c in corners]) for z in (whole, seen)]
             with torch.autocast(where.type, kind, enabled=kind != torch.float32):
                 many = len(corners)
-                other = None if differ is None else differ.expand(many, -1)
-                made = network(cut[0].div_(GAIN), cut[1], placed.expand(many, -1, -1), other, doubt=doubt)
+                others = [None if z is None else z.expand(many, -1) for z in more]
+                made = network(cut[0].div_(GAIN), cut[1], placed.expand(many, -1, -1), *others, doubt=doubt)
             if out is None:
                 out = torch.zeros((made.shape[1], *(n * zoom for n in x.shape[-2:])), device=where)
             edge = halo * zoom

@@ -64,7 +64,7 @@ def weights(
     zoom: int,
     radius: int,
     noises: Sequence[float],
-    doubt: float = SHIFT,
+    doubt: torch.Tensor | float = SHIFT,
     change: torch.Tensor | None = None,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Kernels that make the finer pixels, and what variance they leave.
@@ -80,8 +80,8 @@ def weights(
         Native pixels on each side that are read.
     noises : sequence of float
         Variances of the noise, in units of the ground's; for each of them there are kernels.
-    doubt : float
-        Standard error of the shifts, in native pixels.
+    doubt : float or torch.Tensor
+        Standard error of the shifts, in native pixels; (B, N) if frames differ in it.
     change : torch.Tensor, optional
         (B, N): variance of what differs from the reference, of other ground, as a share of the ground's.
 

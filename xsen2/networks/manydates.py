@@ -16,6 +16,9 @@ __all__ = ["HighResNet", "ManyDates", "MultiDate"]
 
 CHANNELS = 4  # B02, B03, B04, B08
 
+SURE = 0.02
+"""Native pixels: no shift is known better than that, whatever is said of it, since relief and sensors add to it."""
+
 STEP = 0.1
 """Factor on the last convolution: with it one step of the optimiser moves pixels by a few DN, not by tens."""
 
@@ -59,6 +62,7 @@ class MultiDate(Network):
         mask: torch.Tensor,
         shifts: torch.Tensor,
         change: torch.Tensor | None = None,
+        errors: torch.Tensor | None = None,
         *,
         doubt: bool = False,
     ) -> torch.Tensor:
@@ -76,6 +80,8 @@ class MultiDate(Network):
             of the first frame's pixel; NaN where not known.
         change : torch.Tensor, optional
             (B, N): variance of what differs between a frame and the first, as a share of the first's; none by default.
+        errors : torch.Tensor, optional
+            (B, N): standard errors of the shifts, in native pixels; a twentieth by default.
         doubt : bool
             Whether standard errors follow.
 
@@ -139,13 +145,16 @@ class ManyDates(MultiDate):
         # Gate, then kriging of what it lets through, or encoder; then join, body and tail (or the longer `doubt`).
         return innovation + 2 + max(self.WINDOW + 1, 3) + 1 + 2 * len(self.body) + 2
 
-    def prepare(self, shifts: torch.Tensor, change: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    def prepare(
+        self, shifts: torch.Tensor, change: torch.Tensor | None = None, errors: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """Kernels for the shifts at hand, float32: they are the same for all blocks of an image."""
         with torch.no_grad(), torch.autocast(shifts.device.type, enabled=False):
             exact = shifts.double()
             predictors = kriging.predictors(exact, self.zoom, self.RADIUS, self.NOISE[0])
             window = self.WINDOW if exact.shape[1] > 2 else self.RADIUS
-            made = kriging.weights(exact, self.zoom, window, self.NOISE, change=change)
+            doubt = kriging.SHIFT if errors is None else errors.double().clamp(min=SURE)
+            made = kriging.weights(exact, self.zoom, window, self.NOISE, doubt, change)
             return predictors.float(), made[0][0].float(), made[1][0].float(), made[0][1].float()
 
     def forward(  # type: ignore[override]
@@ -154,11 +163,12 @@ class ManyDates(MultiDate):
         mask: torch.Tensor,
         shifts: torch.Tensor,
         change: torch.Tensor | None = None,
+        errors: torch.Tensor | None = None,
         *,
         doubt: bool = False,
     ) -> torch.Tensor:
         batch, count, channels, height, width = frames.shape
-        predictors, sharp, calm, variance = self.prepare(shifts, change)
+        predictors, sharp, calm, variance = self.prepare(shifts, change, errors)
         with torch.autocast(frames.device.type, enabled=False):
             reference = frames[:, 0]
             expected = kriging.predict(reference, predictors)
@@ -241,6 +251,7 @@ class HighResNet(MultiDate):
         mask: torch.Tensor,
         shifts: torch.Tensor,
         change: torch.Tensor | None = None,
+        errors: torch.Tensor | None = None,
         *,
         doubt: bool = False,
     ) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from xsen2.bands import A, B, C
 from xsen2.errors import MethodError
 from xsen2.methods.protocol import Array, Method, Request
@@ -75,6 +77,9 @@ class NetworkMethod(Method):
         return self.card.sha256, self.device, self.dtype, self.uncertainty
 
 
+SAME = 0.005
+"""Of what differs between dates, as a share of a date's variance: noise makes so much of the same ground."""
+
 FILLED = 3
 """Pixels that are read, beyond what a network sees, to fill those that are hidden on the date that is made."""
 
@@ -106,7 +111,8 @@ class FusionNetwork(Fusion):
             self.card,
             frames,
             -fit.shifts,
-            fit.change.mean(axis=1),
+            np.maximum(fit.change.mean(axis=1) - SAME, 0),
+            np.minimum(fit.errors, 1.0),
             device=self.device,
             dtype=self.dtype,
             doubt=self.uncertainty,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import xarray as xr
+from scipy.ndimage import uniform_filter
 from torch import nn
 
 from xsen2.bands import A
@@ -50,6 +51,8 @@ class Sample:
     frames: Array  # (B, N, 4, h, w)
     mask: Array  # (B, N, 1, h, w)
     shifts: Array  # (B, N, 2), as estimated
+    change: Array  # (B, N)
+    errors: Array  # (B, N)
     truth: Array  # (B, 4, zoom * h, zoom * w)
     weight: Array  # (B, zoom * h, zoom * w)
 
@@ -181,7 +184,7 @@ def samples(
 
 def _one(
     place: Ground, zoom: int, patch: int, side: int, margin: int, count: int, rng: np.random.Generator
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> tuple[Array, ...]:
     height, width = place.valid.shape
     y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     turn = int(rng.integers(8))
@@ -223,14 +226,37 @@ def _one(
                 mask[i, 0][part] = 0
         frames[i] = z
     frames = filled(frames, mask > 0, patch)
-    seen = true + rng.normal(0, rng.uniform(0, 0.07), true.shape)
+    error = rng.uniform(0, 0.07)
+    seen = true + rng.normal(0, error, true.shape)
     seen[0] = 0
+    change = [0.0] + [_change(frames[0], frame, part) for frame, part in zip(frames[1:], mask[1:, 0], strict=True)]
     if rng.random() < 0.03:
         seen[1:] = np.nan
     inner = slice(margin, margin + patch * zoom)
     truth = own[:, inner, inner]
     weight = cut(place.valid)[inner, inner].astype(np.float32) / np.float32(place.unit)
-    return frames, mask, seen.astype(np.float32), np.ascontiguousarray(truth), np.ascontiguousarray(weight)
+    return (
+        frames,
+        mask,
+        seen.astype(np.float32),
+        np.array(change, np.float32),
+        np.full(count, error, np.float32),
+        np.ascontiguousarray(truth),
+        np.ascontiguousarray(weight),
+    )
+
+
+def _change(first: Array, other: Array, seen: Array) -> float:
+    """The variance of what differs at low frequencies, as a share of the first's, as whole images tell it.
+
+    What noise makes of the same ground is taken off.
+    """
+    if seen.mean() < 0.3:
+        return 0.0
+    smooth = [uniform_filter(z * seen, (1, 5, 5))[:, seen > 0] for z in (first, other)]
+    x, y = (z - z.mean(axis=1, keepdims=True) for z in smooth)
+    share = (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1) + 1e-12)
+    return float(np.clip(1 / np.clip(share, 0.3, 1) ** 2 - 1 - 0.02, 0, 2).mean())
 
 
 def gain(made: Array, bicubic: Array, truth: Array, valid: npt.NDArray[np.bool_]) -> float:
@@ -291,11 +317,10 @@ class DatesTask:
         What bicubic interpolation gets wrong in that place, in that patch, and what the network gets wrong in it: so a
         desert and a city count alike, and patches whose dates show other ground do not outweigh all others.
         """
-        frames, mask, shifts, truth, weight = (
-            torch.from_numpy(x).to(device) for x in (batch.frames, batch.mask, batch.shifts, batch.truth, batch.weight)
-        )
+        *given, truth, weight = (torch.from_numpy(x).to(device) for x in vars(batch).values())
+        frames = given[0]
         doubtful = bool(network.uncertainty)
-        out = network(frames, mask, shifts, doubt=doubtful)
+        out = network(*given, doubt=doubtful)
         bands = truth.shape[1]
         error = (out[:, :bands] - truth).abs()
         with torch.no_grad():
@@ -345,7 +370,8 @@ class DatesTask:
                 bicubic = upsample(torch.from_numpy(frames[:1]), self.recipe.zoom)[0].numpy()
                 for count, found in gains.items():
                     x = torch.from_numpy(frames[None, :count]).to(device)
-                    made = network(x, torch.ones_like(x[:, :, :1]), torch.from_numpy(shifts[None, :count]).to(device))
+                    seen, errors = torch.ones_like(x[:, :, :1]), torch.full_like(x[:, :, 0, 0, 0], 0.03)
+                    made = network(x, seen, torch.from_numpy(shifts[None, :count]).to(device), None, errors)
                     found.append(gain(made[0].cpu().numpy(), bicubic, truth, valid))
         if not gains[8]:
             return {}

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from xsen2.errors import MethodError, SourceError
 from xsen2.methods.bicubic import upsample as bicubic
+from xsen2.networks import kriging
 from xsen2.networks.cards import GAIN, Card
 from xsen2.networks.inference import filled
-from xsen2.networks.kriging import PSF
 from xsen2.networks.load import tensors
 from xsen2.progress import ProgressLike
 from xsen2.training.dates import Sample, observe
@@ -338,7 +338,7 @@ def _ssim(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
 def _coarse(x: torch.Tensor, width: int) -> torch.Tensor:
     """As the sensor would show it: blurred by the ``mtf`` operator, and sampled at the centres of its pixels."""
     zoom = x.shape[-1] // width
-    sigma = PSF * (zoom**2 - 1) ** 0.5
+    sigma = kriging.PSF * (zoom**2 - 1) ** 0.5
     reach = int(np.ceil(3 * sigma)) + zoom // 2
     at = torch.arange(-reach, reach + zoom, device=x.device, dtype=x.dtype) - (zoom - 1) / 2
     kernel = torch.exp(-0.5 * (at / sigma) ** 2)
@@ -387,18 +387,19 @@ class ReferenceTask:
                 near = np.s_[..., y : y + patch, x : x + patch]
                 fine = np.s_[..., y * zoom : (y + patch) * zoom, x * zoom : (x + patch) * zoom]
                 cut = (frames[some][near], there[some][near], shifts[some], truth[fine], seen[fine])
-                rows.append(_turned(cut, int(rng.integers(8))))
+                *given, truth_, seen_ = _turned(cut, int(rng.integers(8)))
+                same, sure = np.zeros(count, np.float32), np.full(count, kriging.SHIFT, np.float32)
+                rows.append((*given, same, sure, truth_, seen_))
             yield Sample(*(np.stack(part) for part in zip(*rows, strict=True)))
             step += 1
 
     def loss(self, network: nn.Module, batch: Sample, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """That of `loss_of`; standard errors learn from what is left after brightness is corrected."""
-        frames, mask, shifts, truth, weight = (
-            torch.from_numpy(x).to(device) for x in (batch.frames, batch.mask, batch.shifts, batch.truth, batch.weight)
-        )
+        *given, truth, weight = (torch.from_numpy(x).to(device) for x in vars(batch).values())
+        frames = given[0]
         weight = weight[:, None]
         doubtful = bool(network.uncertainty)
-        out = network(frames, mask, shifts, doubt=doubtful)
+        out = network(*given, doubt=doubtful)
         made = out[:, : truth.shape[1]].float()
         total = self.loss_of(made, truth, weight, frames[:, 0])
         if not doubtful:
