@@ -29,7 +29,8 @@ from xsen2.radiometry import scales_of
 
 pytestmark = pytest.mark.usefixtures("thin_blocks", "tiny_networks")
 
-METHODS = one_of_each([m for m in xsen2.methods().index if m != "default"])
+TABLE = xsen2.methods()  # fusions of dates have tests of their own
+METHODS = one_of_each([m for m in TABLE.index[TABLE["kind"] != "multitemporal"] if m != "default"])
 
 
 def superresolve(ds, method, **kwargs):
@@ -60,7 +61,7 @@ def taught(ds, name):
     for one in resolve(name, [*B, *C], dtype="float32"):
         if one.rounds:
             chunks = tuple((n,) for n in cube.shape(10))
-            one = Taught(learnt(cube, one, chunks, scales_of(cube, None), arrays, lambda method: method).compute())
+            one = Taught(learnt(cube, one, chunks, scales_of(cube, None), arrays).compute())
         out.append(one)
     return out
 

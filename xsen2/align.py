@@ -57,7 +57,7 @@ def align(
         median of all dates, pixel by pixel.
     apply : bool
         Whether the cube comes back moved, so that all dates lie where the reference does: by a Lanczos kernel of 6 x 6
-        pixels, which is divided by its sum.
+        pixels, which adds up to 1 and leaves a plane a plane.
     mask : str, sequence of int, xarray.DataArray or callable, optional
         What is not looked at, as `xsen2.superresolve.superresolve` takes it. By default, ``"auto"``, what ``"scl"``
         says if the cube has SCL. Nodata never is.
@@ -214,8 +214,8 @@ class _Numbers:
             where = f"{abs(by[0]):.1f} m {'south' if by[0] > 0 else 'north'}"
             where += f" and {abs(by[1]):.1f} m {'east' if by[1] > 0 else 'west'}"
             warn_once(
-                f"{self.dates[number]} lies {where} of the reference, more than {self.far:g} m: superresolve() does not "
-                "take it for a frame of others. Leave it out, or use align(apply=True) first",
+                f"{self.dates[number]} lies {where} of the reference, more than {self.far:g} m: superresolve() takes "
+                "no such date for a frame. Leave it out, or use align(apply=True) first",
                 ShiftWarning,
             )
         return shift[None]
@@ -240,6 +240,7 @@ def _moved(cube: Cube, found: da.Array, scales: Mapping[str, Scale]) -> xr.Datas
             extras[name] = variable.copy(data=data)
     names = {band: name for band, name in cube.names.items() if band != name}
     out = xr.Dataset({**new, **extras}, attrs={**carried(cube.attrs), "xsen2_aligned": "True"}).rename(names)
+    out = out if cube.time in ("time", None) else out.rename(time=cube.time)
     return out if cube.crs is None else write_crs(out, cube.crs)
 
 

@@ -516,14 +516,17 @@ def _which(consistent: dict[str, bool], operator: str) -> str:
 def _makes(cube: Cube, gsd: float | None, method: object) -> tuple[str, ...]:
     """Bands of the cube that the method may make: coarse ones; below 10 m, the method's own, or those of 10 m."""
     own = () if isinstance(method, str | os.PathLike) else adopt(method).produces
-    if (gsd is not None and gsd < 10) or any(b in A for b in own):
+    if (gsd is not None and gsd < 10) or any(b in A for b in own) or method in list(MULTITEMPORAL):
         return tuple(b for b in cube.bands if b in (own or A))
     return tuple(b for b in cube.bands if factor_of(b) > 1)
 
 
 def _targets(cube: Cube, bands: Sequence[str] | None, native: bool, low: tuple[str, ...]) -> tuple[str, ...]:
     if not low:
-        raise BandError(f"only 10 m bands ({', '.join(cube.names.values())}): there is nothing to super-resolve")
+        raise BandError(
+            f"only 10 m bands ({', '.join(cube.names.values())}): there is nothing to super-resolve "
+            "to 10 m; gsd=5 makes finer pixels of several dates"
+        )
     if not any(grid_of(b) == 10 for b in cube.bands):
         raise BandError(f"no 10 m bands among {', '.join(cube.names.values())}: load B02, B03, B04 and B08 as well")
     if bands is None:

@@ -69,6 +69,8 @@ class Wiener(Fusion):
     frequency. Then the best linear estimate of a fine pixel, from 5 x 5 pixels of each frame, has the same weights
     everywhere: one bank of filters for each set of frames that is clear at a pixel. Weights add up to one.
 
+    Nothing goes further beyond what the target shows within 3 x 3 pixels than it differs there, or below 0.
+
     Standard errors are those of the model, scaled by how much the image varies round a pixel.
     """
 
@@ -114,6 +116,7 @@ class Wiener(Fusion):
                 self._apply(out[band], frames[used, band], offsets[used], taps, *places, edge)
                 if errors is not None:
                     errors[band, rows, :, columns] = np.sqrt(variance).reshape(zoom, zoom)
+        _bound(out, frames[0], edge)
         if errors is not None:
             busy = [_busy(frames[0, band], edge) / self._expected(fit, band) for band in range(len(self.bands))]
             errors *= _CALIBRATED * np.sqrt(np.stack(busy), dtype=np.float32)[:, :, None, :, None]
@@ -189,6 +192,16 @@ class Wiener(Fusion):
         power = np.maximum(fit.power[band, rings] - noise, 1e-3 * noise + 1e-6)
         amplitude = float(np.exp(np.log(power / model).mean()))
         return float(np.clip(noise / amplitude, 1e-6, 1e3))
+
+
+def _bound(out: Array, frame: Array, edge: int) -> None:
+    """Keep fine pixels within what 3 x 3 pixels around show, and as much again; and from 0, where all around is."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    low, high = (f(frame, (1, 3, 3))[:, edge:-edge, edge:-edge] for f in (minimum_filter, maximum_filter))
+    least, most = 2 * low - high, 2 * high - low
+    least = np.where(low >= 0, np.maximum(least, 0), least)
+    np.clip(out, least[:, :, None, :, None], most[:, :, None, :, None], out=out)
 
 
 def _busy(x: Array, edge: int) -> Floats:
