@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from xsen2.bands import A
 from xsen2.errors import MethodError, WeightsError
 from xsen2.methods.bicubic import upsample
-from xsen2.methods.registry import resolve
+from xsen2.methods.registry import own_gsd, resolve
 from xsen2.multitemporal.simulate import simulate
 from xsen2.networks import inference, kriging
-from xsen2.networks.cards import Card
+from xsen2.networks.cards import DEFAULT, FINER, Card, cards
 from xsen2.networks.inference import filled, fuse
 from xsen2.networks.load import build
 from xsen2.networks.manydates import HighResNet, ManyDates, MultiDate
 from xsen2.networks.network import Network
+from xsen2.training.dates import cube_of
 from xsen2.training.export import write
 
 SMALL = {"thin": 4, "wide": 8, "blocks": 1}
@@ -266,3 +269,55 @@ def test_a_path_of_weights_is_a_method(card: Card):
 def test_architectures_are_checked_like_the_others():
     with pytest.raises(WeightsError, match="takes no argument"):
         build("manydates.ManyDates", 1, {"zoom": 2, "colour": 3})
+
+
+# What comes with the package
+
+SHIPPED = cards()[FINER]
+
+
+@pytest.mark.parametrize("shipped", SHIPPED, ids=lambda c: c.name)
+def test_shipped_weights(shipped: Card):
+    raw = shipped.file.read_bytes()
+    assert hashlib.sha256(raw).hexdigest() == shipped.sha256
+    made = inference.load(shipped, torch.device("cpu"), torch.float32)
+    assert isinstance(made, MultiDate)
+    assert shipped.halo >= made.radius
+    assert "Copernicus" in shipped.licence
+    assert len(shipped.spread) == 4
+    [rows] = shipped.validation.values()
+    several, one, copies = rows["8 dates"], rows["1 date"], rows["8 copies of one date"]
+    assert one["worst"] > 0, "bicubic was better on a site, with one date"
+    assert several["gain, dB"] > rows["wiener, 8 dates"]["gain, dB"]
+    assert several["gain, dB"] > copies["gain, dB"] + 1, "most is to come from other dates"
+
+
+@pytest.mark.parametrize("gsd", [5, 2.5])
+def test_the_default_below_10_m_is_the_network(gsd: float, ground: np.ndarray):
+    [method] = resolve("default", ["B02", "B08"], gsd=gsd, frames=5)
+    assert (method.name, method.gsd, method.frames) == (FINER, gsd, 5)
+    assert own_gsd(FINER) == 5
+    assert resolve("default", ["B11"])[0].name == DEFAULT
+    assert resolve("default", ["B08"], gsd=10 / 3)[0].name == "wiener"
+
+
+@pytest.mark.parametrize("zoom", [2, 4])
+def test_what_is_shipped_is_near_the_linear_estimate_where_that_is_best(ground: np.ndarray, zoom: int):
+    """On a random field, no image of the Earth, with one date too; and standard errors hold."""
+    frames, _ = simulate(ground, zoom, 8, np.random.default_rng(0))
+    ds = cube_of(frames)
+    base = upsample(frames[0], zoom)
+
+    def error(count: int, method: str) -> float:
+        sr = ds.isel(time=slice(0, count)).dsen2.superresolve(
+            method=method, gsd=10 / zoom, frames=count, target=ds["time"].values[0], uncertainty=method == "default"
+        )
+        made = np.stack([sr[band].values[0] for band in A])
+        if method == "default":
+            sure = np.stack([sr[f"{band}_se"].values[0] for band in A])
+            assert 0.4 < float((np.abs(made - ground) < sure).mean()) < 0.95
+        return float((made - ground)[:, 8:-8, 8:-8].std())
+
+    bicubic = float((base - ground)[:, 8:-8, 8:-8].std())
+    assert error(8, "default") < 1.15 * error(8, "wiener") < 0.9 * bicubic
+    assert error(1, "default") < bicubic

@@ -27,7 +27,7 @@ from xsen2.errors import BandError, MethodError
 from xsen2.grid import without_place
 from xsen2.masks import Hidden, Mask, hide, read
 from xsen2.methods.protocol import Method, adopt, zoom_of
-from xsen2.methods.registry import MULTITEMPORAL, resolve
+from xsen2.methods.registry import own_gsd, resolve
 from xsen2.multitemporal.fusion import Fusion
 from xsen2.radiometry import STORED, TAKEN, Scale, finite, scales_of, to_nan
 from xsen2.version import __version__
@@ -336,8 +336,8 @@ def superresolve(
     if clip and area is None:
         raise MethodError("clip=True clips to area=, which is missing")
     wanted = _wanted(cube, gsd, frames)
-    if wanted is None and isinstance(method, str) and method in MULTITEMPORAL:
-        wanted = 5.0
+    if wanted is None:
+        wanted = own_gsd(method)
     makes = _makes(cube, wanted, method)
     targets = _targets(cube, bands, native, makes)
     aoi = None if area is None else locate(cube, area, options.get("area_crs"))
@@ -516,7 +516,7 @@ def _which(consistent: dict[str, bool], operator: str) -> str:
 def _makes(cube: Cube, gsd: float | None, method: object) -> tuple[str, ...]:
     """Bands of the cube that the method may make: coarse ones; below 10 m, the method's own, or those of 10 m."""
     own = () if isinstance(method, str | os.PathLike) else adopt(method).produces
-    if (gsd is not None and gsd < 10) or any(b in A for b in own) or method in list(MULTITEMPORAL):
+    if (gsd is not None and gsd < 10) or any(b in A for b in own) or own_gsd(method) is not None:
         return tuple(b for b in cube.bands if b in (own or A))
     return tuple(b for b in cube.bands if factor_of(b) > 1)
 

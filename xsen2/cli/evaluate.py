@@ -99,7 +99,9 @@ def evaluate(
     if gsd != "10":
         _finer(folder, out, methods, float(gsd), frames, series, device, quiet)
         return
-    names = [name for name in xsen2.methods().index if name != "default"] if methods is None else _split(methods)
+    known = xsen2.methods()
+    ten = known.index[known["kind"] != "multitemporal"]
+    names = [name for name in ten if name != "default"] if methods is None else _split(methods)
     if dataset == "sen2neon":
         _airborne(folder, out, names, device, quiet)
         return

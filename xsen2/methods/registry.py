@@ -25,7 +25,7 @@ from xsen2.networks.method import network_methods
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MULTITEMPORAL", "Method", "finest_halo", "installed", "methods", "resolve"]
+__all__ = ["MULTITEMPORAL", "Method", "finest_halo", "installed", "methods", "own_gsd", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,8 @@ def _below_default(network: Entry | None, classical: Entry) -> Callable[[Request
     """The network where it makes the pixel size, else the classical method, which makes any."""
 
     def make(request: Request) -> Sequence[Method]:
-        if network is not None and request.gsd in GSDS and (made := network.make(request)):
-            return made
-        return classical.make(request)
+        made = [] if network is None or request.gsd not in GSDS else network.make(request)
+        return made if made and all(one.gsd == request.gsd for one in made) else classical.make(request)
 
     return make
 
@@ -151,7 +150,9 @@ def _network(found: Sequence[Card], broken: Sequence[local.Broken] = ()) -> Entr
 
     licence, source = ("; ".join(dict.fromkeys(getattr(c, key) for c in found)) for key in ("licence", "source"))
     sizes = ", ".join(f"{gsd:g}" for gsd in sorted({c.gsd for c in found}, reverse=True))
-    return Entry("network", licence, source, make, sizes, "any" if any(c.ratio == 1 for c in found) else "1")
+    if all(c.ratio == 1 for c in found):
+        return Entry("multitemporal", licence, source, make, sizes, "any")
+    return Entry("network", licence, source, make, sizes)
 
 
 def _own() -> tuple[dict[str, Entry], list[local.Broken]]:
@@ -280,6 +281,25 @@ def resolve(
     if len({one.gsd for one in found}) > 1:
         raise MethodError(f"method {name!r} makes pixels of several sizes: ask for bands of one, with bands=[…]")
     return found
+
+
+def own_gsd(method: object) -> float | None:
+    """The pixel size that a name or path makes where none is asked for, if it makes no 10 m pixels; else None.
+
+    Examples
+    --------
+    >>> own_gsd("wiener"), own_gsd("bicubic")
+    (5.0, None)
+    """
+    if not isinstance(method, str | os.PathLike) or _is_ten(method):
+        return None
+    entry = _find(method)
+    return float(entry.gsd.split(",")[0]) if entry.kind == "multitemporal" else None
+
+
+def _is_ten(method: str | os.PathLike[str]) -> bool:
+    """Whether it is a name that is known to make 10 m pixels, without looking at any file."""
+    return isinstance(method, str) and (method == "default" or method in CLASSICAL)
 
 
 def _find(method: str | os.PathLike[str]) -> Entry:
