@@ -43,8 +43,8 @@ Floats = npt.NDArray[np.float64]
 COPIES = ", copies of one date"
 """Follows a method's name where it is fed one date again and again: what it gains then is prior, not fusion."""
 
-SIDE = 480
-"""Pixels of 10 m, at most, along each side of what is judged of a scene."""
+SIDE = 120
+"""Pixels of a frame, at most, along each side of what is judged of a scene."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,22 @@ class Site:
 
     @property
     def place(self) -> str:
-        """Names that differ by a last number or a level are of one place."""
-        return re.sub(r"(_\d|_L1C|_L2A)$", "", self.name.split("/")[0])
+        """Names that differ by a last number or a level are of one place; patches of a stack are places each."""
+        return re.sub(r"(_\d|_L1C|_L2A)$", "", self.name)
 
 
 def sites(scenes: Sequence[Scene], zoom: int) -> list[Site]:
     """Scenes as sites: the middle of each, `SIDE` pixels at most, with the same place on other dates if there are some.
 
-    Patches of stacks, too small for frames that are coarser, are left out, and scenes half of which is not valid.
+    What is too small for frames that are coarser is left out, and scenes half of which is not valid.
     """
     out = []
     cell = 6 * zoom
     for scene in scenes:
         height, width = scene.valid[10].shape
-        if "/" in scene.name or min(height, width) < 24 * zoom:
+        if min(height, width) < 24 * zoom:
             continue
-        size = [min(n, SIDE) // cell * cell for n in (height, width)]
+        size = [min(n, SIDE * zoom) // cell * cell for n in (height, width)]
         rows, columns = (slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip((height, width), size, strict=True))
         valid = scene.valid[10][rows, columns].astype(bool)
         if valid.mean() < 0.5:
@@ -135,6 +135,7 @@ def simulated(
     *,
     noise: float = 0.005,
     dates: bool = False,
+    alone: bool = True,
     seed: int = 0,
     device: str = "auto",
 ) -> dict[str, tuple[float, float]]:
@@ -152,6 +153,8 @@ def simulated(
         Of frames, as a share of each band's mean.
     dates : bool
         Whether half of the frames, but not the target, show the place on its other dates, which it must have then.
+    alone : bool
+        Whether methods are judged with one frame and with copies of one, too.
     seed : int
         For shifts, noise and gains, with the site's name.
     device : str
@@ -178,7 +181,8 @@ def simulated(
             continue
         for name, ds, count in ((f"{label}, 1", one, 1), (f"{label}, {frames}", whole, frames),
                                 (f"{label}{COPIES}", copies, frames)):  # fmt: skip
-            out[name] = gains_of(made(ds, method, gsd, count, device=device), base, truth, site.valid)
+            if alone or ds is whole:
+                out[name] = gains_of(made(ds, method, gsd, count, device=device), base, truth, site.valid)
     return out
 
 

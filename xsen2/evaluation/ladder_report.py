@@ -13,7 +13,7 @@ import xarray as xr
 
 from xsen2 import files
 from xsen2.errors import MethodError, SourceError, once, printable
-from xsen2.evaluation.ladder import COPIES, Series, Site, as_dict, full_scale, interval, series_of, simulated, sites
+from xsen2.evaluation.ladder import COPIES, Series, as_dict, full_scale, interval, series_of, simulated, sites
 from xsen2.evaluation.page import Heading, Part, Table, as_html, as_markdown, literal, versions
 from xsen2.evaluation.report import strict
 from xsen2.methods.registry import resolve
@@ -145,7 +145,9 @@ def ladder(
             run.places[site.name] = site.place
             run.gains[site.name] = simulated(site, plain, gsd, frames, noise=noise, device=device)
             if len(site.images) > 1:
-                run.changed[site.name] = _changed(site, plain, run, device)
+                run.changed[site.name] = simulated(
+                    site, plain, gsd, frames, noise=noise, dates=True, alone=False, device=device
+                )
             best = {label: round(run.gains[site.name][f"{label}, {frames}"][0], 2) for label in plain}
             reporter.update(reporter.done + 1, f"{site.name}: {best}")
             reporter.check()
@@ -154,11 +156,6 @@ def ladder(
         reporter.update(reporter.done + 1, f"done: {out / 'report.html'}")
     _write(run, out)
     return run
-
-
-def _changed(site: Site, plain: Mapping[str, str], run: Ladder, device: str) -> dict[str, tuple[float, float]]:
-    found = simulated(site, plain, run.gsd, run.frames, noise=run.noise, dates=True, device=device)
-    return {label: score for label, score in found.items() if label.endswith(f", {run.frames}")}
 
 
 def _write(run: Ladder, out: Path) -> None:
