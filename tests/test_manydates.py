@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,25 @@ def test_dates_off_by_more_than_a_pixel_are_moved_first(card: Card):
     np.testing.assert_allclose(there[inner], near[inner], atol=0.05)
 
 
+def test_chunks_leave_no_seam_and_holes_are_filled_by_other_dates(card: Card, ground: np.ndarray):
+    frames, _ = simulate(ground, 2, 3, np.random.default_rng(0))
+    frames[0, :, 50:58, 52:64] = np.nan
+    frames[:, :, 90:92, 20:25] = np.nan
+    ds = cube_of(frames)
+    [method] = resolve(card.file, A, dtype="float32")
+    assert pickle.loads(pickle.dumps(method)) == method
+    one = ds.dsen2.superresolve(method=method, target=ds["time"].values[0], native=False, uncertainty=True)
+    cut = ds.chunk(y=60, x=47).dsen2.superresolve(
+        method=method, target=ds["time"].values[0], native=False, uncertainty=True
+    )
+    whole, parts = one.compute(), cut.compute()
+    for name in ("B02", "B08", "B08_se"):
+        np.testing.assert_allclose(parts[name], whole[name], rtol=0, atol=0.02)
+    missing = np.isnan(whole["B04"].values[0])
+    assert missing[180:184, 40:50].all()
+    assert missing.sum() == 40
+
+
 # Cards
 
 
@@ -304,6 +324,7 @@ def test_the_default_below_10_m_is_the_network(gsd: float, ground: np.ndarray):
 @pytest.mark.parametrize("zoom", [2, 4])
 def test_what_is_shipped_is_near_the_linear_estimate_where_that_is_best(ground: np.ndarray, zoom: int):
     """On a random field, no image of the Earth, with one date too; and standard errors hold."""
+    ground = ground[:, : 48 * zoom, : 48 * zoom]
     frames, _ = simulate(ground, zoom, 8, np.random.default_rng(0))
     ds = cube_of(frames)
     base = upsample(frames[0], zoom)
@@ -315,7 +336,7 @@ def test_what_is_shipped_is_near_the_linear_estimate_where_that_is_best(ground: 
         made = np.stack([sr[band].values[0] for band in A])
         if method == "default":
             sure = np.stack([sr[f"{band}_se"].values[0] for band in A])
-            assert 0.4 < float((np.abs(made - ground) < sure).mean()) < 0.95
+            assert 0.3 < float((np.abs(made - ground) < sure).mean()) < 0.95
         return float((made - ground)[:, 8:-8, 8:-8].std())
 
     bicubic = float((base - ground)[:, 8:-8, 8:-8].std())

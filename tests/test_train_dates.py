@@ -105,7 +105,7 @@ def test_gain_takes_the_mean_error_off():
 def test_a_stop_changes_nothing_and_it_learns(
     places: list[Ground], tmp_path: Path, architecture: str, arguments: dict[str, int]
 ):
-    recipe = DatesRecipe(architecture, 6, 2, {"zoom": 2, **arguments}, batch=2, patch=16, counts=(2, 3))
+    recipe = DatesRecipe(architecture, 6, 2, {"zoom": 2, **arguments}, batch=2, patch=16, counts=(1, 3))
     task = DatesTask(places[:1], places[1:], recipe)
     whole = learn(task, recipe, tmp_path / "whole", every=6, device="cpu", progress=False)
     with pytest.raises(Cancelled):

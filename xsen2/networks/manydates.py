@@ -150,12 +150,15 @@ class ManyDates(MultiDate):
     ) -> tuple[torch.Tensor, ...]:
         """Kernels for the shifts at hand, float32: they are the same for all blocks of an image."""
         with torch.no_grad(), torch.autocast(shifts.device.type, enabled=False):
-            exact = shifts.double()
+            # On the CPU: there are few numbers, and not every device has double precision.
+            where, exact = shifts.device, shifts.cpu().double()
+            change, errors = (None if z is None else z.cpu() for z in (change, errors))
             predictors = kriging.predictors(exact, self.zoom, self.RADIUS, self.NOISE[0])
             window = self.WINDOW if exact.shape[1] > 2 else self.RADIUS
             doubt = kriging.SHIFT if errors is None else errors.double().clamp(min=SURE)
             made = kriging.weights(exact, self.zoom, window, self.NOISE, doubt, change)
-            return predictors.float(), made[0][0].float(), made[1][0].float(), made[0][1].float()
+            kept = (predictors, made[0][0], made[1][0], made[0][1])
+            return tuple(z.float().to(where) for z in kept)
 
     def forward(  # type: ignore[override]
         self,

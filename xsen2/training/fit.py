@@ -59,8 +59,8 @@ class Optimiser:
         """One update with all rates times `factor`; takes the gradients and clears them."""
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for parameter, matrix in self.inner:
-            assert parameter.grad is not None
-            matrix.grad = parameter.grad.reshape(matrix.shape)
+            # Of a layer that a batch had no use for, as that which joins dates where there is one, there is none.
+            matrix.grad = None if parameter.grad is None else parameter.grad.reshape(matrix.shape)
         for part, rate in zip(self.parts, self.rates, strict=False):
             for group in part.param_groups:
                 group["lr"] = rate * factor
