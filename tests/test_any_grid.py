@@ -206,7 +206,8 @@ def test_clouds_are_masked_before_dates_are_fused():
 def test_what_is_asked_must_be_what_the_method_does():
     ds = make_cube(2, 2, dates=2)
     for error, words, how in (
-        (MethodError, "makes 10 m pixels, not 5 m: use gsd=10", {"method": "bicubic", "gsd": 5}),
+        (MethodError, "makes 10 m pixels, not 5 m: use gsd=10", {"method": "regression", "gsd": 5}),
+        (MethodError, "makes 10 m pixels, not 5 m: use gsd=10", {"method": Median(), "gsd": 5}),
         (MethodError, "makes 5 m pixels, not 10 m: use gsd=5", {"method": Halves(), "gsd": 10}),
         (MethodError, "use frames=3", {"method": Median(), "frames": 2}),
         (MethodError, "use frames=1", {"method": "bicubic", "frames": 4}),

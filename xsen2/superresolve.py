@@ -346,7 +346,9 @@ def superresolve(
     asked = [band for band in targets if band in makes or factor_of(band) > 1]
     named = isinstance(method, str | os.PathLike)
     coarse = [b for b in asked if factor_of(b) > 1] if named and wanted is not None and wanted < 10 else []
-    own = [band for band in asked if band not in coarse] or [b for b in cube.bands if b in A]
+    own = [band for band in asked if band not in coarse]
+    if coarse and not own:  # frames are found by the 10 m bands
+        own = [band for band in cube.bands if band in A]
     methods = resolve(method, own, device, dtype, operator, wanted, frames)
     if hidden is not None:
         methods = [replace(one, masked=True) if isinstance(one, Fusion) else one for one in methods]

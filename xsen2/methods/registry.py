@@ -255,7 +255,12 @@ def resolve(
     """
     if isinstance(method, (str, os.PathLike)):
         name = os.fspath(method)
-        make = _find(method).make
+        entry = _find(method)
+        make = entry.make
+        if gsd is not None and gsd < 10 and entry.gsd == "10" and entry.kind != "package":
+            raise MethodError(
+                f"method {name!r} makes 10 m pixels, not {gsd:g} m: use gsd=10, or one of {', '.join(MULTITEMPORAL)}"
+            )
         request = Request(tuple(bands), device, dtype, operator, gsd, frames)
         found = [adopt(one) for one in make(request)]
         able = {b for one in found for b in one.produces}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CLEAR", "FARTHEST", "TILE", "Fit", "fitted", "sums_of"]
+__all__ = ["ALIKE", "CLEAR", "FARTHEST", "NOISE", "TILE", "Fit", "fitted", "sums_of"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -30,6 +30,12 @@ CLEAR = 0.95
 
 FARTHEST = 1.5
 """Pixels, in either direction, that a frame may be off."""
+
+ALIKE = 1.0
+"""Share of the target's variance that may differ in a frame: what differs by more tells nothing."""
+
+NOISE = 0.005
+"""Of a frame, as a share of a band's mean: Sentinel-2's signal-to-noise ratios are 150 to 250."""
 
 _MOST = 0.4  # cycles per pixel: beyond that, aliases outweigh what two dates share
 _RINGS = int(_MOST * TILE) + 1
@@ -197,7 +203,8 @@ def fitted(sums: Floats, bands: int, frames: int | None, least: float = CLEAR) -
         Those of `sums_of`, added up over the image.
     bands : int
     frames : int or None
-        How many of the candidates may be used, the nearest of those that are clear, and not off by too much.
+        How many of the candidates may be used, the nearest of those that are clear, and neither off nor changed by
+        too much.
     least : float
         Share of the pixels that a frame must have.
     """
@@ -228,14 +235,15 @@ def fitted(sums: Floats, bands: int, frames: int | None, least: float = CLEAR) -
             of = _Pair(complex_cross[i], power[i], counts[i, 2])
             shift, fit.errors[i] = of.shift()
             fit.shifts[i] = np.round(shift, 3) + 0.0  # what differs by machines is less
-            fit.gains[i], fit.change[i] = of.gains(fit.shifts[i], _bounded(means[1], means[0]))
+            noise = (NOISE * means[0]) ** 2 * counts[i, 3]
+            fit.gains[i], fit.change[i] = of.gains(fit.shifts[i], _bounded(means[1], means[0]), noise)
         if i:
             fit.offsets[i] = means[1] - fit.gains[i] * means[0]
     best = 0 if counts[0, 2] else int(np.argmax(counts[:, 2]))
     if counts[best, 2]:
         fit.power[:] = power[best, 0] / members / max(counts[best, 3], 1e-9)
     fit.clear[:] = counts[:, 0] / any_pixel
-    good = (fit.clear >= least) & (np.abs(fit.shifts).max(axis=1) <= FARTHEST)
+    good = (fit.clear >= least) & (np.abs(fit.shifts).max(axis=1) <= FARTHEST) & (fit.change.mean(axis=1) <= ALIKE)
     good[0] = True
     fit.used[:] = good & (np.cumsum(good) <= (n if frames is None else frames))
     return fit
@@ -298,20 +306,29 @@ class _Pair:
         _, _, rings, twice = _frequencies()
         return np.asarray(np.maximum(np.bincount(rings, twice, _RINGS), 1))
 
-    def gains(self, shift: Floats, bright: Floats) -> tuple[Floats, Floats]:
-        """Per band the factor on contrast, near `bright`, that on brightness; and the share of what differs."""
+    def gains(self, shift: Floats, bright: Floats, noise: Floats) -> tuple[Floats, Floats]:
+        """Per band the factor on contrast, near `bright`, that on brightness; and the share of what differs.
+
+        Every wave counts alike, however strong: change falls off with frequency as the scene does, and if strong waves
+        counted for more it would be a few of the longest that decide. `noise` is the power of each band's noise.
+        """
         _, f, rings, twice = _frequencies()
         turned = (self.cross * np.exp(2j * np.pi * (f @ shift))).real * twice
-        low = (rings > 1) & (rings <= TILE // 6)
-        mine, theirs = self.power[:, :, 2 : TILE // 6 + 1].sum(axis=-1)
-        shared = turned[:, low].sum(axis=1)
-        slope = shared / np.maximum(mine, 1e-9)
-        alike = np.clip(shared / np.sqrt(np.maximum(mine * theirs, 1e-9)), 1e-3, 0.9999)
-        waves = max(self.tiles * twice[low].sum() / 2 * _INDEPENDENT, 1)
+        some = slice(2, TILE // 4 + 1)
+        members = self._members[some]
+        shared = np.stack([np.bincount(rings, band, _RINGS) for band in turned])[:, some]
+        mine, theirs = np.maximum(self.power[:, :, some], 1e-9)
+        noise = noise[:, None] * members
+        signal = np.maximum(mine - noise, 0.1 * mine)
+        each = shared / signal
+        slope = each @ members / members.sum()
+        alike = np.clip(slope / np.sqrt(np.maximum((theirs - noise) / signal, 0.1) @ members / members.sum()), 1e-3, 1)
+        waves = max(self.tiles * members.sum() / 2 * _INDEPENDENT, 1)
         doubt = slope**2 * (1 / alike**2 - 1) / waves  # variance of the slope
         trust = 0.05**2 / (0.05**2 + doubt)
-        gain = np.clip(trust * slope + (1 - trust) * bright, 0.5, 2.0)
-        return gain, 1 / alike**2 - 1
+        gain = np.clip(trust * slope + (1 - trust) * bright, 0.5, 2.0)[:, None]
+        left = theirs / gain**2 - 2 * shared / gain + mine - noise * (1 + 1 / gain**2)
+        return gain[:, 0], np.maximum(left / signal, 0) @ members / members.sum()
 
 
 def _highest(total: npt.NDArray[np.complex128], f: Floats) -> Floats:

@@ -15,15 +15,12 @@ from xsen2.engine.block import mixed
 from xsen2.engine.fill import fill
 from xsen2.methods.protocol import Array, Mask
 from xsen2.multitemporal.fusion import Fit, Fusion
-from xsen2.multitemporal.registration import FARTHEST, TILE
+from xsen2.multitemporal.registration import FARTHEST, NOISE, TILE
 
 __all__ = ["Wiener"]
 
 Floats = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.intp]
-
-NOISE = 0.005
-"""Of a frame, as a share of a band's mean: Sentinel-2's signal-to-noise ratios are 150 to 250."""
 
 SLOPE = 2.6
 """Power falls off as frequency to the minus this, before any blur: as of most scenes."""
@@ -33,6 +30,7 @@ _ROUNDED = int(np.ceil(FARTHEST))
 _LARGEST = 1 / 100  # cycles per pixel under which power does not grow any more
 _STEP = 0.01  # pixels between distances that covariances are tabled for
 _DARK = 5.0  # DN, of noise where there is no light
+_SHARED = 0.5  # correlation of what has changed from the target to two other dates: it stays so for a while
 _CALIBRATED = 1.2  # standard errors are so many times what the model says, where the truth is known
 _STRIP = 2**15  # pixels that are made at once
 
@@ -162,9 +160,9 @@ class Wiener(Fusion):
         cross = _covariance(sigma, sigma / self.zoom, SLOPE, farthest)
         own = _covariance(sigma / self.zoom, sigma / self.zoom, SLOPE, farthest)[0]
         near = _at(same, np.hypot(*(at[:, None] - at[None]).transpose(2, 0, 1)))
-        change = fit.change[whose, band]
-        of_frame = whose[:, None] == whose[None]
-        k = near * (1 + of_frame * change[:, None]) + np.eye(len(at)) * self._noise(fit, band)
+        change = np.sqrt(fit.change[whose, band])
+        shared = np.where(whose[:, None] == whose[None], 1.0, _SHARED)
+        k = near * (1 + shared * np.outer(change, change)) + np.eye(len(at)) * self._noise(fit, band)
         right = _at(cross, np.hypot(*(at[:, None] - fine[None]).transpose(2, 0, 1)))
         system = np.block([[k, np.ones((len(k), 1))], [np.ones((1, len(k))), np.zeros((1, 1))]])
         goal = np.vstack([right, np.ones((1, len(fine)))])
