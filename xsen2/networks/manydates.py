@@ -115,12 +115,13 @@ class ManyDates(MultiDate):
 
     Notes
     -----
-    The last convolution starts at zero: an untrained network is kriging. Masked pixels, and all of a date whose mask is
-    0, change nothing.
+    The last convolution starts at zero: an untrained network is kriging. What a mask hides changes nothing. In use, not
+    in training, what is made gives way to bicubic interpolation where the first date shows no more than noise.
     """
 
     RADIUS, WINDOW, SLOW = 3, 2, 7
     NOISE = (7e-4, 2e-2)
+    QUIET = 0.016  # of the level, divided by the root of the number of dates: contrast that may be noise
 
     def __init__(self, zoom: int, thin: int = 32, wide: int = 64, blocks: int = 4, ratio: int = 1) -> None:
         super().__init__()
@@ -211,10 +212,23 @@ class ManyDates(MultiDate):
         given = [4 * detail.flatten(1, 2), 4 * soft.flatten(1, 2), reference, fused, mean_x, certain, clear]
         y = self.body(F.relu(self.join(torch.cat(given, 1))))
         out: torch.Tensor = F.pixel_shuffle(fine.flatten(1, 2) + STEP * self.tail(y).float(), self.zoom)
+        if not self.training:
+            with torch.autocast(frames.device.type, enabled=False):
+                out = self._calm(out, reference, level, contrast, count)
         if not doubt:
             return out
         spread = torch.exp(F.pixel_shuffle(STEP * self.doubt(y.detach()).float(), self.zoom).clamp(-10, 6)) * 0.01
         return torch.cat([out, spread], 1)
+
+    def _calm(
+        self, out: torch.Tensor, reference: torch.Tensor, level: torch.Tensor, contrast: torch.Tensor, count: int
+    ) -> torch.Tensor:
+        """Where the first date shows no more than noise, as on open water, bicubic interpolation of it."""
+        around = F.avg_pool2d(F.pad(contrast, [3] * 4, mode="replicate"), 7, 1).square()
+        noise = (self.QUIET * level.abs().mean(1, keepdim=True)).square() / count
+        share = F.interpolate(around / (around + noise + 1e-9), scale_factor=self.zoom, mode="bilinear")
+        base = upsample(reference, self.zoom)
+        return base + share * (out - base)
 
 
 class HighResNet(MultiDate):
