@@ -335,3 +335,21 @@ def test_the_page_runs():
     assert found["last"].sizes["time"] == 1
     assert found["moved"]["shift_x"].dims == ("time",)
     assert np.isfinite(found["blurred"]["B08"][0]).all()
+
+
+def test_images_too_small_to_tell_anything_of():
+    """A 60 m pixel: no shifts, no spectrum, and no worse than interpolation."""
+    ds, truth, _ = series(72, 72, dates=3, shifts=np.zeros((3, 2)))
+    small = ds.isel(y=slice(30, 36), x=slice(12, 18))
+    for target in (None, "2024-06-01"):
+        sr = small.dsen2.superresolve(gsd=5, target=target).compute()
+        plain = small.dsen2.superresolve(gsd=5, target=target, method="bicubic").compute()
+        off = [np.sqrt(np.mean((pixels(x)[0] - truth[:, 60:72, 24:36]) ** 2)) for x in (sr, plain)]
+        assert off[0] < 1.05 * off[1]
+    assert np.isnan(sr["shift_x"].values[0, 3:]).all()
+
+
+def test_what_a_fusion_sees_round_an_area():
+    assert xsen2.context_of(gsd=5) >= 60
+    assert xsen2.context_of("bicubic", gsd=2.5) == 60
+    assert xsen2.context_of("wiener", ["B11"], gsd=5) > xsen2.context_of("wiener", gsd=5)
