@@ -125,6 +125,7 @@ def context_of(
     method: str | os.PathLike[str] | Method = "default",
     bands: Sequence[str] | None = None,
     *,
+    gsd: float | None = None,
     consistency: bool | None = None,
     operator: Operator = "mtf",
 ) -> int:
@@ -136,8 +137,9 @@ def context_of(
 
     Parameters
     ----------
-    method, bands, consistency, operator
-        As `xsen2.superresolve.superresolve` takes them; by default all 20 m and 60 m bands are made.
+    method, bands, gsd, consistency, operator
+        As `xsen2.superresolve.superresolve` takes them; by default all 20 m and 60 m bands are made, below 10 m the
+        10 m bands.
 
     Returns
     -------
@@ -165,20 +167,23 @@ def context_of(
     >>> cube = xsen2.load(items, bbox=padded(bbox, context_of()))  # doctest: +SKIP
     >>> cube.dsen2.superresolve(area=bbox)  # doctest: +SKIP
     """
-    asked = (*B, *C) if bands is None else canonical(names_of(bands, "bands", BandError))
+    finer = gsd is not None and gsd < 10
+    asked = (A if finer else (*B, *C)) if bands is None else canonical(names_of(bands, "bands", BandError))
     if not asked:
         raise BandError("bands=[] names nothing: name 20 m or 60 m bands, or leave it out for all")
-    wanted = [band for band in asked if grid_of(band) != 10]
+    wanted = [band for band in asked if finer or grid_of(band) != 10]
     if not wanted:
         raise BandError(f"bands={bands!r} are 10 m bands, which need no context: name 20 m or 60 m bands")
     if not isinstance(operator, str) or operator not in OPERATORS:
         raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
     most = 0
-    for one in resolve(method, wanted, operator=operator):
+    coarse = [band for band in wanted if finer and grid_of(band) != 10]
+    before = context_of("default", coarse, consistency=consistency, operator=operator) if coarse else 0
+    for one in resolve(method, [b for b in wanted if b not in coarse] or A, operator=operator, gsd=gsd):
         exact = one.consistency if consistency is None else consistency
         projection = projection_of(one, one.produces, operator if exact else None, (0, 0))
         most = max(most, Block(one, (), (), projection).halo)
-    return -(-most * 10 // 60) * 60
+    return before + -(-most * 10 // 60) * 60
 
 
 class Options(TypedDict, total=False):
