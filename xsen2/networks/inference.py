@@ -241,7 +241,7 @@ def fuse(
     change : numpy.ndarray, optional
         ``(N,)``: variance of what differs between a frame and the first, as a share of the first's.
     errors : numpy.ndarray, optional
-        ``(N,)``: standard errors of the shifts.
+        ``(N,)``: standard errors of the shifts; infinite where they are not known.
     device, dtype, doubt
         As `infer` takes them.
     reach : int
@@ -264,6 +264,10 @@ def fuse(
     zoom, halo = network.zoom, card.halo + reach
     there = np.asarray(np.isfinite(frames).all(axis=1, keepdims=True))
     x = filled(frames, there, halo)
+    if errors is not None:  # whose shift nobody knows, as in an image of a few pixels, fills holes and does no more
+        known = np.isfinite(errors) | (np.arange(len(errors)) == 0)
+        x, there, shifts, errors = x[known], there[known], shifts[known], errors[known]
+        change = None if change is None else change[known]
     # Frames that lie off by whole pixels are moved by those: kernels reach a few pixels.
     x, there, left = _moved(x, there, shifts)
     mask = there.astype(np.float32)
@@ -288,8 +292,8 @@ def fuse(
         assert out is not None
         return devices.download(out)
 
-    key = (card.sha256, str(where), str(kind), str(len(frames)))
-    out = _retreating(compute, card, key, where, kind, x.shape[-2:], halo, 1, network.side, len(frames))
+    key = (card.sha256, str(where), str(kind), str(len(x)))
+    out = _retreating(compute, card, key, where, kind, x.shape[-2:], halo, 1, network.side, len(x))
     return _checked(out, card, kind, float(np.abs(x).max()) < SANE, doubt)
 
 

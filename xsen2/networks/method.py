@@ -112,7 +112,7 @@ class FusionNetwork(Fusion):
             frames,
             -fit.shifts,
             np.maximum(fit.change.mean(axis=1) - SAME, 0),
-            np.minimum(fit.errors, 1.0),
+            fit.errors,
             device=self.device,
             dtype=self.dtype,
             doubt=self.uncertainty,
