@@ -13,7 +13,9 @@ import numpy.typing as npt
 from dask.base import clone_key, compute_as_if_collection, tokenize
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.optimization import cull
 from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+from dask.utils import ensure_dict
 
 from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
@@ -148,8 +150,12 @@ class Settled:
             if not last:
                 out.append(array)
                 continue
-            needed = graph.cull(list(flatten(array.__dask_keys__()))).layers
-            keys = {name: list(needed[name]) for name in last if name in needed}
+            ends = list(flatten(array.__dask_keys__()))
+            tasks, _ = cull(ensure_dict(graph.cull(ends)), ends)  # that of layers alone keeps other dates
+            keys: dict[str, list[Any]] = {name: [] for name in last}
+            for key in tasks:
+                if isinstance(key, tuple) and key[0] in keys:
+                    keys[str(key[0])].append(key)
             unknown = [key for some in keys.values() for key in some if key not in self._known]
             if unknown:
                 found = compute_as_if_collection(da.Array, graph, unknown)
