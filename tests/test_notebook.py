@@ -97,3 +97,19 @@ def test_was_run_to_its_end(path):
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert sum(o.output_type == "display_data" for o in outputs) >= 2
     assert not [o for o in outputs if any(home in str(o) for home in ("/tmp/", "/home/", "/root/", "/Users/"))]
+
+
+MANY = """
+assert {name: ds["B04"].shape[0] for name, ds in fine.items()} == {"10 m": 60, "5 m": 120, "2.5 m": 240}
+assert found["fusion"]["reflectance"] < 0.5 * found["bicubic"]["reflectance"], found
+assert found["fusion"]["unseen"] < 1.02, found
+assert found["fusion"]["agree"] > found["bicubic"]["agree"], found
+assert found["fusion"]["shift"] < 0.02, found
+"""
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_multitemporal(shared, monkeypatch):
+    monkeypatch.setenv("XSEN2_SERIES", str(shared / "data/timeseries/T31UDS_2017_2018_L2A.npz"))
+    assert "(240, 240)" in run("multitemporal.ipynb", MANY)

@@ -164,7 +164,8 @@ def test_installed_weights_have_a_name(home):
     put(home, ratio=6, licence="GPL-3.0")
     table = xsen2.methods()
     assert list(table.index) == [*before, "mine"]
-    assert dict(table.loc["mine"]) == {"kind": "network", "licence": "CC0-1.0; nobody's; GPL-3.0", "source": "a test"}
+    said = {"kind": "network", "licence": "CC0-1.0; nobody's; GPL-3.0", "source": "a test", "gsd": "10", "frames": "1"}
+    assert dict(table.loc["mine"]) == said
     np.testing.assert_array_equal(b11("mine"), b11(home))
     assert {b for m in resolve("mine", [*B, *C]) for b in m.produces} == {*B, *C}
     assert "mine" not in cards(), "installed ones are not shipped"

@@ -19,6 +19,7 @@ SMALL = {
     "twogrid.TwoGrid": {"blocks": 1, "thin": 4, "wide": 8},
     "refined.Refined": {"blocks": 1, "thin": 4, "wide": 8},
     "blend.Blend": {"blocks": 1, "features": 8},
+    "manydates.ManyDates": {"blocks": 1, "thin": 4, "wide": 8},
 }
 """What each architecture is built with, beside what its card says."""
 
@@ -41,7 +42,8 @@ def shrunk(card: Card, folder: Path) -> Card:
         gain = 0.3 if name.startswith(("tail", "gate", "more")) else 1.4
         if value.ndim:  # a single number is no layer
             value.normal_(std=0.05 if value.ndim == 1 else gain / value[0].numel() ** 0.5)
-    said = {key: getattr(card, key) for key in ("name", "network", "architecture", "ratio", "licence", "source")}
+    keys = ("name", "network", "architecture", "ratio", "licence", "source", "gsd", "frames")
+    said = {key: getattr(card, key) for key in keys}
     more = {"spread": card.spread} if card.spread else {}
     return write(module.state_dict(), folder, **said, arguments=arguments, training={}, **more)
 

@@ -43,9 +43,9 @@ def align(
 ) -> xr.Dataset:
     """The sub-pixel shift of every date against a reference, by phase correlation; lazily.
 
-    Dates of Sentinel-2 lie a part of a pixel off each other: those of 2017 and 2018 over farmland 3 m along each axis,
-    root mean square, and nearly 9 m at most. That blurs series and their differences; it is also what makes several
-    dates tell more than one, see `xsen2.superresolve.superresolve` with ``gsd=5``, which finds shifts by itself.
+    Dates of Sentinel-2 lie a part of a pixel off each other: those of 2017 and 2018 over farmland 3 m along either
+    axis, root mean square, and nearly 9 m at most. That blurs series and their differences; it is also what makes
+    several dates tell more than one: `xsen2.superresolve.superresolve` with ``gsd=5`` finds shifts by itself.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ from xsen2.errors import BandError, MethodError
 from xsen2.grid import without_place
 from xsen2.masks import Hidden, Mask, hide, read
 from xsen2.methods.protocol import Method, adopt, zoom_of
-from xsen2.methods.registry import MULTITEMPORAL, opened, resolve
+from xsen2.methods.registry import opened, own_gsd, resolve
 from xsen2.multitemporal.fusion import Fusion
 from xsen2.radiometry import STORED, TAKEN, Scale, finite, scales_of, to_nan
 from xsen2.version import __version__
@@ -125,6 +125,7 @@ def context_of(
     method: str | os.PathLike[str] | Method = "default",
     bands: Sequence[str] | None = None,
     *,
+    gsd: float | None = None,
     consistency: bool | None = None,
     operator: Operator = "mtf",
 ) -> int:
@@ -136,8 +137,9 @@ def context_of(
 
     Parameters
     ----------
-    method, bands, consistency, operator
-        As `xsen2.superresolve.superresolve` takes them; by default all 20 m and 60 m bands are made.
+    method, bands, gsd, consistency, operator
+        As `xsen2.superresolve.superresolve` takes them; by default all 20 m and 60 m bands are made, below 10 m the
+        10 m bands.
 
     Returns
     -------
@@ -165,20 +167,23 @@ def context_of(
     >>> cube = xsen2.load(items, bbox=padded(bbox, context_of()))  # doctest: +SKIP
     >>> cube.dsen2.superresolve(area=bbox)  # doctest: +SKIP
     """
-    asked = (*B, *C) if bands is None else canonical(names_of(bands, "bands", BandError))
+    finer = gsd is not None and gsd < 10
+    asked = (A if finer else (*B, *C)) if bands is None else canonical(names_of(bands, "bands", BandError))
     if not asked:
         raise BandError("bands=[] names nothing: name 20 m or 60 m bands, or leave it out for all")
-    wanted = [band for band in asked if grid_of(band) != 10]
+    wanted = [band for band in asked if finer or grid_of(band) != 10]
     if not wanted:
         raise BandError(f"bands={bands!r} are 10 m bands, which need no context: name 20 m or 60 m bands")
     if not isinstance(operator, str) or operator not in OPERATORS:
         raise MethodError(f"unknown operator {operator!r}: use one of {', '.join(OPERATORS)}")
     most = 0
-    for one in resolve(method, wanted, operator=operator):
+    coarse = [band for band in wanted if finer and grid_of(band) != 10]
+    before = context_of("default", coarse, consistency=consistency, operator=operator) if coarse else 0
+    for one in resolve(method, [b for b in wanted if b not in coarse] or A, operator=operator, gsd=gsd):
         exact = one.consistency if consistency is None else consistency
         projection = projection_of(one, one.produces, operator if exact else None, (0, 0))
         most = max(most, Block(one, (), (), projection).halo)
-    return -(-most * 10 // 60) * 60
+    return before + -(-most * 10 // 60) * 60
 
 
 class Options(TypedDict, total=False):
@@ -337,8 +342,8 @@ def superresolve(
         raise MethodError("clip=True clips to area=, which is missing")
     method = opened(method, device)
     wanted = _wanted(cube, gsd, frames)
-    if wanted is None and isinstance(method, str) and method in MULTITEMPORAL:
-        wanted = 5.0
+    if wanted is None:
+        wanted = own_gsd(method)
     makes = _makes(cube, wanted, method)
     targets = _targets(cube, bands, native, makes)
     aoi = None if area is None else locate(cube, area, options.get("area_crs"))
@@ -519,7 +524,7 @@ def _which(consistent: dict[str, bool], operator: str) -> str:
 def _makes(cube: Cube, gsd: float | None, method: object) -> tuple[str, ...]:
     """Bands of the cube that the method may make: coarse ones; below 10 m, the method's own, or those of 10 m."""
     own = () if isinstance(method, str | os.PathLike) else adopt(method).produces
-    if (gsd is not None and gsd < 10) or any(b in A for b in own) or method in list(MULTITEMPORAL):
+    if (gsd is not None and gsd < 10) or any(b in A for b in own) or own_gsd(method) is not None:
         return tuple(b for b in cube.bands if b in (own or A))
     return tuple(b for b in cube.bands if factor_of(b) > 1)
 

@@ -29,6 +29,19 @@ __all__ = ["evaluate"]
     help="What FOLDER is: scenes, which are degraded; or SEN2NEON, real ones beside airborne truth.",
 )
 @click.option(
+    "--gsd",
+    type=click.Choice(["10", "5", "2.5"]),
+    default="10",
+    show_default=True,
+    help="Metres; below 10, methods that make one image of many dates.",
+)
+@click.option("--frames", type=click.IntRange(2), default=8, show_default=True, help="Dates, with --gsd below 10.")
+@click.option(
+    "--series",
+    type=UserPath(exists=True, dir_okay=False, path_type=Path),
+    help="Real dates of one place (.npz with b10, time, clear), with --gsd below 10.",
+)
+@click.option(
     "--operators",
     default="product,mtf,dsen2",
     show_default=True,
@@ -53,6 +66,9 @@ def evaluate(
     out: Path,
     methods: str | None,
     dataset: str,
+    gsd: str,
+    frames: int,
+    series: Path | None,
     operators: str,
     scales: str,
     border: int,
@@ -68,15 +84,24 @@ def evaluate(
     is finished. What has been judged is kept in OUT/cells: the same command goes on after a stop, and further
     methods are added to what is there.
 
+    With --gsd 5 or 2.5, scenes are seen by a coarser sensor several times, from a little aside, and brought back; the
+    report says how much of the gain comes from other dates, and how much is what a method expects images to look like.
+
     \b
     xsen2 evaluate scenes/ --out report
     xsen2 evaluate scenes/ --out report --methods bicubic,supreme,twogrid --scales 2
+    xsen2 evaluate scenes/ --out report --gsd 2.5 --frames 8
     xsen2 evaluate SEN2NEON/ --dataset sen2neon --out report --methods regression,twogrid
     """  # noqa: D301  # click wants the sign itself
     import xsen2
     from xsen2.evaluation.report import report
 
-    names = [name for name in xsen2.methods().index if name != "default"] if methods is None else _split(methods)
+    if gsd != "10":
+        _finer(folder, out, methods, float(gsd), frames, series, device, quiet)
+        return
+    known = xsen2.methods()
+    ten = known.index[known["kind"] != "multitemporal"]
+    names = [name for name in ten if name != "default"] if methods is None else _split(methods)
     if dataset == "sen2neon":
         _airborne(folder, out, names, device, quiet)
         return
@@ -96,6 +121,42 @@ def evaluate(
         command=shlex.join(["xsen2", "evaluate", str(folder), "--out", str(out), *given]),
         progress=False if quiet else (lambda now: click.echo(now.about, err=True)),
     )
+
+
+def _finer(
+    folder: Path,
+    out: Path,
+    methods: str | None,
+    gsd: float,
+    frames: int,
+    series: Path | None,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Many dates, below 10 m."""
+    from xsen2.evaluation.ladder_report import ladder, summary
+
+    given = click.get_current_context().get_parameter_source
+    for name in ("operators", "scales", "border", "transfer", "dataset"):
+        if given(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is for 10 m bands: leave it out with --gsd {gsd:g}")
+    names = ["default", "wiener", "median"] if methods is None else _split(methods)
+    words = ["xsen2", "evaluate", str(folder), "--out", str(out), "--gsd", f"{gsd:g}", "--frames", str(frames)]
+    words += [] if methods is None else ["--methods", methods]
+    words += [] if series is None else ["--series", str(series)]
+    found = ladder(
+        folder,
+        out,
+        {name: name for name in names},
+        gsd=gsd,
+        frames=frames,
+        series=series,
+        device=device,
+        command=shlex.join(words),
+        progress=False if quiet else (lambda now: click.echo(now.about, err=True)),
+    )
+    for label, gain in summary(found).items():
+        click.echo(f"{label}: {gain:+.2f} dB")
 
 
 def _airborne(folder: Path, out: Path, names: list[str], device: str, quiet: bool) -> None:

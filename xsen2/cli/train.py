@@ -14,7 +14,14 @@ __all__ = ["train"]
 @click.command()
 @click.argument("data", type=UserPath(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=UserPath(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
-@click.option("--network", default="twogrid", show_default=True, help="twogrid, blend, dsen2 or vdsen2.")
+@click.option("--network", help="twogrid (the default), blend, dsen2 or vdsen2; with --gsd fusion or highresnet.")
+@click.option(
+    "--gsd",
+    type=click.Choice(["10", "5", "2.5"]),
+    default="10",
+    show_default=True,
+    help="Metres; below 10, a network that makes one image of many dates.",
+)
 @click.option("--ratio", type=click.Choice(["2", "6"]), default="2", help="2: the 20 m bands; 6: the 60 m bands.")
 @click.option(
     "--operator",
@@ -43,7 +50,8 @@ __all__ = ["train"]
 def train(
     data: Path,
     out: Path,
-    network: str,
+    network: str | None,
+    gsd: str,
     ratio: str,
     operator: str,
     steps: int,
@@ -66,18 +74,42 @@ def train(
     and validation/. Without --validation and such folders, whole places are held out. OUT receives the
     weights with their card, which --method takes, a checkpoint and log.jsonl, one line per --every steps.
     Give the same command again to go on after a stop, or with more --steps to train longer: rates stay
-    constant until the last --cool steps.
+    constant until the last --cool steps. With --gsd 5 or 2.5 the 10 m bands are the truth, and what is learnt is to
+    make them of many dates that a sensor with larger pixels would have seen.
 
     \b
     xsen2 train scenes/ --out run20
     xsen2 run cube.zarr out.zarr --method run20
+    xsen2 train scenes/ --gsd 2.5 --out run2.5
     """  # noqa: D301  # click wants the sign itself
-    from xsen2.training.run import run
+    from xsen2.training.run import run, run_finer
 
+    if gsd != "10":
+        given = click.get_current_context().get_parameter_source
+        for name in ("ratio", "operator", "noise", "haze", "surrogates"):
+            if given(name) is click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name} is for networks that make 10 m bands: leave it out with --gsd {gsd}")
+        run_finer(
+            data,
+            out,
+            gsd=float(gsd),
+            network=network or "fusion",
+            steps=steps,
+            cool=cool,
+            rate=rate,
+            initial=init,
+            validation=validation,
+            every=every,
+            seed=seed,
+            device=device,
+            threads=threads,
+            progress=not quiet,
+        )
+        return
     run(
         data,
         out,
-        network=network,
+        network=network or "twogrid",
         ratio=int(ratio),
         operator=operator,
         steps=steps,

@@ -56,7 +56,7 @@ def convert(file: Path, out: Path | None) -> None:
     click.echo(f"RMSE on the embedded sample, degraded: {score} of bicubic interpolation's")
     if score >= 1:
         click.echo("Warning: that is no better than bicubic. Is this the file that it should be?", err=True)
-    click.echo(f"Use: method={method!r} makes the {10 * card.ratio} m bands")
+    click.echo(f"Use: method={method!r} makes {card.makes}")
 
 
 @weights.command("list")
@@ -79,7 +79,7 @@ def list_(as_json: bool) -> None:
             {
                 "name": card.name,
                 "network": card.network,
-                "bands": f"{10 * card.ratio} m",
+                "bands": f"{10 * card.ratio} m" + (f" at {card.gsd:g} m" if card.gsd < 10 else ""),
                 "MB": f"{size / 1e6:.1f}",
                 "sha256": card.sha256[:12],
                 "licence": re.split("[;,]", card.licence)[0],

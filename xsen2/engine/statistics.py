@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask.base import clone_key, tokenize
-from dask.highlevelgraph import HighLevelGraph
-from dask.task_spec import GraphNode, Task, TaskRef
+from dask.base import clone_key, compute_as_if_collection, tokenize
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.optimization import cull
+from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+from dask.utils import ensure_dict
 
 from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
@@ -22,8 +26,10 @@ from xsen2.engine.tasks import renamed
 from xsen2.methods.protocol import Mask, Method, finest_halo
 from xsen2.radiometry import Scale
 
-__all__ = ["each", "learnt"]
+__all__ = ["Settled", "each", "learnt"]
 
+_LEARN = "learn-"  # begins the names of what methods have learnt
+_KEPT = 256  # methods that have learnt, a date each: parts of an image come date by date
 _MERGE = 16  # blocks whose sums one task adds up
 
 Sums = npt.NDArray[np.float64]
@@ -125,6 +131,58 @@ def learnt(
     return found
 
 
+class Settled:
+    """What methods have learnt, kept from one part of an image that is computed to the next.
+
+    Each part hangs on sums over the whole image; without this they would be gathered anew for each.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Any, Any] = OrderedDict()
+
+    def __call__(self, arrays: Sequence[da.Array]) -> list[da.Array]:
+        """The same arrays, in whose graphs stands what was learnt; it is computed now if it is not known yet."""
+        out = []
+        for array in arrays:
+            graph: HighLevelGraph = array.dask
+            layers = [name for name in graph.layers if str(name).startswith(_LEARN)]
+            last = [n for n in layers if not any(n in _above(graph, other) for other in layers if other != n)]
+            if not last:
+                out.append(array)
+                continue
+            ends = list(flatten(array.__dask_keys__()))
+            tasks, _ = cull(ensure_dict(graph.cull(ends)), ends)  # that of layers alone keeps other dates
+            keys: dict[str, list[Any]] = {name: [] for name in last}
+            for key in tasks:
+                if isinstance(key, tuple) and key[0] in keys:
+                    keys[str(key[0])].append(key)
+            unknown = [key for some in keys.values() for key in some if key not in self._known]
+            if unknown:
+                found = compute_as_if_collection(da.Array, graph, unknown)
+                self._known |= dict(zip(unknown, found, strict=True))
+            values = {
+                name: MaterializedLayer({key: DataNode(key, self._known[key]) for key in some})
+                for name, some in keys.items()
+            }
+            links = {name: set() if name in values else deps for name, deps in graph.dependencies.items()}
+            settled = HighLevelGraph({**graph.layers, **values}, links)
+            out.append(da.Array(settled, array.name, array.chunks, meta=array._meta))
+        while len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return out
+
+
+def _above(graph: HighLevelGraph, name: str) -> set[str]:
+    """The layers that one hangs on, however far off."""
+    seen: set[str] = set()
+    queue = [name]
+    while queue:
+        new = graph.dependencies[queue.pop()] - seen
+        seen |= new
+        queue += new
+    return seen
+
+
 def _copies(arrays: Mapping[str, da.Array], seed: str) -> dict[str, da.Array]:
     """The same arrays under other names, all the way down to what is read: nothing of them is kept for the originals.
 
@@ -159,7 +217,7 @@ def each(function: Callable[..., Any], of: da.Array, *more: Any) -> da.Array:
 
 def _learn(method: Method | da.Array, sums: da.Array) -> da.Array:
     """Add up the sums of all blocks of a date, and let the method learn from them."""
-    name = f"learn-{tokenize(method.name if isinstance(method, da.Array) else method, sums.name)}"
+    name = f"{_LEARN}{tokenize(method.name if isinstance(method, da.Array) else method, sums.name)}"
     dates = sums.numblocks[1:-2]
     graph: dict[Any, Task] = {}
     for date in np.ndindex(*dates):

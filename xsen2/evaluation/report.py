@@ -48,7 +48,7 @@ from xsen2.progress import ProgressLike, Reporter
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Run", "report"]
+__all__ = ["Run", "report", "strict"]
 
 
 # What stands on the report's page, from top to bottom.
@@ -490,15 +490,15 @@ def _json(run: Run, table: pd.DataFrame) -> str:
         "timings": {**machine(), "methods": timings},
         "scores": table.to_dict("records"),
     }
-    return json.dumps(_strict(content), indent=1) + "\n"
+    return json.dumps(strict(content), indent=1) + "\n"
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """JSON has no NaN and no infinity: null stands for them."""
     if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -19,14 +19,14 @@ from xsen2.multitemporal.fusion import Fusion
 from xsen2.multitemporal.interpolation import Interpolated, Median
 from xsen2.multitemporal.wiener import Wiener
 from xsen2.networks import external, local
-from xsen2.networks.cards import DEFAULT, Card, cards
+from xsen2.networks.cards import DEFAULT, FINER, GSDS, Card, cards
 from xsen2.networks.external import is_external
 from xsen2.networks.method import ExternalMethod, network_methods
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MULTITEMPORAL", "Method", "finest_halo", "installed", "methods", "opened", "resolve"]
+__all__ = ["MULTITEMPORAL", "Method", "finest_halo", "installed", "methods", "opened", "own_gsd", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Entry:
 
 
 BELOW_10_M = "wiener"
-"""What ``method="default"`` means there."""
+"""What ``method="default"`` means there where no network makes the pixel size."""
 
 _FINEST = 2.5  # metres: beyond that dates tell nothing
 
@@ -122,9 +122,19 @@ GROUP = "xsen2.methods"
 
 def _built_in() -> dict[str, Entry]:
     networks = {name: _network(found) for name, found in cards().items()}
-    ten, below = networks[DEFAULT], MULTITEMPORAL[BELOW_10_M]
-    default = replace(ten, make=_at_any(ten.make, below.make), gsd="10, 5, 2.5", frames="1; below 10 m any")
+    ten, below = networks[DEFAULT], _below_default(networks.get(FINER), MULTITEMPORAL[BELOW_10_M])
+    default = replace(ten, make=_at_any(ten.make, below), gsd="10, 5, 2.5", frames="1; below 10 m any")
     return {"default": default, **networks, **CLASSICAL, **MULTITEMPORAL}
+
+
+def _below_default(network: Entry | None, classical: Entry) -> Callable[[Request], Sequence[Method]]:
+    """The network where it makes the pixel size, else the classical method, which makes any."""
+
+    def make(request: Request) -> Sequence[Method]:
+        made = [] if network is None or request.gsd not in GSDS else network.make(request)
+        return made if made and all(one.gsd == request.gsd for one in made) else classical.make(request)
+
+    return make
 
 
 def installed() -> tuple[dict[str, tuple[Card, ...]], list[local.Broken]]:
@@ -134,13 +144,16 @@ def installed() -> tuple[dict[str, tuple[Card, ...]], list[local.Broken]]:
 
 def _network(found: Sequence[Card], broken: Sequence[local.Broken] = ()) -> Entry:
     def make(request: Request) -> Sequence[Method]:
-        made = network_methods(found, request.bands, request.device, request.dtype)
+        made = network_methods(found, request)
         if broken and not set(request.bands) <= {b for m in made for b in m.produces}:
             raise broken[0].error
         return made
 
     licence, source = ("; ".join(dict.fromkeys(getattr(c, key) for c in found)) for key in ("licence", "source"))
-    return Entry("network", licence, source, make)
+    sizes = ", ".join(f"{gsd:g}" for gsd in sorted({c.gsd for c in found}, reverse=True))
+    if all(c.ratio == 1 for c in found):
+        return Entry("multitemporal", licence, source, make, sizes, "any")
+    return Entry("network", licence, source, make, sizes)
 
 
 def _own() -> tuple[dict[str, Entry], list[local.Broken]]:
@@ -291,6 +304,25 @@ def _at(path: str | os.PathLike[str]) -> Entry:
         return _network(local.at(path))
     model = found.model
     return Entry("external", model.licence, model.source, lambda request: [ExternalMethod(model, request.device)])
+
+
+def own_gsd(method: object) -> float | None:
+    """The pixel size that a name or path makes where none is asked for, if it makes no 10 m pixels; else None.
+
+    Examples
+    --------
+    >>> own_gsd("wiener"), own_gsd("bicubic")
+    (5.0, None)
+    """
+    if not isinstance(method, str | os.PathLike) or _is_ten(method):
+        return None
+    entry = _find(method)
+    return float(entry.gsd.split(",")[0]) if entry.kind == "multitemporal" else None
+
+
+def _is_ten(method: str | os.PathLike[str]) -> bool:
+    """Whether it is a name that is known to make 10 m pixels, without looking at any file."""
+    return isinstance(method, str) and (method == "default" or method in CLASSICAL)
 
 
 def _find(method: str | os.PathLike[str]) -> Entry:

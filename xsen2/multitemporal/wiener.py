@@ -31,6 +31,7 @@ _LARGEST = 1 / 100  # cycles per pixel under which power does not grow any more
 _STEP = 0.01  # pixels between distances that covariances are tabled for
 _DARK = 5.0  # DN, of noise where there is no light
 _SHARED = 0.5  # correlation of what has changed from the target to two other dates: it stays so for a while
+_USUAL = 3e-2  # noise, as a share of the scene's power, on land
 _CALIBRATED = 1.2  # standard errors are so many times what the model says, where the truth is known
 _STRIP = 2**15  # pixels that are made at once
 
@@ -182,6 +183,8 @@ class Wiener(Fusion):
 
     def _noise(self, fit: Fit, band: int) -> float:
         """The variance of noise, as a share of the scene's power."""
+        if not fit.power[band].any():  # an image too small, or too cloudy, to tell
+            return _USUAL
         rings = np.arange(3, TILE // 4)
         f = rings / TILE
         sigma = BANDS[(self.sensed or self.bands)[band]].psf_sigma

@@ -14,30 +14,51 @@ from pathlib import Path
 from typing import Any
 
 from xsen2 import files
-from xsen2.bands import B, C
+from xsen2.bands import A, B, C
 from xsen2.errors import WeightsError, printable
 
 __all__ = [
     "ARCHITECTURES",
     "DEFAULT",
+    "FINER",
     "GAIN",
     "GROUP",
+    "GSDS",
+    "MOST_FRAMES",
     "Card",
     "architectures",
     "cards",
     "grouped",
 ]
 
-ARCHITECTURES = frozenset({"blend.Blend", "dsen2.DSen2", "refined.Refined", "twogrid.TwoGrid"})
+ARCHITECTURES = frozenset(
+    {
+        "blend.Blend",
+        "dsen2.DSen2",
+        "manydates.HighResNet",
+        "manydates.ManyDates",
+        "refined.Refined",
+        "twogrid.TwoGrid",
+    }
+)
 """The classes of `xsen2.networks` that a card may name. A new one adds its line here."""
 
 GROUP = "xsen2.networks"
 """Entry points under which other packages offer classes of networks; built-in names win."""
 
 DEFAULT = "twogrid"
+FINER = "fusion"
+"""What the default is below 10 m."""
+
 GAIN = 2000.0
 """Networks see DN / 2000, as the paper."""
 WEIGHTS = Path(__file__).parent / "weights"
+
+GSDS = (5.0, 2.5)
+"""Metres that a network of many dates may make of 10 m."""
+
+MOST_FRAMES = 32
+"""Dates that one date is made of at most."""
 
 REACH = 300
 """Pixels of 10 m that a halo may have at most: VDSen2, the deepest, sees 66."""
@@ -59,7 +80,7 @@ class Card:
     architecture : str
         Class in `xsen2.networks`, built with `arguments`.
     ratio : int
-        2 for the 20 m bands, 6 for the 60 m ones.
+        2 for the 20 m bands, 6 for the 60 m ones; 1 for the 10 m bands, made finer of many dates.
     halo : int
         Receptive field in pixels of the band's own grid, upsampling included.
     sha256 : str
@@ -72,6 +93,10 @@ class Card:
         within one; empty for networks that do not say how sure they are.
     lattice : int
         Side of the cells that the network works in, in 10 m pixels: blocks begin with whole ones.
+    gsd : float
+        Pixel size, in metres, of what it makes: 10, or for `ratio` 1 what its zoom makes of 10 m.
+    frames : int
+        Dates that each date is made of unless the caller says otherwise.
     path : str
         The weights file, absolute; empty for shipped weights, which every worker finds in its own package.
     """
@@ -89,6 +114,8 @@ class Card:
     validation: Mapping[str, Any]
     spread: Sequence[float] = ()
     lattice: int = 1
+    gsd: float = 10
+    frames: int = 1
     path: str = ""
 
     @classmethod
@@ -130,8 +157,10 @@ class Card:
         for key in ("arguments", "training", "validation"):
             if not isinstance(value := getattr(self, key), Mapping):
                 return f"{key} is {reprlib.repr(value)}, not a mapping"
-        if type(self.ratio) is not int or self.ratio not in (2, 6):
+        if type(self.ratio) is not int or self.ratio not in (1, 2, 6):
             return f"ratio is {reprlib.repr(self.ratio)}, neither 2 (20 m bands) nor 6 (60 m bands)"
+        if wrong := self._wrong_dates():
+            return wrong
         for key, value in self.arguments.items():
             if not _plain(value):
                 return (
@@ -147,9 +176,36 @@ class Card:
         numbers = isinstance(self.spread, Sequence) and all(
             isinstance(x, float) and 0 < x < math.inf for x in self.spread
         )
-        if not numbers or len(self.spread) not in (0, len(B if self.ratio == 2 else C)):
+        if not numbers or len(self.spread) not in (0, len(self.bands)):
             return f"spread is {reprlib.repr(self.spread)}, not one positive number per band"
         return ""
+
+    def _wrong_dates(self) -> str:
+        """What is wrong with its pixel size and its number of dates."""
+        several = self.ratio == 1
+        gsds = GSDS if several else (10,)
+        if type(self.gsd) not in (int, float) or self.gsd not in gsds:
+            return (
+                f"gsd is {reprlib.repr(self.gsd)}: networks of ratio {self.ratio} make "
+                f"{' or '.join(f'{gsd:g}' for gsd in gsds)} m"
+            )
+        most = MOST_FRAMES if several else 1
+        if type(self.frames) is not int or not 1 <= self.frames <= most:
+            return f"frames is {reprlib.repr(self.frames)}: networks of ratio {self.ratio} read 1 to {most} dates"
+        if several and self.arguments.get("zoom") != 10 / self.gsd:
+            zoom = reprlib.repr(self.arguments.get("zoom"))
+            return f"it says gsd {self.gsd:g}, but the network is made for zoom {zoom}"
+        return ""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """What it makes, canonical names."""
+        return {1: A, 2: B, 6: C}[self.ratio]
+
+    @property
+    def makes(self) -> str:
+        """What it makes, for people."""
+        return f"the {10 * self.ratio} m bands at {self.gsd:g} m" if self.gsd < 10 else f"the {10 * self.ratio} m bands"
 
     def write(self, folder: Path, raw: bytes) -> Card:
         """Write weights and then, so that it never stands alone, their card; both whole or not at all.

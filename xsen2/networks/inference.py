@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy.ndimage import uniform_filter
 
+from xsen2.engine.fill import fill
 from xsen2.errors import MethodError, WeightsError
 from xsen2.methods.protocol import Array
 from xsen2.networks import devices
@@ -23,9 +27,10 @@ from xsen2.networks.cards import GAIN, Card
 from xsen2.networks.devices import best_device, best_dtype
 from xsen2.networks.load import infinite
 from xsen2.networks.load import network as from_file
+from xsen2.networks.manydates import MultiDate
 from xsen2.networks.network import Network
 
-__all__ = ["best_device", "best_dtype", "infer", "load"]
+__all__ = ["best_device", "best_dtype", "filled", "fuse", "infer", "load"]
 
 # A CPU takes one patch at a time: of two, the features of the first have left its caches when the next layer comes.
 BATCH_PIXELS = {"cpu": 1, "mps": 1200 * 1200, "cuda": 4 * 1200 * 1200}
@@ -145,37 +150,62 @@ def infer(
     Where memory runs out the block is begun again with half as much at a time, fewer patches first, then smaller ones;
     what has worked is kept for the blocks to come. The results of other patches differ in the last digits alone.
     """
-    target = best_device(device)
-    kind = best_dtype(target, dtype)
-    network = load(card, target, kind)
-    key = (card.sha256, str(target), str(kind))
+    where = best_device(device)
+    kind = best_dtype(where, dtype)
+    network = load(card, where, kind)
+    key = (card.sha256, str(where), str(kind))
     halo = card.halo * card.ratio
     step = max(network.lattice, card.ratio)
     layers = [(_whole(x, step // f), f) for x, f in ((a, 1), (b, 2), (c, 6)) if f <= card.ratio]
+
+    def compute(batches: list[list[tuple[int, int]]], size: tuple[int, int]) -> Array:
+        return _compute(network, layers, where, batches, size, halo, doubt)
+
+    out = _retreating(compute, card, key, where, kind, layers[0][0].shape[1:], halo, step, network.side)
+    out = out[:, : a.shape[1], : a.shape[2]]
+    sane = all(np.abs(x).max() < SANE for x, _ in layers)
+    return _checked(out, card, kind, sane, doubt)
+
+
+def _retreating(
+    compute: Callable[[list[list[tuple[int, int]]], tuple[int, int]], Array],
+    card: Card,
+    key: tuple[str, ...],
+    where: torch.device,
+    kind: torch.dtype,
+    shape: tuple[int, ...],
+    halo: int,
+    step: int,
+    side: int,
+    weight: int = 1,
+) -> Array:
+    """Compute a block in patches; in smaller ones where memory runs out. `weight`: dates, which take room each."""
     while True:
-        capacity = _capacity(key, target, kind, halo, network.side)
-        corners, size, many = _patches(layers[0][0].shape[1:], halo, step, capacity)
+        capacity = _capacity(key, where, kind, halo, side, weight)
+        corners, size, many = _patches(shape, halo, step, capacity)
         batches = [corners[i : i + many] for i in range(0, len(corners), many)]
         try:
-            with devices.turn(target, kind), torch.inference_mode():
-                out = _compute(network, layers, target, batches, size, halo, doubt)
-            break
+            with devices.turn(where, kind), torch.inference_mode():
+                return compute(batches, size)
         except (RuntimeError, MemoryError) as error:
             if not devices.out_of_memory(error):
                 raise
             less = _less(len(batches[0]), size, halo)
             if less is None:
                 raise MethodError(
-                    f"{target} has no memory for one patch of {size[0]} x {size[1]} pixels through {card.name} in "
+                    f"{where} has no memory for one patch of {size[0]} x {size[1]} pixels through {card.name} in "
                     f"{_named(kind)}: end other programs that use it, or use smaller chunks, fewer "
                     "workers per device, or device='cpu'"
                 ) from error
             with _loading:  # two streams may have run out together
                 kept = _capacities.get(key, less)
                 _capacities[key] = Capacity(min(kept.pixels, less.pixels), min(kept.side, less.side))
-        devices.free(target)  # only here: the error held on to the tensors
-    out = out[:, : a.shape[1], : a.shape[2]]
-    if not np.isfinite(out).all() and all(np.abs(x).max() < SANE for x, _ in layers):
+        devices.free(where)  # only here: the error held on to the tensors
+
+
+def _checked(out: Array, card: Card, kind: torch.dtype, sane: bool, doubt: bool) -> Array:
+    """What came out, with its standard errors calibrated."""
+    if not np.isfinite(out).all() and sane:
         raise WeightsError(
             f"{card.name} gives values that are not finite numbers in {_named(kind)}: "
             + ("its weights are of no use" if kind == torch.float32 else "use dtype='float32'")
@@ -185,17 +215,149 @@ def infer(
     return out
 
 
+def fuse(
+    card: Card,
+    frames: Array,
+    shifts: npt.NDArray[np.float64],
+    change: npt.NDArray[np.float64] | None = None,
+    errors: npt.NDArray[np.float64] | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    doubt: bool = False,
+    reach: int = 0,
+) -> Array:
+    """Make one block of a finer image of many dates, halo included.
+
+    Parameters
+    ----------
+    card : Card
+        Of a `xsen2.networks.manydates.MultiDate`.
+    frames : numpy.ndarray
+        float32 DN ``(N, 4, H, W)``, the date that is made first, NaN where one has no data or is hidden.
+    shifts : numpy.ndarray
+        ``(N, 2)``: rows and columns, in 10 m pixels, by which the ground that a frame's pixel shows lies beyond that
+        of the first frame's pixel; NaN where not known.
+    change : numpy.ndarray, optional
+        ``(N,)``: variance of what differs between a frame and the first, as a share of the first's.
+    errors : numpy.ndarray, optional
+        ``(N,)``: standard errors of the shifts; infinite where they are not known.
+    device, dtype, doubt
+        As `infer` takes them.
+    reach : int
+        Pixels of the halo that are there for pixels hidden on the first date, see `filled`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 DN ``(4, H * zoom, W * zoom)``, standard errors after the bands. The outermost halo is zero.
+
+    Raises
+    ------
+    MethodError, WeightsError
+        As `infer`.
+    """
+    where = best_device(device)
+    kind = best_dtype(where, dtype)
+    network = load(card, where, kind)
+    assert isinstance(network, MultiDate)
+    zoom, halo = network.zoom, card.halo + reach
+    there = np.asarray(np.isfinite(frames).all(axis=1, keepdims=True))
+    x = filled(frames, there, halo)
+    if errors is not None:  # whose shift nobody knows, as in an image of a few pixels, fills holes and does no more
+        known = np.isfinite(errors) | (np.arange(len(errors)) == 0)
+        x, there, shifts, errors = x[known], there[known], shifts[known], errors[known]
+        change = None if change is None else change[known]
+    # Frames that lie off by whole pixels are moved by those: kernels reach a few pixels.
+    x, there, left = _moved(x, there, shifts)
+    mask = there.astype(np.float32)
+    placed = torch.from_numpy(left[None].astype(np.float32)).to(where)
+    more = [None if z is None else torch.from_numpy(z[None].astype(np.float32)).to(where) for z in (change, errors)]
+
+    def compute(batches: list[list[tuple[int, int]]], size: tuple[int, int]) -> Array:
+        whole, seen = (devices.upload(z, where) for z in (x, mask))
+        out: torch.Tensor | None = None
+        for corners in batches:
+            cut = [torch.stack([z[..., r : r + size[0], c : c + size[1]] for r, c in corners]) for z in (whole, seen)]
+            with torch.autocast(where.type, kind, enabled=kind != torch.float32):
+                many = len(corners)
+                others = [None if z is None else z.expand(many, -1) for z in more]
+                made = network(cut[0].div_(GAIN), cut[1], placed.expand(many, -1, -1), *others, doubt=doubt)
+            if out is None:
+                out = torch.zeros((made.shape[1], *(n * zoom for n in x.shape[-2:])), device=where)
+            edge = halo * zoom
+            for (r, c), patch in zip(corners, made, strict=True):
+                rows, columns = (slice(z * zoom + edge, (z + n) * zoom - edge) for z, n in ((r, size[0]), (c, size[1])))
+                out[:, rows, columns] = patch[:, edge : patch.shape[1] - edge, edge : patch.shape[2] - edge] * GAIN
+        assert out is not None
+        return devices.download(out)
+
+    key = (card.sha256, str(where), str(kind), str(len(x)))
+    out = _retreating(compute, card, key, where, kind, x.shape[-2:], halo, 1, network.side, len(x))
+    return _checked(out, card, kind, float(np.abs(x).max()) < SANE, doubt)
+
+
+def filled(frames: Array, there: npt.NDArray[np.bool_], steps: int) -> Array:
+    """Frames whose first has no holes: they are filled from the others, as bright as it is around, then from its edges.
+
+    Parameters
+    ----------
+    frames : numpy.ndarray
+        ``(N, band, H, W)``; anything where `there` is False.
+    there : numpy.ndarray
+        ``(N, 1, H, W)`` bool.
+    steps : int
+        Pixels that are grown into what no frame shows, see `xsen2.engine.fill.fill`.
+
+    Returns
+    -------
+    numpy.ndarray
+        The frames, 0 where there is nothing but for the first.
+    """
+    x = np.where(there, frames, np.float32(0))
+    if there[0].all():
+        return x
+    count = there[1:].sum(axis=0, dtype=np.float32)
+    others = x[1:].sum(axis=0) / np.maximum(count, 1)
+    both = (there[0] & (count > 0)).astype(np.float32)
+    side = 2 * 3 + 1
+    share = uniform_filter(both, (1, side, side), mode="nearest")
+    darker = uniform_filter((x[0] - others) * both, (1, side, side), mode="nearest") / (share + np.float32(0.02))
+    first = np.where(there[0], x[0], others + np.where(count > 0, darker, 0))
+    seen = np.broadcast_to(there[0] | (count > 0), first.shape)
+    x[0] = first if seen.all() else fill(np.ascontiguousarray(first), np.ascontiguousarray(seen), steps)
+    return x
+
+
+def _moved(
+    x: Array, there: npt.NDArray[np.bool_], shifts: npt.NDArray[np.float64]
+) -> tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Frames moved by whole pixels, so that what is left of their shifts is half a pixel at most."""
+    whole = np.rint(np.nan_to_num(shifts)).astype(int)
+    if not whole.any():
+        return x, there, shifts
+    x, there = x.copy(), there.copy()
+    for i in np.flatnonzero(whole.any(axis=1)):
+        # A pixel shows what lies `shift` beyond: what lies here is shown by the pixel `shift` before.
+        for axis, by in zip((-2, -1), whole[i], strict=True):
+            x[i], there[i] = np.roll(x[i], by, axis), np.roll(there[i], by, axis)
+            lost = [slice(None)] * 3
+            lost[axis] = slice(0, by) if by > 0 else slice(by, None) if by < 0 else slice(0, 0)
+            there[i][tuple(lost)] = False
+    return np.where(there | (np.arange(len(x)) == 0)[:, None, None, None], x, 0), there, shifts - whole
+
+
 def _compute(
     network: Network,
     layers: list[tuple[Array, int]],
-    target: torch.device,
+    where: torch.device,
     batches: list[list[tuple[int, int]]],
     size: tuple[int, int],
     halo: int,
     doubt: bool,
 ) -> Array:
     """All patches of a block. It travels to the device whole and once, not with every patch's halo."""
-    whole = [(devices.upload(x, target), factor) for x, factor in layers]
+    whole = [(devices.upload(x, where), factor) for x, factor in layers]
     height, width = layers[0][0].shape[1:]
     more: dict[str, Any] = {"doubt": True} if doubt else {}
     if spare := network.spare:  # context that only a part of the network sees
@@ -210,7 +372,7 @@ def _compute(
         made = network(*batch, **more)
         made = made[..., edge : made.shape[-2] - edge, edge : made.shape[-1] - edge]
         if out is None:
-            out = torch.zeros((made.shape[1], height, width), device=target)
+            out = torch.zeros((made.shape[1], height, width), device=where)
         for (y, z), patch in zip(corners, made, strict=True):
             out[:, y + halo : y + size[0] - halo, z + halo : z + size[1] - halo] = patch * GAIN
     assert out is not None
@@ -223,14 +385,16 @@ def _whole(x: Array, step: int) -> Array:
     return np.pad(x, [(0, 0), *more], mode="edge") if any(n for _, n in more) else x
 
 
-def _capacity(key: tuple[str, ...], device: torch.device, dtype: torch.dtype, halo: int, side: int) -> Capacity:
+def _capacity(
+    key: tuple[str, ...], device: torch.device, dtype: torch.dtype, halo: int, side: int, weight: int = 1
+) -> Capacity:
     """What has worked before; else what fits the caches of a CPU, or the memory of a CUDA device."""
     if key in _capacities:
         return _capacities[key]
-    pixels = BATCH_PIXELS[device.type]
+    pixels = BATCH_PIXELS[device.type] // weight
     if device.type != "cuda":
         return Capacity(pixels, side)
-    pixels = min(pixels, devices.memory(device) // BYTES[dtype])
+    pixels = min(pixels, devices.memory(device) // BYTES[dtype] // weight)
     # Kept: other blocks would find other memory in use, and each size of a patch has to be prepared for.
     return _capacities.setdefault(key, Capacity(pixels, max(LEAST, math.isqrt(pixels) - 2 * halo)))
 

@@ -147,11 +147,11 @@ def _with_weights(card: Card, path: Path) -> Card:
 
 def _twice(group: Sequence[Card]) -> str:
     """What is wrong if two of a group make the same bands: nobody could tell which are meant."""
-    for ratio in (2, 6):
-        names = [card.name for card in group if card.ratio == ratio]
+    for makes in dict.fromkeys(card.makes for card in group):
+        names = [card.name for card in group if card.makes == makes]
         if len(names) > 1:
             return (
-                f"several weights of {group[0].network!r} for the {10 * ratio} m bands ({', '.join(names)}): "
+                f"several weights of {group[0].network!r} for {makes} ({', '.join(names)}): "
                 "give the path of one card as method=, or move the others elsewhere"
             )
     return ""
@@ -163,4 +163,4 @@ def _network_of(path: Path) -> str:
         said = files.read_json(path)["network"]
     except (OSError, ValueError, TypeError, KeyError):
         said = None
-    return said if isinstance(said, str) and said else re.sub(r"-\d+m(-v\d+)?$", "", path.stem)
+    return said if isinstance(said, str) and said else re.sub(r"-[\d.]+m(-v\d+)?$", "", path.stem)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from xsen2.bands import A, B, C
 from xsen2.errors import MethodError
-from xsen2.methods.protocol import Array, Method, finest_halo
-from xsen2.networks.cards import DEFAULT, Card
+from xsen2.methods.protocol import Array, Method, Request, finest_halo
+from xsen2.multitemporal.fusion import Fit, Fusion
+from xsen2.multitemporal.wiener import Wiener
+from xsen2.networks.cards import DEFAULT, MOST_FRAMES, Card
 from xsen2.networks.external import Model
 
-__all__ = ["ExternalMethod", "NetworkMethod", "network_methods"]
+__all__ = ["ExternalMethod", "FusionNetwork", "NetworkMethod", "network_methods"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class NetworkMethod(Method):
 
     @property
     def produces(self) -> tuple[str, ...]:
-        return B if self.card.ratio == 2 else C
+        return self.card.bands
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -74,10 +78,88 @@ class NetworkMethod(Method):
         return self.card.sha256, self.device, self.dtype, self.uncertainty
 
 
-def network_methods(found: Sequence[Card], bands: Sequence[str], device: str, dtype: str) -> list[NetworkMethod]:
-    """The networks among `found` that make any of `bands`."""
-    made = [NetworkMethod(card, device, dtype) for card in found]
-    return [m for m in made if set(m.produces) & set(bands)]
+SAME = 0.005
+"""Of what differs between dates, as a share of a date's variance: noise makes so much of the same ground."""
+
+FILLED = 3
+"""Pixels that are read, beyond what a network sees, to fill those that are hidden on the date that is made."""
+
+
+@dataclass(frozen=True)
+class FusionNetwork(Fusion):
+    """A network that makes one finer image of many dates, as a method; see `xsen2.networks.manydates.MultiDate`."""
+
+    card: Card = field(kw_only=True)
+    device: str = "auto"
+    dtype: str = "auto"
+
+    @property
+    def name(self) -> str:
+        return self.card.network
+
+    @property
+    def halo(self) -> Mapping[int, int]:
+        return {10: self.card.halo + FILLED}
+
+    @property
+    def version(self) -> str:
+        return f"{self.card.name} ({self.card.sha256[:16]})"
+
+    def fuse(self, frames: Array, fit: Fit) -> Array:
+        from xsen2.networks.inference import fuse
+
+        return fuse(
+            self.card,
+            frames,
+            -fit.shifts,
+            np.maximum(fit.change.mean(axis=1) - SAME, 0),
+            fit.errors,
+            device=self.device,
+            dtype=self.dtype,
+            doubt=self.uncertainty,
+            reach=FILLED,
+        )
+
+    def of(self, bands: tuple[str, ...]) -> Fusion:
+        """For other bands than it has learnt, the linear estimate."""
+        return Wiener(gsd=self.gsd, frames=self.frames, masked=self.masked, uncertainty=self.uncertainty).of(bands)
+
+    def with_uncertainty(self) -> FusionNetwork:
+        """The same method, which gives standard errors too.
+
+        Raises
+        ------
+        MethodError
+            If the network has not been trained to.
+        """
+        if not self.card.spread:
+            raise MethodError(f"{self.card.name} does not say how sure it is: leave uncertainty=True out")
+        return replace(self, uncertainty=True)
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        fit = None if self.fit is None else tuple(vars(self.fit).values())
+        return self.card.sha256, self.device, self.dtype, self.uncertainty, self.frames, self.masked, fit
+
+
+def network_methods(found: Sequence[Card], request: Request) -> list[Method]:
+    """The networks among `found` that make any of the bands that are asked for, in the pixel size that is.
+
+    Where none makes that size, those of another, which the caller will find out.
+    """
+    wanted = 10 if request.gsd is None else request.gsd
+    gsd = min((card.gsd for card in found), key=lambda gsd: (abs(gsd - wanted), gsd))
+    made: list[Method] = []
+    for card in found:
+        if card.gsd == gsd and card.ratio == 1:
+            frames = card.frames if request.frames is None else request.frames
+            if frames > MOST_FRAMES:
+                raise MethodError(f"frames={frames}: {card.name} reads at most {MOST_FRAMES} dates")
+            made.append(
+                FusionNetwork(gsd=card.gsd, frames=frames, card=card, device=request.device, dtype=request.dtype)
+            )
+        elif card.gsd == gsd:
+            made.append(NetworkMethod(card, request.device, request.dtype))
+    return [one for one in made if set(one.produces) & set(request.bands)]
 
 
 @dataclass(frozen=True)

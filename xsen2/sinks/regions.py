@@ -17,6 +17,7 @@ import xarray as xr
 from dask.base import compute
 
 from xsen2.bands import find
+from xsen2.engine.statistics import Settled
 from xsen2.errors import CRSError, StoreError
 from xsen2.files import flush, named
 from xsen2.grid import affine_of, geotransform
@@ -379,9 +380,10 @@ def _writes(grids: list[Grid], state: Place, todo: list[tuple[int, int]]) -> Ite
         }
         for grid in grids
     ]
+    settled = Settled()
     for g, r in todo:
         grid, region = grids[g], grids[g].regions[r]
-        sources = [_stored(grid, name, region) for name in grid.arrays]
+        sources = settled([_stored(grid, name, region) for name in grid.arrays])
         stores: list[Any] = list(targets[g].values())
         yield da.store(sources, stores, regions=[region] * len(sources), lock=False, compute=False)
 

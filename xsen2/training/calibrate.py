@@ -12,13 +12,15 @@ from xsen2.degrade import pair
 from xsen2.engine.operators import Operator
 from xsen2.errors import GridError
 from xsen2.methods.protocol import Array, Method
+from xsen2.multitemporal.simulate import simulate
 from xsen2.networks.cards import Card
-from xsen2.networks.method import NetworkMethod
+from xsen2.networks.method import FusionNetwork, NetworkMethod
 from xsen2.superresolve import superresolve
+from xsen2.training.dates import cube_of
 from xsen2.training.fit import HALF
 from xsen2.training.scenes import Scene
 
-__all__ = ["errors_of", "left_out", "ratios_of", "spread_of"]
+__all__ = ["errors_of", "errors_of_dates", "left_out", "ratios_of", "spread_of"]
 
 
 def errors_of(
@@ -73,6 +75,44 @@ def errors_of(
     return found
 
 
+DATES = (1, 3, 8)
+"""Numbers of dates that standard errors of networks for many are calibrated with: one factor for all."""
+
+
+def errors_of_dates(scene: Scene, card: Card, dates: Sequence[int] = DATES, seed: int = 0) -> dict[str, Array] | None:
+    """The same for a network that makes one finer image of many dates, which are simulated of the scene.
+
+    Parameters
+    ----------
+    scene : Scene
+        Its 10 m bands are the truth.
+    card : Card
+    dates : sequence of int
+        The scene is brought back from so many dates, for each number in turn.
+    seed : int
+        For shifts, gains and noise.
+    """
+    zoom = round(10 / card.gsd)
+    height, width = (min(n, 480) // (6 * zoom) * 6 * zoom for n in scene.valid[10].shape)
+    if "/" in scene.name or min(height, width) < 24 * zoom:
+        return None
+    truth, valid = scene.bands[10][:, :height, :width], scene.valid[10][:height, :width]
+    rng = np.random.default_rng([seed, *scene.name.encode()])
+    found: dict[str, list[Array]] = defaultdict(list)
+    for count in dates:
+        frames, _ = simulate(truth.astype(np.float32), zoom, count, rng)
+        ds = cube_of(frames)
+        method = FusionNetwork(gsd=card.gsd, frames=count, card=card)
+        sr = superresolve(
+            ds, list(card.bands), method, False, gsd=card.gsd, uncertainty=True, target=ds["time"].values[0]
+        ).compute()
+        for band, known in zip(card.bands, truth, strict=True):
+            error, sigma = sr[band].values[0] - known, sr[f"{band}_se"].values[0]
+            seen = np.isfinite(error) & valid
+            found[band].append(np.stack([error[seen], sigma[seen]]).astype(np.float32))
+    return {band: np.concatenate(parts, axis=1) for band, parts in found.items()}
+
+
 Ratios = dict[str, dict[str, Array]]
 """Band → place → errors divided by standard errors."""
 
@@ -88,10 +128,14 @@ def ratios_of(card: Card, scenes: Sequence[Scene], operator: Operator) -> Ratios
     operator : {"mtf", "product", "dsen2", "box"}
         How they are degraded.
     """
-    method = NetworkMethod(dataclasses.replace(card, spread=[1.0] * len(card.spread)))
-    found: dict[str, dict[str, list[Array]]] = {band: defaultdict(list) for band in method.produces}
+    plain = dataclasses.replace(card, spread=[1.0] * len(card.spread))
+    found: dict[str, dict[str, list[Array]]] = {band: defaultdict(list) for band in card.bands}
     for scene in scenes:
-        for band, (error, sigma) in (errors_of(scene, method, card.ratio, operator) or {}).items():
+        if card.ratio == 1:
+            errors = errors_of_dates(scene, plain)
+        else:
+            errors = errors_of(scene, NetworkMethod(plain), card.ratio, operator)
+        for band, (error, sigma) in (errors or {}).items():
             found[band][scene.name.split("/")[0]].append(np.abs(error) / sigma)
     joined = {band: {place: np.concatenate(parts) for place, parts in places.items()} for band, places in found.items()}
     return {band: {place: x for place, x in places.items() if x.size} for band, places in joined.items()}

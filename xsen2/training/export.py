@@ -16,10 +16,13 @@ from xsen2 import files
 from xsen2.errors import WeightsError
 from xsen2.networks.cards import WEIGHTS, Card
 from xsen2.networks.load import build, halo_of, infinite
-from xsen2.training.fit import Recipe
+from xsen2.training.fit import DatesRecipe, Plan, Recipe
 from xsen2.training.patches import Pair
 
-__all__ = ["describe", "save", "write"]
+__all__ = ["FRAMES", "describe", "save", "save_finer", "write"]
+
+FRAMES = 8
+"""Dates that each date is made of by a network for many, unless the caller says otherwise."""
 
 
 def save(
@@ -45,8 +48,37 @@ def save(
     Card
         Weights and card of an earlier, shorter run in the folder are replaced.
     """
+    scenes = sorted({scene[0].place.removesuffix(", surrogate") for scene in pairs})
+    return _saved(weights, recipe, run, f"{network}-{10 * recipe.ratio}m", network, operator, scenes, {})
+
+
+def save_finer(
+    weights: Mapping[str, torch.Tensor], recipe: DatesRecipe, run: Path, *, network: str, scenes: Sequence[str]
+) -> Card:
+    """The same for a network that makes finer pixels of many dates.
+
+    Parameters
+    ----------
+    scenes : sequence of str
+        Names of the places that it was trained on.
+    """
+    gsd = 10 / recipe.zoom
+    names = sorted({name.split("/")[0] for name in scenes})
+    more = {"gsd": gsd, "frames": FRAMES}
+    return _saved(weights, recipe, run, f"{network}-{gsd:g}m", network, "mtf", names, more)
+
+
+def _saved(
+    weights: Mapping[str, torch.Tensor],
+    recipe: Plan,
+    run: Path,
+    name: str,
+    network: str,
+    operator: str,
+    scenes: Sequence[str],
+    more: Mapping[str, Any],
+) -> Card:
     last = _last(run / "log.jsonl")
-    name = f"{network}-{10 * recipe.ratio}m"
     with files.named(run):
         for old in (run / f"{name}.json", run / f"{name}.safetensors"):
             old.unlink(missing_ok=True)
@@ -63,11 +95,12 @@ def save(
         training={
             "recipe": asdict(recipe),
             "operator": operator,
-            "scenes": sorted({scene[0].place.removesuffix(", surrogate") for scene in pairs}),
+            "scenes": list(scenes),
             "hours": round(last.get("seconds", 0) / 3600, 2),
             "device": _device(),
             "last_log": last,
         },
+        **more,
     )
 
 
@@ -106,7 +139,7 @@ def write(weights: Mapping[str, torch.Tensor], folder: Path, **fields: Any) -> C
     raw = serialise({k: v.contiguous() for k, v in stored.items()})
     module = build(fields["architecture"], fields["ratio"], fields["arguments"])
     # Until it is calibrated, a network that says how sure it is counts as right.
-    spread = [1.0] * (6 if fields["ratio"] == 2 else 2) if module.uncertainty else []
+    spread = [1.0] * {1: 4, 2: 6, 6: 2}[fields["ratio"]] if module.uncertainty else []
     made = {
         "halo": halo_of(module, fields["ratio"]),
         "lattice": module.lattice,
@@ -125,23 +158,46 @@ def _device() -> str:
     return f"a CPU, {torch.get_num_threads()} threads, {'bfloat16 (AMX)' if amx else 'float32'}"
 
 
+def _gains(card: Card) -> list[str]:
+    """The validation of a network for many dates."""
+    lines = [
+        "- **Validation** (other places; dB of cPSNR beyond bicubic interpolation of the date, one scale up; what is "
+        "there with copies of one date is prior):",
+        "",
+        "| sites | dates | gain | 95 % interval | worst site |",
+        "|---|---|---|---|---|",
+    ]
+    for sites, rows in card.validation.items():
+        for name, row in rows.items():
+            interval = f"{row['from']} to {row['to']}"
+            lines.append(f"| {sites} | {name} | {row['gain, dB']} | {interval} | {row['worst']} |")
+    return lines
+
+
 def describe(folder: Path = WEIGHTS) -> Path:
     """Write the cards of a folder as one page for people, ``README.md`` beside them."""
-    lines = ["# Model cards", "", "Made from the `.json` cards by `python benchmarks/validate.py --card`.", ""]
+    makers = " and ".join(f"`python benchmarks/{name}.py --card`" for name in ("validate", "finer"))
+    lines = ["# Model cards", "", f"Made from the `.json` cards by {makers}.", ""]
     for path in sorted(folder.glob("*.json")):
         card = Card.read(path)
         training, recipe = card.training, card.training["recipe"]
+        made = f"{10 * card.ratio} m bands at {card.gsd:g} m" + (" from several dates" if card.ratio == 1 else "")
         commands = training.get("commands") or [training["command"]]
         lines += [
             f"## {card.name}",
             "",
-            f'- **What**: {card.source}; `method="{card.network}"`, the {10 * card.ratio} m bands at 10 m.',
+            f'- **What**: {card.source}; `method="{card.network}"`, the {made}.',
             f"- **Data**: {', '.join(training['scenes'])}; contains modified Copernicus Sentinel data 2015-2020.",
             f"- **Degraded by**: {training.get('operator') or training['operators']}.",
             f"- **Run**: {' then '.join(f'`{c}`' for c in commands)}; batches of {recipe['batch']} patches of "
             f"{recipe['patch']} px; {training['hours']} h on {training['device']}.",
             f"- **Licence**: {card.licence}.",
             f"- **sha256**: `{card.sha256}`, fp16.",
+        ]
+        if card.ratio == 1:
+            lines += [*_gains(card), ""]
+            continue
+        lines += [
             "- **Validation** (other places; RMSE divided by bicubic's, at the lower scale):",
             "",
             "| bands, operator | scenes | mean | worst | L1C | L2A | SAM / bicubic's | errors within 1 sigma |",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from xsen2.networks.load import build, checkpoint, misfit
 from xsen2.progress import ProgressLike, Reporter
 from xsen2.training.patches import Pair, balance, batches
 
-__all__ = ["HALF", "Optimiser", "Recipe", "build", "fit", "score"]
+__all__ = ["HALF", "DatesRecipe", "Optimiser", "Plan", "Recipe", "Task", "build", "fit", "learn", "score"]
 
 
 # The optimiser: Muon for the convolutions, NAdam for the rest.
@@ -59,8 +59,8 @@ class Optimiser:
         """One update with all rates times `factor`; takes the gradients and clears them."""
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for parameter, matrix in self.inner:
-            assert parameter.grad is not None
-            matrix.grad = parameter.grad.reshape(matrix.shape)
+            # Of a layer that a batch had no use for, as that which joins dates where there is one, there is none.
+            matrix.grad = None if parameter.grad is None else parameter.grad.reshape(matrix.shape)
         for part, rate in zip(self.parts, self.rates, strict=False):
             for group in part.param_groups:
                 group["lr"] = rate * factor
@@ -126,8 +126,54 @@ class Recipe:
 
     def factor(self, step: int) -> float:
         """What the rates are multiplied by in a step: 100 to warm up, then flat, then falling."""
-        left = (self.steps - step) / max(1, self.cool)
-        return min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 0.98 * left)
+        return _factor(step, self.steps, self.cool)
+
+
+def _factor(step: int, steps: int, cool: int) -> float:
+    left = (steps - step) / max(1, cool)
+    return min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 0.98 * left)
+
+
+@dataclass(frozen=True)
+class DatesRecipe:
+    """Everything that decides the outcome of a run for many dates, besides the data.
+
+    Attributes
+    ----------
+    architecture : str
+        Class in `xsen2.networks`, built with `arguments`, `zoom` among them.
+    steps, cool, rate, fine_rate, ema, seed
+        As those of `xsen2.training.fit.Recipe`.
+    batch, patch : int
+        Patches in a batch, and their side in coarse pixels.
+    counts : tuple of int
+        Numbers of frames, of which each batch has one.
+    """
+
+    architecture: str
+    steps: int
+    cool: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    rate: float = 0.02
+    fine_rate: float = 1e-3
+    batch: int = 12
+    patch: int = 32
+    counts: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 8, 8, 12)
+    ema: float = 0.995
+    seed: int = 0
+    ratio: ClassVar[int] = 1
+
+    def factor(self, step: int) -> float:
+        """What the rates are multiplied by in a step."""
+        return _factor(step, self.steps, self.cool)
+
+    @property
+    def zoom(self) -> int:
+        """Finer pixels along each side of a native one."""
+        return int(self.arguments["zoom"])
+
+
+Plan = Recipe | DatesRecipe
 
 
 def _tensors(arrays: Sequence[np.ndarray[Any, Any] | None], device: torch.device) -> Iterator[torch.Tensor | None]:
@@ -185,6 +231,63 @@ def _loss(network: nn.Module, batch: Sequence[torch.Tensor | None]) -> tuple[tor
     return loss, torch.zeros(())
 
 
+Batch = TypeVar("Batch")
+
+
+class Task(Protocol[Batch]):
+    """What a network is to learn: where batches come from, and what is wrong with what it makes of them."""
+
+    def stream(self, first: int) -> Iterator[Batch]:
+        """Batches from number `first` on, for ever; each a function of its number and the recipe's seed alone."""
+
+    def loss(self, network: nn.Module, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the estimate gets wrong; and the loss of the branch for standard errors, or zero."""
+
+    def judge(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+        """What is logged of the network now, of places that it has not seen; ``validation`` is shown by the bar."""
+
+    def start(self, network: nn.Module, initial: Mapping[str, torch.Tensor]) -> None:
+        """Put weights to start from into the network."""
+
+
+@dataclass(frozen=True)
+class _Bands:
+    """The 20 m or 60 m bands of one date."""
+
+    train: list[list[Pair]]
+    validation: Sequence[Pair]
+    recipe: Recipe
+
+    def stream(self, first: int) -> Iterator[Any]:
+        recipe = self.recipe
+        return batches(
+            balance(self.train),
+            recipe.ratio,
+            recipe.batch,
+            recipe.patch,
+            recipe.seed,
+            start=first,
+            noise=recipe.noise,
+            haze=recipe.haze,
+            share=recipe.share,
+            real=recipe.real,
+            vary=recipe.vary,
+            alien=recipe.alien,
+        )
+
+    def loss(self, network: nn.Module, batch: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        return _loss(network, tuple(_tensors(batch, device)))
+
+    def judge(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+        ratios = score(network, self.validation, dtype)
+        if not ratios:
+            return {}
+        return {"validation": round(float(np.mean(list(ratios.values()))), 4), "worst": max(ratios.values())}
+
+    def start(self, network: nn.Module, initial: Mapping[str, torch.Tensor]) -> None:
+        _start(network, initial, self.recipe)
+
+
 def fit(
     train: list[list[Pair]],
     validation: Sequence[Pair],
@@ -206,10 +309,57 @@ def fit(
         Per scene, its pairs.
     validation : sequence of Pair
         Other places; their error divided by bicubic's is logged every `every` steps and never used to train.
+    recipe, folder, initial, every, device, threads, progress, about
+        As `learn` takes them. `initial` holds all weights that the network has, in its shapes, and no others.
+
+    Returns
+    -------
+    dict
+        The averaged weights: name → tensor.
+
+    Raises
+    ------
+    Cancelled, WeightsError, StoreError
+        As `learn`.
+    """
+    return learn(
+        _Bands(train, validation, recipe),
+        recipe,
+        folder,
+        initial=initial,
+        every=every,
+        device=device,
+        threads=threads,
+        progress=progress,
+        about=about,
+    )
+
+
+def learn(
+    task: Task[Any],
+    recipe: Plan,
+    folder: str | Path,
+    *,
+    initial: Mapping[str, torch.Tensor] | None = None,
+    every: int = 200,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: ProgressLike = True,
+    about: str = "training",
+) -> dict[str, torch.Tensor]:
+    """Train a network on a task, going on from ``folder/checkpoint.pt`` if it is there.
+
+    Parameters
+    ----------
+    task : Task
+    recipe : Plan
+        A dataclass; what it says beside its `steps` and `cool` is what a checkpoint is held against.
     folder : path
         Receives ``checkpoint.pt`` and ``log.jsonl``.
     initial : mapping, optional
-        Weights to start from: all that the network has, in its shapes, and no others.
+        Weights to start from.
+    every : int
+        Steps between lines of the log, at which the network is judged and a checkpoint is made.
     device : str
         As `xsen2.networks.inference.best_device` takes it. bfloat16 where that is faster.
     threads : int, optional
@@ -245,7 +395,7 @@ def fit(
     torch.manual_seed(recipe.seed)
     network = build(recipe.architecture, recipe.ratio, recipe.arguments).to(where)
     if initial is not None:
-        _start(network, initial, recipe)
+        task.start(network, initial)
     optimiser = Optimiser(network, recipe.rate, recipe.fine_rate)
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     saved, first, seconds = folder / "checkpoint.pt", 0, 0.0
@@ -264,20 +414,7 @@ def fit(
             raise WeightsError(f"{saved} is not of the network of its recipe: remove it to begin anew") from error
         average, first, seconds = state["average"], state["step"], state["seconds"]
         losses = state.get("losses", [])
-    stream = batches(
-        balance(train),
-        recipe.ratio,
-        recipe.batch,
-        recipe.patch,
-        recipe.seed,
-        start=first,
-        noise=recipe.noise,
-        haze=recipe.haze,
-        share=recipe.share,
-        real=recipe.real,
-        vary=recipe.vary,
-        alien=recipe.alien,
-    )
+    stream = task.stream(first)
     began = time.monotonic() - seconds
 
     def keep(step: int) -> None:
@@ -301,9 +438,9 @@ def fit(
         Reporter(progress, recipe.steps, "step", about, done=first, after=after) as reporter,
     ):
         for step in range(first, recipe.steps):
-            batch = tuple(_tensors(next(stream), where))
+            batch = next(stream)
             with _autocast(where, dtype):
-                loss, doubt = _loss(network, batch)
+                loss, doubt = task.loss(network, batch, where)
             (loss + doubt).backward()  # type: ignore[no-untyped-call]
             optimiser.step(recipe.factor(step))
             memory = min(recipe.ema, (step + 1) / (step + 10))
@@ -315,11 +452,11 @@ def fit(
                     keep(step + 1)
                     reporter.check()
                 continue
-            ratios = score(_with(recipe, average, where), validation, dtype)
+            found = task.judge(_with(recipe, average, where), where, dtype)
             mean = np.mean(losses, axis=0)
             line: dict[str, Any] = {"step": step + 1, "loss": round(mean[0], 5), "doubt_loss": round(mean[1], 5)}
-            if ratios:
-                line |= {"validation": round(float(np.mean(list(ratios.values()))), 4), "worst": max(ratios.values())}
+            if found:
+                line |= found
                 reporter.note(validation=line["validation"])
             line["seconds"] = round(time.monotonic() - began, 1)
             log.write(json.dumps(line) + "\n")
@@ -341,7 +478,7 @@ def _start(network: nn.Module, initial: Mapping[str, torch.Tensor], recipe: Reci
     network.load_state_dict({k: v.float() for k, v in initial.items()})
 
 
-def _with(recipe: Recipe, weights: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
+def _with(recipe: Plan, weights: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
     network = build(recipe.architecture, recipe.ratio, recipe.arguments).to(device)
     network.load_state_dict(weights)
     return network

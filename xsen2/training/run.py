@@ -10,15 +10,16 @@ import click
 import numpy as np
 
 from xsen2.errors import MethodError, SourceError
-from xsen2.networks.cards import Card
+from xsen2.networks.cards import GSDS, Card
 from xsen2.networks.load import start
 from xsen2.progress import ProgressLike
-from xsen2.training.export import save
-from xsen2.training.fit import Recipe, fit
+from xsen2.training.dates import DatesTask, grounds, least
+from xsen2.training.export import save, save_finer
+from xsen2.training.fit import DatesRecipe, Recipe, fit, learn
 from xsen2.training.patches import Blur, Pair, impostors, pairs, surrogates
 from xsen2.training.scenes import Scene, hold_out, read_scenes
 
-__all__ = ["NETWORKS", "data_for", "recipe_for", "run"]
+__all__ = ["FINER", "NETWORKS", "data_for", "finer_recipe_for", "recipe_for", "run", "run_finer"]
 
 
 # What a training run does unless it is told otherwise: the recipes of the shipped weights.
@@ -32,6 +33,12 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "vdsen2": ("dsen2.DSen2", {"blocks": 32, "features": 256}),
 }
 """Name → class in `xsen2.networks` and what it is built with."""
+
+FINER: dict[str, tuple[str, dict[str, Any]]] = {
+    "fusion": ("manydates.ManyDates", {"thin": 32, "wide": 64, "blocks": 4}),
+    "highresnet": ("manydates.HighResNet", {"features": 64, "blocks": 2}),
+}
+"""The same of networks that make pixels finer than 10 m of many dates."""
 
 _SENSOR = (Blur("mtf"), Blur("mtf", 0.9, (0.15, -0.1)), Blur("mtf", 1.1, (-0.1, 0.15)))
 BLURS: dict[str, tuple[Blur, ...]] = {
@@ -158,15 +165,7 @@ def run(
     """
     initially = None if initial is None else start(initial)  # before scenes are read, which takes longer
     recipe = recipe_for(network, ratio, steps=steps, cool=cool, rate=rate, noise=noise, haze=haze, seed=seed)
-    if (data / "train").is_dir():
-        scenes = list(read_scenes(data / "train"))
-        other = validation or (data / "validation" if (data / "validation").is_dir() else None)
-    else:
-        scenes, other = list(read_scenes(data)), validation
-    if other is None:
-        scenes, judges = hold_out(scenes)
-    else:
-        judges = list(read_scenes(other))
+    scenes, judges = _split(data, validation)
     pairs, judged = data_for(scenes, judges, recipe, operator, more=more)
     if not pairs:
         raise SourceError(
@@ -187,5 +186,76 @@ def run(
         progress=progress,
     )
     card = save(weights, recipe, out, network=network, operator=operator, pairs=pairs)
+    say(f"{card.file}: pass method={str(out)!r}")
+    return card
+
+
+def _split(data: Path, validation: Path | None) -> tuple[list[Scene], list[Scene]]:
+    """Scenes to train on, and those of other places that judge."""
+    if (data / "train").is_dir():
+        scenes = list(read_scenes(data / "train"))
+        other = validation or (data / "validation" if (data / "validation").is_dir() else None)
+    else:
+        scenes, other = list(read_scenes(data)), validation
+    return hold_out(scenes) if other is None else (scenes, list(read_scenes(other)))
+
+
+def finer_recipe_for(network: str, gsd: float, *, steps: int, cool: int, rate: float, seed: int) -> DatesRecipe:
+    """The recipe of a network that makes 5 or 2.5 m pixels of many dates."""
+    if network not in FINER:
+        raise MethodError(f"network {network!r} makes no {gsd:g} m pixels: use one of {', '.join(FINER)}")
+    if gsd not in GSDS:
+        raise MethodError(f"gsd={gsd:g}: networks are trained for {' and '.join(f'{g:g}' for g in GSDS)} m")
+    architecture, arguments = FINER[network]
+    return DatesRecipe(architecture, steps, cool, {"zoom": round(10 / gsd), **arguments}, rate=rate, seed=seed)
+
+
+def run_finer(
+    data: Path,
+    out: Path,
+    *,
+    gsd: float,
+    network: str = "fusion",
+    steps: int = 5000,
+    cool: int = 1500,
+    rate: float = 0.02,
+    initial: Path | None = None,
+    validation: Path | None = None,
+    every: int = 200,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: ProgressLike = True,
+) -> Card:
+    """What ``xsen2 train --gsd`` does: a network that makes pixels finer than 10 m of many dates.
+
+    It learns one scale up, where the truth is known: the 10 m bands are the truth, and the frames what a sensor with
+    pixels of 20 m (`gsd` 5) or 40 m (2.5) would have seen of them.
+
+    Parameters
+    ----------
+    gsd : float
+        5 or 2.5.
+    initial : path, optional
+        Weights to start from. Of a network for the other pixel size, those are taken that have the same shape.
+
+    Returns
+    -------
+    Card
+        Of the weights that were written into `out`.
+    """
+    initially = None if initial is None else start(initial)
+    recipe = finer_recipe_for(network, gsd, steps=steps, cool=cool, rate=rate, seed=seed)
+    scenes, judges = _split(data, validation)
+    places = grounds(scenes, least(recipe))
+    if not places:
+        raise SourceError(f"nothing in {data} can be learnt from: no scene has valid pixels of all 10 m bands")
+    task = DatesTask(places, [g for g in grounds(judges, least(recipe)) if "/" not in g.name], recipe)
+    say = click.echo if progress is True else (lambda line: None)
+    say(f"{len(places)} scenes to train on, {len(task.validation)} of other places to validate on")
+    weights = learn(
+        task, recipe, out, initial=initially, every=every, device=device, threads=threads, progress=progress
+    )
+    card = save_finer(weights, recipe, out, network=network, scenes=[place.name for place in places])
     say(f"{card.file}: pass method={str(out)!r}")
     return card
