@@ -3,6 +3,7 @@
 #   make test     all tests but the slow ones, on all cores; ARGS="-k halo -x -n0" passes arguments on to pytest
 #   make test-slow   the slow ones
 #   make lint     style;  make types  type checks;  make format  put the style right
+#   make page     bundle the page of `xsen2 app`: needs node 18 or later, and npm's registry
 #   make bench    every benchmark script
 #   make clean    remove the environment and what the targets wrote
 
@@ -16,10 +17,11 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
 endif
 
 .DEFAULT_GOAL := test
-.PHONY: demo test test-slow lint types format bench clean
+.PHONY: demo test test-slow lint types format page bench clean
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/xsen2 demo --out demo-out
+	@echo "A map to draw on: make page, then $(BIN)/pip install -c constraints.txt -e '.[app]' and $(BIN)/xsen2 app (docs/app.md)"
 
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
@@ -41,11 +43,14 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+page: $(VENV)/.stamp-test
+	$(BIN)/python hatch_build.py
+
 bench: $(VENV)/.stamp-test
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
-	rm -rf $(VENV) demo-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis xsen2/app/static xsen2/app/page/node_modules
 
 # torch comes first and alone, at the constrained version: so pip settles on the build that it finds for
 # this machine, and nothing that follows can exchange it.

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from xsen2.cli.app import app
 from xsen2.cli.evaluate import evaluate
 from xsen2.cli.options import UserPath
 from xsen2.cli.run import Bbox, bar, bbox_option, method_option, quiet_option, run
@@ -83,6 +84,7 @@ def methods() -> None:
     click.echo(xsen2.methods().to_string())
 
 
+main.add_command(app)
 main.add_command(evaluate)
 main.add_command(run)
 main.add_command(train)
