@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,7 @@ def _covers(item: Any, area: Any) -> float | None:
         return None  # its outline is broken, which its pixels need not be
 
 
+@cache
 def sample_scenes() -> list[dict[str, Any]]:
     """The dates of the embedded sample, as `scenes` lists those of an API."""
     import xsen2
@@ -236,7 +237,7 @@ def perform(job: Job, api: str, folder: Path, report: Report) -> dict[str, Any]:
         _tell(report, "searching", None)
         cube = _cube(job, api)
         _tell(report, "reading", None)
-        native = to_zarr(cube, folder / _NATIVE, progress=partial(_tell, report, "reading"))
+        native = to_zarr(cube, folder / _NATIVE, dtype="float32", progress=partial(_tell, report, "reading"))
         _some_data(native, job)
         _tell(report, "sharpening", None)
         bands = list(job.bands) if job.bands else None
