@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 SAMPLE_AREA = [2.72, 51.32, 2.74, 51.33]
 """A box in the embedded sample, 1.4 x 1.1 km."""
@@ -74,14 +74,14 @@ def running(folder: Path, *options: str) -> Iterator[Server]:
             server.stop()
 
 
-def user(url: str, **more: Any) -> httpx.Client:
+def user(url: str, **more: Any) -> httpx2.Client:
     """A client with the cookies of a new user."""
-    client = httpx.Client(base_url=url, timeout=60, follow_redirects=True, **more)
+    client = httpx2.Client(base_url=url, timeout=60, follow_redirects=True, **more)
     client.get("/")
     return client
 
 
-def wait(client: httpx.Client, name: str, seconds: float = 240, until: tuple[str, ...] = ("done",)) -> dict[str, Any]:
+def wait(client: httpx2.Client, name: str, seconds: float = 240, until: tuple[str, ...] = ("done",)) -> dict[str, Any]:
     """A job, once it has come to one of some states."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Slow or optional: a function that needs one of them imports it when it is called.
 HEAVY = {
+    "anywidget",
     "dask_cuda",
     "distributed",
     "h5py",

@@ -10,6 +10,7 @@ import xarray as xr
 from xsen2 import degrade as _degrade
 from xsen2 import index as _index
 from xsen2 import superresolve as _superresolve
+from xsen2 import widget as _widget
 from xsen2.evaluation import evaluate as _evaluate
 from xsen2.evaluation import sensor as _sensor
 from xsen2.grid import mapping_names
@@ -54,12 +55,16 @@ class DSen2Accessor:
         self._obj = _settled(obj)
 
     superresolve = _bound(_superresolve.superresolve)
+    explore = _bound(_widget.explore)
     evaluate = _bound(_evaluate.evaluate)
     finetune = _bound(_finetune.finetune)
     index = _bound(_index.index)
     sensor = _bound(_sensor.sensor)
     to_cog = _bound(_cog.to_cog)
     to_zarr = _bound(_zarr.to_zarr)
+
+    def _repr_html_(self) -> str:
+        return _widget.grids(self._obj)
 
 
 @xr.register_datatree_accessor("degrade")

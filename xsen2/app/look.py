@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,7 @@ import xarray as xr
 
 from xsen2 import files
 from xsen2.app.work import KINDS, STORE
-from xsen2.bands import find
-from xsen2.errors import SourceError
-from xsen2.index import index
+from xsen2.index import differences, index
 
 __all__ = ["INDICES", "formulas", "pixel", "series", "zipped"]
 
@@ -29,26 +25,9 @@ _MOST = 4_000_000
 """Pixels of a date that its median is taken of: more are thinned out evenly."""
 
 
-@cache
 def formulas() -> list[dict[str, str]]:
-    """The indices as the page's shaders compute them: ``(a - b) / (a + b)``, in the words of spyndex.
-
-    Returns
-    -------
-    list of dict
-        ``name``, ``long_name``, ``a``, ``b`` (bands).
-    """
-    import spyndex
-
-    out = []
-    for name in INDICES:
-        spec = spyndex.indices[name]
-        parts = re.fullmatch(r"\((\w+)-(\w+)\)/\(\1\+\2\)", str(spec.formula).replace(" ", ""))
-        if parts is None:
-            raise SourceError(f"spyndex has another formula of {name} than this version of the app: {spec.formula}")
-        a, b = (str(find(spyndex.bands[letter].sentinel2a.band)) for letter in parts.groups())
-        out.append({"name": name, "long_name": str(spec.long_name), "a": a, "b": b})
-    return out
+    """The indices as the page's shaders compute them, see `xsen2.index.differences`."""
+    return differences(INDICES)
 
 
 def pixel(folder: Path, dates: Sequence[str], x: float, y: float) -> dict[str, Any] | None:
