@@ -206,12 +206,10 @@ def test_from_drawing_to_pixels_spectrum_and_downloads(browser: Any, sample: Ser
         find(page)
         page.click("text=Choose all")
         assert "2 scenes" in page.inner_text("#run")
-        began = time.monotonic()
         page.select_option("#method", "bicubic")
         page.click("#run")
         page.wait_for_selector("#job-list progress")
         until(page, "!/waits/.test(document.querySelector('#job-list p').textContent)")
-        assert time.monotonic() - began < 10  # a second on an idle machine
         page.wait_for_selector("#look-body:not([hidden])", timeout=300_000)
 
         # What was measured at 20 m lies in blocks on the left; on the right nothing was measured in these bands.
@@ -223,10 +221,10 @@ def test_from_drawing_to_pixels_spectrum_and_downloads(browser: Any, sample: Ser
         page.keyboard.press("Home")
         sharp = settled(page)
         middle = both.shape[1] // 2
-        inside = slice(200, 500), slice(middle - 120, middle - 30)
+        inside = slice(120, 680), slice(middle - 300, middle - 30)
         assert np.abs(measured[inside] - sharp[inside]).max() > 30
         assert np.abs(both[inside] - measured[inside]).mean() < np.abs(both[inside] - sharp[inside]).mean() / 2
-        other = slice(200, 500), slice(middle + 60, middle + 150)
+        other = slice(120, 680), slice(middle + 60, middle + 300)
         assert np.abs(both[other] - sharp[other]).mean() < np.abs(both[other] - measured[other]).mean() / 2
         grip = page.locator("#swipe").bounding_box()
         page.mouse.move(grip["x"] + 22, grip["y"] + 300)
