@@ -69,7 +69,7 @@ export function spectrum(bands, found, date) {
     h("thead", {}, h("tr", {}, ...["Band", "measured", "at 10 m", "± SE"].map((t, i) => h("th", { class: i ? "num" : "", scope: "col" }, t)))),
     h("tbody", {}, ...rows.map((row) => h("tr", {}, h("td", {}, row.name), h("td", { class: "num" }, dn(row.measured)),
       h("td", { class: "num" }, dn(row.sharp)), h("td", { class: "num" }, row.error ? dn(row.error) : row.gsd === 10 ? "measured" : "")))));
-  return h("figure", { class: "chart" }, h("figcaption", {}, `Surface reflectance, ${date}`), svg,
+  return h("figure", { class: "chart" }, h("figcaption", {}, `Reflectance, ${date}`), svg,
     h("p", { class: "key" }, h("span", { class: "k-measured" }, "as measured"), h("span", { class: "k-sharp" }, "at 10 m ± 1 standard error")),
     h("details", {}, h("summary", {}, "In numbers"), table));
 }

@@ -18,6 +18,7 @@ import OSM from "ol/source/OSM.js";
 import VectorSource from "ol/source/Vector.js";
 import Feature from "ol/Feature.js";
 import Point from "ol/geom/Point.js";
+import Polygon from "ol/geom/Polygon.js";
 import { Circle, Fill, Stroke, Style, Text } from "ol/style.js";
 
 const MERCATOR = "EPSG:3857";
@@ -39,6 +40,25 @@ function known(code) {
   return projection;
 }
 
+/** Coasts. Rings that cross 180 degrees jump there from one side of a map to the other: they go on beyond it instead. */
+async function coasts() {
+  const features = new TopoJSON({ layers: ["land"] }).readFeatures(await (await fetch("static/land.json")).json());
+  const polygons = features.flatMap((feature) => {
+    const shape = feature.getGeometry();
+    return shape.getType() === "MultiPolygon" ? shape.getPolygons() : [shape];
+  });
+  return polygons.map((polygon) => {
+    const rings = polygon.getCoordinates().map((ring) => {
+      let turn = 0;
+      return ring.map(([x, y], i) => {
+        if (i) turn -= 360 * Math.round((x - ring[i - 1][0]) / 360);
+        return [x + turn, Math.max(y, -85)];
+      });
+    });
+    return new Feature(new Polygon(rings).transform("EPSG:4326", MERCATOR));
+  });
+}
+
 export class Stage {
   constructor(target, swipe, onArea, onPixel) {
     this.swipe = swipe;
@@ -49,7 +69,8 @@ export class Stage {
     this.prints = [];
     this.dot = null;
     this.shown = null;
-    this.land = new VectorLayer({ source: new VectorSource({ url: "static/land.json", format: new TopoJSON({ layers: ["land"] }), overlaps: false }) });
+    this.land = new VectorLayer({ source: new VectorSource({ overlaps: false }) });
+    coasts().then((features) => this.land.getSource().addFeatures(features), () => {}); // the map does without, if need be
     this.streets = new TileLayer({ visible: false, source: null });
     this.footprints = new VectorLayer({ source: new VectorSource() });
     this.outline = new VectorLayer({ source: new VectorSource() });
