@@ -176,4 +176,5 @@ def _cookies(headers: Headers) -> dict[str, str]:
 def _cookie(name: str, value: str, scope: Scope) -> str:
     """A cookie that no script reads and no other site's request carries; its value is letters, digits, - and _."""
     secure = scope.get("scheme") == "https" or Headers(scope=scope).get("x-forwarded-proto") == "https"
-    return f"{name}={value}; Path=/; Max-Age={_YEAR}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
+    home = f"{scope.get('root_path', '').rstrip('/')}/"
+    return f"{name}={value}; Path={home}; Max-Age={_YEAR}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"

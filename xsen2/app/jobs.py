@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from xsen2.app.schema import Job, Limits
 from xsen2.app.state import ENDED, Record, State
+from xsen2.app.work import NATIVE
 from xsen2.errors import StoreError
 
 __all__ = ["Jobs"]
@@ -121,10 +122,17 @@ class Jobs:
             self.state.end(record.id, "cancelled")
 
     def again(self, record: Record) -> bool:
-        """Try a job again that failed or was cancelled: it goes on where it was; whether it is queued."""
+        """Try a job again, whether it is queued: one that was cancelled goes on, one that failed begins anew."""
+        if record.state == "failed":
+            for path in self.place(record.id).glob("*"):
+                shutil.rmtree(path, ignore_errors=True)
         done = self.state.again(record.id, anew=True)
         self._work.set()
         return done
+
+    def measure(self, record: Record) -> None:
+        """Note how large a job's folder is, after files came or went."""
+        self.state.size(record.id, _bytes(self.place(record.id)))
 
     def remove(self, record: Record) -> bool:
         """Delete a job that has ended, and its files; whether it had."""
@@ -183,6 +191,8 @@ class Jobs:
             elif kind == "done":
                 result = message["result"] | {"seconds": round(now - began, 1)}
                 self.state.end(record.id, "done", result=result, size=_bytes(place))
+                shutil.rmtree(place / NATIVE, ignore_errors=True)  # not before: a killed job would lack it
+                self.measure(record)
                 return
             elif kind == "cancelled":
                 self._ended(record, "cancelled", late)

@@ -262,6 +262,7 @@ def create_app(settings: Settings) -> ASGIApp:
     async def store(request: Request) -> Response:
         record = finished(request)
         path = await anyio.to_thread.run_sync(zipped, jobs.place(record.id))
+        await anyio.to_thread.run_sync(jobs.measure, record)
         return _file(path, "application/zip", "xsen2.zarr.zip")
 
     async def look(request: Request) -> Response:

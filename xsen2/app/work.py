@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -26,7 +24,7 @@ from xsen2.sinks.cog import to_cog
 from xsen2.sinks.zarr import to_zarr
 from xsen2.superresolve import context_of, superresolve
 
-__all__ = ["KINDS", "STORE", "Measured", "perform", "sample_scenes", "scenes"]
+__all__ = ["KINDS", "NATIVE", "STORE", "Measured", "perform", "sample_scenes", "scenes"]
 
 KINDS = ("measured", "sharp", "error")
 """Folders of a job with a GeoTIFF for each date: as measured, at 10 m, and standard errors."""
@@ -34,7 +32,9 @@ KINDS = ("measured", "sharp", "error")
 STORE = "sharp.zarr"
 """The result as a Zarr store."""
 
-_NATIVE = "native.zarr"
+NATIVE = "native.zarr"
+"""What was read, with its context: needed until all is written."""
+
 _CHUNK = 240  # 10 m pixels: small enough that a job of some kilometres shows how far it is
 
 _STAGES = {"searching": (0.0, 0.03), "reading": (0.03, 0.25), "sharpening": (0.25, 0.9), "writing": (0.9, 1.0)}
@@ -237,7 +237,7 @@ def perform(job: Job, api: str, folder: Path, report: Report) -> dict[str, Any]:
         _tell(report, "searching", None)
         cube = _cube(job, api)
         _tell(report, "reading", None)
-        native = to_zarr(cube, folder / _NATIVE, dtype="float32", progress=partial(_tell, report, "reading"))
+        native = to_zarr(cube, folder / NATIVE, dtype="float32", progress=partial(_tell, report, "reading"))
         _some_data(native, job)
         _tell(report, "sharpening", None)
         bands = list(job.bands) if job.bands else None
@@ -249,8 +249,6 @@ def perform(job: Job, api: str, folder: Path, report: Report) -> dict[str, Any]:
         sharp = to_zarr(sr, folder / STORE, progress=partial(_tell, report, "sharpening"))
         written = _files(native, sharp, job, made, folder, report)
     dates = [path.stem for path in written]
-    with suppress(OSError):  # the pixels with their context are not needed any more
-        shutil.rmtree(folder / _NATIVE)
     stretch, valid = _statistics(sharp)
     return {
         "dates": dates,
