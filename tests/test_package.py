@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -111,6 +112,19 @@ def test_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     assert "xsen2/py.typed" in held
     assert any(name.endswith(".safetensors") for name in held), "no trained weights in the wheel"
     assert "License-Expression: Apache-2.0" in metadata
+
+
+def test_where_node_is_missing_the_build_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    monkeypatch.setattr(hook, "STAMP", tmp_path / "built-from.txt")
+    monkeypatch.setenv("PATH", "")
+    assert hook.bundle() == "node and npm are not installed"
+    (tmp_path / "built-from.txt").write_text(hook.digest())  # bundled from these very sources
+    assert hook.bundle() is None
 
 
 def test_every_public_object_has_a_docstring() -> None:
