@@ -5,6 +5,7 @@
 #   make lowest   some tests with the lowest versions that pyproject.toml allows, in an environment of its own
 #   make lint     style;  make types  type checks;  make format  put the style right
 #   make docs     the documentation as a site, into docs/_build/html
+#   make page     bundle the page of `xsen2 app`: needs node 18 or later, and npm's registry
 #   make bench    every benchmark script
 #   make clean    remove the environment and what the targets wrote
 
@@ -18,10 +19,11 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
 endif
 
 .DEFAULT_GOAL := test
-.PHONY: demo test test-slow lowest lint types format docs bench clean
+.PHONY: demo test test-slow lowest lint types format docs page bench clean
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/xsen2 demo --out demo-out
+	@echo "A map to draw on: make page, then $(BIN)/pip install -c constraints.txt -e '.[app]' and $(BIN)/xsen2 app (docs/app.md)"
 
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
@@ -61,11 +63,15 @@ format: $(VENV)/.stamp-test
 docs: $(VENV)/.stamp-docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+page: $(VENV)/.stamp-test
+	$(BIN)/python hatch_build.py
+
 bench: $(VENV)/.stamp-test
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
-	rm -rf $(VENV) .venv-lowest demo-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest demo-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/made \
+		docs/generated docs/examples xsen2/app/static xsen2/app/page/node_modules
 
 # Beside the lowest versions, those that were tested together.
 .venv-lowest/.stamp: pyproject.toml constraints.txt constraints-lowest.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -26,12 +27,14 @@ ROOT = Path(__file__).parents[1]
 
 #: Slow or optional: a function that needs one of them imports it when it is called.
 HEAVY = {
+    "anywidget",
     "dask_cuda",
     "distributed",
     "h5py",
     "hypothesis",
     "matplotlib",
     "odc",
+    "pydantic",
     "pystac",
     "pystac_client",
     "safetensors",
@@ -132,11 +135,24 @@ def test_wheel_holds_the_whole_package(tmp_path: Path) -> None:
         metadata = archive.read(f"xsen2-{xsen2.__version__}.dist-info/METADATA").decode()
 
     source = {p.relative_to(ROOT).as_posix() for p in (ROOT / "xsen2").rglob("*") if p.is_file()}
-    source = {name for name in source if not re.search(r"__pycache__|\.ipynb_checkpoints", name)}
+    source = {name for name in source if not re.search(r"__pycache__|\.ipynb_checkpoints|^xsen2/app/page/", name)}
     assert held == source
     assert "xsen2/py.typed" in held
     assert any(name.endswith(".safetensors") for name in held), "no trained weights in the wheel"
     assert "License-Expression: Apache-2.0" in metadata
+
+
+def test_where_node_is_missing_the_build_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    monkeypatch.setattr(hook, "STAMP", tmp_path / "built-from.txt")
+    monkeypatch.setenv("PATH", "")
+    assert hook.bundle() == "node and npm are not installed"
+    (tmp_path / "built-from.txt").write_text(hook.digest())  # bundled from these very sources
+    assert hook.bundle() is None
 
 
 def test_every_public_object_has_a_docstring() -> None:

@@ -11,6 +11,7 @@ from xsen2 import align as _align
 from xsen2 import degrade as _degrade
 from xsen2 import index as _index
 from xsen2 import superresolve as _superresolve
+from xsen2 import widget as _widget
 from xsen2.evaluation import evaluate as _evaluate
 from xsen2.evaluation import sensor as _sensor
 from xsen2.grid import mapping_names
@@ -56,12 +57,16 @@ class DSen2Accessor:
 
     superresolve = _bound(_superresolve.superresolve)
     align = _bound(_align.align)
+    explore = _bound(_widget.explore)
     evaluate = _bound(_evaluate.evaluate)
     finetune = _bound(_finetune.finetune)
     index = _bound(_index.index)
     sensor = _bound(_sensor.sensor)
     to_cog = _bound(_cog.to_cog)
     to_zarr = _bound(_zarr.to_zarr)
+
+    def _repr_html_(self) -> str:
+        return _widget.grids(self._obj)
 
 
 @xr.register_datatree_accessor("degrade")

@@ -87,6 +87,10 @@ class SourceError(Xsen2Error):
     """A source cannot be read as a cube: no items, no assets, mixed tiles; or an area is none, or lies outside."""
 
 
+class NothingFound(SourceError):
+    """A search was answered, and no item is what was asked for."""
+
+
 class StoreError(Xsen2Error):
     """A store cannot be written, or does not belong to this run."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, overload
 
 import numpy as np
@@ -17,7 +18,7 @@ from xsen2.errors import BandError, GridError, MethodError
 from xsen2.grid import filled, located
 from xsen2.radiometry import Scale, check_dn, scale_of, seen_in, warn_doubtful
 
-__all__ = ["index"]
+__all__ = ["differences", "index"]
 
 
 @overload
@@ -105,6 +106,42 @@ def index(
     out = xr.Dataset(found)
     for n, array in found.items():
         out[n].encoding = dict(array.encoding)
+    return out
+
+
+@cache
+def differences(names: tuple[str, ...]) -> list[dict[str, str]]:
+    """Indices that are normalised differences, ``(a - b) / (a + b)``, for what computes them where Python does not run.
+
+    Parameters
+    ----------
+    names : tuple of str
+        As spyndex spells them.
+
+    Returns
+    -------
+    list of dict
+        ``name``, ``long_name``, ``a`` and ``b`` (canonical bands).
+
+    Raises
+    ------
+    MethodError
+        If one has another formula.
+
+    Examples
+    --------
+    >>> differences(("NDWI",))[0]["a"], differences(("NDWI",))[0]["b"]
+    ('B03', 'B08')
+    """
+    spyndex = _spyndex()
+    out = []
+    for name in names:
+        spec = spyndex.indices[_known(name, spyndex.indices)]
+        parts = re.fullmatch(r"\((\w+)-(\w+)\)/\(\1\+\2\)", str(spec.formula).replace(" ", ""))
+        if parts is None:
+            raise MethodError(f"{name} is no normalised difference of two bands: its formula is {spec.formula}")
+        a, b = (_canonical(spyndex.bands, letter) for letter in parts.groups())
+        out.append({"name": name, "long_name": str(spec.long_name), "a": a, "b": b})
     return out
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from xsen2.cli import listing
+from xsen2.cli.app import app
 from xsen2.cli.evaluate import evaluate
 from xsen2.cli.listing import json_option
 from xsen2.cli.options import UserPath
@@ -87,6 +88,7 @@ def methods(as_json: bool) -> None:
     (listing.as_json if as_json else lambda found: listing.show(found, "method", "kind"))(rows)
 
 
+main.add_command(app)
 main.add_command(evaluate)
 main.add_command(run)
 main.add_command(train)

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import urljoin
 
-from xsen2.errors import SourceError
+from xsen2.errors import NothingFound, SourceError
 from xsen2.geometry import beside, lonlat
 from xsen2.geometry import read as read_area
 from xsen2.grid import Bounds
@@ -248,8 +248,10 @@ def search(api: str, collection: str, area: Bounds, datetime: str) -> list[Any]:
 
     Raises
     ------
+    NothingFound
+        It has none.
     SourceError
-        The API cannot be searched, or finds none.
+        The API cannot be searched.
     """
     try:
         from pystac import Item
@@ -268,7 +270,7 @@ def search(api: str, collection: str, area: Bounds, datetime: str) -> list[Any]:
     except (APIError, OSError, NotImplementedError, KeyError, TypeError, ValueError) as error:
         raise SourceError(f"{api} cannot be searched: {secretless(str(error)[:500])}") from error
     if not found:
-        raise SourceError(f"{api} has no {collection} item in {box} at {datetime}: try other dates")
+        raise NothingFound(f"{api} has no {collection} item in {box} at {datetime}: try other dates")
     return found
 
 
