@@ -227,7 +227,8 @@ def superresolve(
     native : bool
         Whether the 10 m bands come along, unchanged, even if `bands` does not name them. Below 10 m there are none.
     gsd : float, optional
-        Pixel size of the result in metres: 10, or what the method makes.
+        Pixel size of the result in metres: 10, or what the method makes; 5 and 2.5 by fusing dates. 20 m and 60 m bands
+        that `bands` names become 10 m bands first, by the default method.
     frames : int, optional
         Dates that each date of the result is made of at most, itself and its nearest in time: 1, or what the method
         reads; below 10 m any number, by default 8. There, with a mask, twice as many are looked at: a frame must have
@@ -290,7 +291,10 @@ def superresolve(
         which no reflectance is). Other variables come out on the 10 m grid by nearest neighbour. ``units`` is "1e-4"
         for DN and "1" for reflectance, where metadata or `quantification` say which it is; attributes about the old
         grids are left out. Nothing is computed yet. ``xsen2_consistency`` in the attributes is the operator that the
-        bands are consistent with, or "none"; ``xsen2_mask`` what `mask` was.
+        bands are consistent with, or "none"; ``xsen2_mask`` what `mask` was. Below 10 m also ``clear_frames``, the
+        number of dates that a pixel was made of; and as coordinates ``(time, frame)`` the dates that were looked at for
+        each date, ``frame_time``, how far they lie from it, ``shift_y`` and ``shift_x`` in metres north and east, and
+        whether they are its frames, ``frame_used``.
 
     Raises
     ------
