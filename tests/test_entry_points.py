@@ -121,7 +121,8 @@ def test_methods_and_networks_of_an_installed_package(installed: dict[str, str],
         [sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, env=installed, check=False
     )
     assert not run.returncode, run.stderr
-    assert run.stdout.strip() == "{'kind': 'package', 'licence': 'MIT', 'source': 'sharper 0.3'} classical"
+    said = "{'kind': 'package', 'licence': 'MIT', 'source': 'sharper 0.3', 'gsd': '10', 'frames': '1'}"
+    assert run.stdout.strip() == f"{said} classical"
 
 
 def test_without_the_package_its_card_is_refused(tmp_path: Path) -> None:
