@@ -40,7 +40,6 @@ LOW_TESTS := tests/test_cube.py \
 	native_cube_keeps_its_grids_and_extras nodata_is_nan_again_exactly_and_empty_chunks_cost_nothing \
 	the_same_call_again_computes_nothing) \
 	$(addprefix tests/test_cog.py::test_, file_is_a_valid_cog_with_the_same_pixels georeference_to_the_millimetre) \
-	tests/test_append.py::test_each_date_is_there_once \
 	$(addprefix tests/test_zarr_guard.py::test_, every_compressor_is_read shards_are_read texts_are_read) \
 	tests/test_lock.py::test_two_runs_into_one_store tests/test_weights.py::test_where_the_user_folder_is \
 	tests/test_cli_evaluate.py::test_pages_escape_what_they_are_given

@@ -335,7 +335,10 @@ class _Series:
     def _described(self, ds: xr.Dataset, grids: list[Grid]) -> dict[str, Any]:
         """Metadata that the arrays would have if these dates were a store of their own."""
         store = self._as_new_store(ds, grids)
-        return {str(name): array.metadata.to_dict() for name, array in store.arrays()}
+        described = {str(name): array.metadata.to_dict() for name, array in store.arrays()}
+        for about in described.values():  # zarr 3.0 has its own names for types, which it writes as plain ones
+            about["data_type"] = getattr(about["data_type"], "value", about["data_type"])
+        return described
 
     def _as_new_store(self, ds: xr.Dataset, grids: list[Grid]) -> Any:
         import zarr

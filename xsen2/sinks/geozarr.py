@@ -9,7 +9,7 @@ import xarray as xr
 
 from xsen2.grid import affine_of
 
-__all__ = ["PROJ", "SPATIAL", "placed", "without_conventions"]
+__all__ = ["PROJ", "SPATIAL", "bare", "placed", "without_conventions"]
 
 
 def _convention(name: str, repository: str, uuid: str, description: str) -> dict[str, str]:
@@ -55,6 +55,17 @@ def without_conventions(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
     said = attrs.get("zarr_conventions")
     others = [one for one in said if not _is_ours(one)] if isinstance(said, list | tuple) else []
     return out | {"zarr_conventions": others} if others else out
+
+
+def bare(ds: xr.Dataset) -> xr.Dataset:
+    """A store that has been opened, without what only readers that know no coordinates need.
+
+    Attributes stay as they are when pixels are cut; coordinates go along.
+    """
+    ds.attrs = without_conventions(ds.attrs)
+    for variable in ds.variables.values():
+        variable.attrs = without_conventions(variable.attrs)
+    return ds
 
 
 def _is_ours(convention: object) -> bool:

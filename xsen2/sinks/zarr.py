@@ -24,6 +24,7 @@ from xsen2.grid import axes_of, filled, located, spacing
 from xsen2.progress import ProgressLike
 from xsen2.radiometry import PACKINGS, clean
 from xsen2.sinks.append import add, check_dim
+from xsen2.sinks.geozarr import bare
 from xsen2.sinks.pieces import on_a_cluster
 from xsen2.sinks.regions import (
     Grid,
@@ -226,7 +227,7 @@ def to_zarr(
         write_item(Path(state.root))
     with quiet():
         back: xr.Dataset = xr.open_zarr(state.opened, decode_coords="all", chunks={})
-    return back
+    return bare(back)
 
 
 def _is_finished(place: State) -> bool:
