@@ -11,7 +11,7 @@ import xarray as xr
 from click.testing import CliRunner
 
 from xsen2.cli.main import main
-from xsen2.errors import BandError, MethodError, SourceError
+from xsen2.errors import MethodError, SourceError
 from xsen2.evaluation.ladder import (
     COPIES,
     Site,
@@ -148,7 +148,7 @@ def test_a_series_from_a_file_keeps_the_clear_dates_in_order(tmp_path: Path):
 
 
 def test_what_cannot_be_judged_is_said_before_anything_is_read(folder: Path, tmp_path: Path):
-    with pytest.raises(BandError, match="does not make B08"):
+    with pytest.raises(MethodError, match="makes 10 m pixels, not 5 m"):
         ladder(folder, tmp_path, {"supreme": "twogrid"}, gsd=5, progress=False)
     with pytest.raises(MethodError, match="2 or more"):
         ladder(folder, tmp_path, {"wiener": "wiener"}, gsd=5, frames=1, progress=False)

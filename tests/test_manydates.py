@@ -181,7 +181,7 @@ def test_patches_leave_no_seams(card: Card, monkeypatch: pytest.MonkeyPatch):
     edge = 2 * (card.halo + 3)
     whole = fuse(card, frames, shifts, device="cpu", dtype="float32", reach=3)
     monkeypatch.setattr(MultiDate, "side", 17)
-    inference._rooms.clear()
+    inference._capacities.clear()
     cut = fuse(card, frames, shifts, device="cpu", dtype="float32", reach=3)
     inner = np.s_[:, edge:-edge, edge:-edge]
     assert np.abs(whole[inner] - cut[inner]).max() < 2e-2

@@ -119,8 +119,8 @@ def test_patches_and_batches_leave_no_seam(tiny_cards, network, ratio, monkeypat
     whole = inference.infer(card, a, b, c, device="cpu", dtype="float32")
     h = card.halo * card.ratio
     for side, pixels in ((18, 1), (30, 10**9), (42, 20_000)):
-        room = inference.Capacity(pixels, side)
-        monkeypatch.setattr(inference, "_room", lambda *_, room=room: room)
+        capacity = inference.Capacity(pixels, side)
+        monkeypatch.setattr(inference, "_capacity", lambda *_, capacity=capacity: capacity)
         cut = inference.infer(card, a, b, c, device="cpu", dtype="float32")
         np.testing.assert_allclose(cut[:, h:-h, h:-h], whole[:, h:-h, h:-h], rtol=0, atol=1e-3)
 

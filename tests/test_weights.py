@@ -251,12 +251,15 @@ def test_weights_list_and_show(home):
     card = put(home)
     bad = put(home, ratio=6)
     bad.file.write_bytes(b"other")
+    rows = {row["name"]: row for row in json.loads(CliRunner().invoke(main, ["weights", "list", "--json"]).stdout)}
+    assert {k: v for k, v in rows["mine-20m"].items() if k not in ("path", "MB")} == {
+        "name": "mine-20m", "network": "mine", "bands": "20 m", "sha256": card.sha256[:12], "licence": "CC0-1.0"
+    }  # fmt: skip
+    assert rows["mine-20m"]["path"] == str(card.file)
     listed = command("weights", "list").splitlines()
-    assert listed[0].split() == ["name", "network", "bands", "MB", "sha256", "licence", "path"]
-    row = next(line for line in listed if line.split()[0] == "mine-20m").split()
-    assert row == ["mine-20m", "mine", "20", "m", "0.0", card.sha256[:12], "CC0-1.0", str(card.file)]
-    for shipped in (c for group in cards().values() for c in group):
-        assert any(line.split()[0] == shipped.name for line in listed)
+    for name in ("mine-20m", *(c.name for group in cards().values() for c in group)):
+        assert any(line.split()[:1] == [name] for line in listed)
+    assert card.sha256[:12] in " ".join(listed)
     assert "sha256 is another" in listed[-1]
     assert listed[-1].startswith(f"broken: {home / 'mine-60m.json'}: ")
     shown = command("weights", "show", "mine-20m")
@@ -334,7 +337,7 @@ def test_a_worker_elsewhere_finds_them(tmp_path, monkeypatch):
         ({"arguments": {"ratio": 2, "blocks": 1, "features": 4.0}}, "takes features: int, not 4.0"),
         (
             {"architecture": "twogrid.TwoGrid", "arguments": {"thin": 0, "wide": 0}, "halo": 17},
-            "twogrid.TwoGrid cannot be built with .*division by zero",
+            "twogrid.TwoGrid (cannot be built )?with .*(division by zero|'thin': 0)",
         ),
         ({"halo": 1}, "sees 4 pixels of 10 m on each side, which is 3: with less, blocks would leave seams"),
         ({"halo": 150}, "says halo 150, but the network sees 4 pixels"),
