@@ -54,9 +54,9 @@ assert after["missed, ha"] + after["false, ha"] < 0.2 * (before["missed, ha"] + 
 rmse = lowered["RMSE of MNDWI"].unstack()
 assert (rmse["super-resolved"] < 0.85 * rmse[["40 m", "bicubic"]].min(axis=1)).all(), rmse
 """
-# Networks since twogrid-20m-v3 stay near interpolation where regressions explain little, as over dark water, where MNDWI
-# is a quotient of small numbers: its RMSE on the sample is 0.047, with those before it was 0.015. Missed and false water,
-# which the notebook is about, has not grown.
+# Networks since twogrid-20m-v3 stay near interpolation where regressions explain little, as over dark water. There MNDWI
+# is a quotient of small numbers: its RMSE on the sample is 0.047, with networks before it was 0.015. Missed and false
+# water, which the notebook is about, has not grown.
 
 SERIES = """
 assert stack["MNDWI"].isnull().any() and 30 < int(usable.sum()) < 80
