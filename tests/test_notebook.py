@@ -54,8 +54,8 @@ assert after["missed, ha"] + after["false, ha"] < 0.2 * (before["missed, ha"] + 
 rmse = lowered["RMSE of MNDWI"].unstack()
 assert (rmse["super-resolved"] < 0.85 * rmse[["40 m", "bicubic"]].min(axis=1)).all(), rmse
 """
-# Networks since twogrid-20m-v3 stay near interpolation where regressions explain little, as over dark water. There MNDWI
-# is a quotient of small numbers: its RMSE on the sample is 0.047, with networks before it was 0.015. Missed and false
+# Networks since twogrid-20m-v3 stay near interpolation where regressions explain little, as over dark water. MNDWI is
+# a quotient of small numbers there: its RMSE on the sample is 0.047, with networks before it was 0.015. Missed and false
 # water, which the notebook is about, has not grown.
 
 SERIES = """
