@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from cubes import make_cube
 from jsonschema.exceptions import ValidationError
+from pyproj import Transformer
 from pystac.extensions.projection import ProjectionExtension
 from rasterio.warp import transform_bounds
 
@@ -95,3 +96,21 @@ def test_what_cannot_be_described_says_so(sr, tmp_path):
 
     with pytest.raises(StoreError, match="beside a local folder"):
         sr.dsen2.to_zarr(zarr.storage.MemoryStore(), stac=True, progress=False)
+
+
+def test_an_item_across_180_degrees_has_two_sides(tmp_path):
+    ds = make_cube(3, 4, dates=1, epsg=32660)[["B02", "spatial_ref"]]
+    to_degrees = Transformer.from_crs(32660, 4326, always_xy=True)
+    line, y = float(ds.x[12]), float(ds.y[9])
+    for _ in range(5):  # where 180 degrees cross this row
+        line, _ = to_degrees.transform(180, to_degrees.transform(line, y)[1], direction="INVERSE")
+    ds = ds.assign_coords(x=ds.x + 60 * round((line - float(ds.x[12])) / 60))  # its middle lies on the line
+    ds.dsen2.to_cog(tmp_path / "fiji.tif", stac=True, progress=False)
+    item = read(tmp_path / "fiji.json")
+    west, south, east, north = item.bbox
+    assert 179.99 < west < 180
+    assert -180 < east < -179.99
+    first, second = item.geometry["coordinates"]
+    assert {x for x, _ in first[0]} == {west, 180}
+    assert {x for x, _ in second[0]} == {-180, east}
+    assert {y for _, y in first[0]} == {south, north}

@@ -17,7 +17,7 @@ from xsen2.dates import Target, targets_of
 from xsen2.engine.halo import Layer, blocks, common_dates, map_windows, trim
 from xsen2.engine.statistics import each, learnt
 from xsen2.errors import BandError, ShiftWarning, TimeError, warn_once
-from xsen2.masks import Mask, hide, read
+from xsen2.masks import Mask, automatic, hide, read
 from xsen2.methods.protocol import Array
 from xsen2.multitemporal.fusion import Fit, Fusion
 from xsen2.multitemporal.interpolation import middle
@@ -151,7 +151,7 @@ def _position(cube: Cube, reference: Target | None) -> int | None:
 def _seen(cube: Cube, bands: Sequence[str], mask: Mask | None, scales: Mapping[str, Scale]) -> dict[str, da.Array]:
     """The bands, one date a chunk, NaN where there is nothing or it is masked."""
     if isinstance(mask, str) and mask == "auto":
-        mask = "scl" if any(str(name).upper() == "SCL" for name in cube.extras) else None
+        mask = automatic(cube)
     hidden = None if mask is None else read(cube, mask)
     out = {}
     for band, array in common_dates({b: lazy(cube.bands[b].data) for b in bands}).items():

@@ -16,7 +16,7 @@ from xsen2.engine.halo import split
 from xsen2.errors import BandError, GridError, MethodError, RadiometryError, TimeError
 from xsen2.radiometry import nodata_of
 
-__all__ = ["CLASSI", "SCL", "Hidden", "Mask", "hide", "read"]
+__all__ = ["CLASSI", "SCL", "Hidden", "Mask", "automatic", "hide", "read"]
 
 Mask = str | Sequence[int] | xr.DataArray | Callable[[xr.Dataset], xr.DataArray]
 
@@ -69,6 +69,11 @@ class Hidden:
         rows, columns = (split(sizes, factor) for sizes in self.where.chunks[-2:])
         whole = self.where.rechunk((*self.where.chunks[:-2], rows, columns))
         return replace(self, where=da.coarsen(np.any, whole, {whole.ndim - 2: factor, whole.ndim - 1: factor}))
+
+
+def automatic(cube: Cube) -> Mask | None:
+    """What ``mask="auto"`` stands for where clouds are to be masked: ``"scl"`` if the cube has SCL, else nothing."""
+    return "scl" if any(str(name).upper() == "SCL" for name in cube.extras) else None
 
 
 def read(cube: Cube, mask: Mask) -> Hidden:

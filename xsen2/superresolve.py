@@ -25,7 +25,7 @@ from xsen2.engine.halo import MOST, blocks, common_dates, thinnest
 from xsen2.engine.operators import OPERATORS, Operator
 from xsen2.errors import BandError, MethodError
 from xsen2.grid import without_place
-from xsen2.masks import Hidden, Mask, hide, read
+from xsen2.masks import Hidden, Mask, automatic, hide, read
 from xsen2.methods.protocol import Method, adopt, zoom_of
 from xsen2.methods.registry import opened, own_gsd, resolve
 from xsen2.multitemporal.fusion import Fusion
@@ -482,7 +482,7 @@ def _hides(cube: Cube, mask: Mask | None, gsd: float | None) -> Hidden | None:
     """What is hidden; classes of SCL below 10 m with some pixels around."""
     finer = gsd is not None and gsd < 10
     if isinstance(mask, str) and mask == "auto":
-        mask = "scl" if finer and any(str(name).upper() == "SCL" for name in cube.extras) else None
+        mask = automatic(cube) if finer else None
     if mask is None:
         return None
     hidden = read(cube, mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -84,6 +85,18 @@ def train(
     """  # noqa: D301  # click wants the sign itself
     from xsen2.training.run import run, run_finer
 
+    shared: dict[str, Any] = {
+        "steps": steps,
+        "cool": cool,
+        "rate": rate,
+        "initial": init,
+        "validation": validation,
+        "every": every,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "progress": not quiet,
+    }
     if gsd != "10":
         given = click.get_current_context().get_parameter_source
         for name in ("ratio", "operator", "noise", "haze", "surrogates"):
@@ -94,16 +107,7 @@ def train(
             out,
             gsd=float(gsd),
             network=network or "fusion",
-            steps=steps,
-            cool=cool,
-            rate=rate,
-            initial=init,
-            validation=validation,
-            every=every,
-            seed=seed,
-            device=device,
-            threads=threads,
-            progress=not quiet,
+            **shared,
         )
         return
     run(
@@ -112,17 +116,8 @@ def train(
         network=network or "twogrid",
         ratio=int(ratio),
         operator=operator,
-        steps=steps,
-        cool=cool,
-        rate=rate,
         noise=noise,
         haze=haze,
         more=surrogates,
-        initial=init,
-        validation=validation,
-        every=every,
-        seed=seed,
-        device=device,
-        threads=threads,
-        progress=not quiet,
+        **shared,
     )

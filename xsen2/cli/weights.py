@@ -63,7 +63,8 @@ def convert(file: Path, out: Path | None) -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the weights that came with xsen2, and the user's own."""
-    rows = []
+    rows: list[dict[str, str]] = []
+    own: set[str] = set()  # of the user's folder
     bad: list[tuple[Path, Exception]] = [(entry.path, entry.error) for entry in installed()[1]]
     for card in _usable():
         try:
@@ -75,6 +76,7 @@ def list_(as_json: bool) -> None:
         except (OSError, WeightsError) as error:
             bad.append((card.file.with_suffix(".json"), error))
             continue
+        own |= {card.name} if card.path else set()
         rows.append(
             {
                 "name": card.name,
@@ -89,10 +91,9 @@ def list_(as_json: bool) -> None:
     if as_json:
         listing.as_json(rows)
     else:
-        own = {card.name for card in _usable() if card.path}  # of the others, nobody needs the path
         for row in rows:
             row |= {"MB": f"{row['MB']} MB", "sha256": f"sha256 {row['sha256']}"}
-            if row["name"] not in own:
+            if row["name"] not in own:  # nobody needs the path of shipped ones
                 del row["path"]
         listing.show(rows, "name")
     for path, why in bad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -186,8 +187,6 @@ def _load(model: Model, device: torch.device) -> Run:
 
 
 def _raw(model: Model) -> bytes:
-    import hashlib
-
     try:
         raw = files.read(model.file, MOST)
     except OSError as error:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from xsen2.networks import kriging
 from xsen2.networks.network import Network
-from xsen2.networks.twogrid import upsample
+from xsen2.networks.twogrid import _conv, upsample
 
 __all__ = ["HighResNet", "ManyDates", "MultiDate"]
 
@@ -21,14 +19,6 @@ SURE = 0.02
 
 STEP = 0.1
 """Factor on the last convolution: with it one step of the optimiser moves pixels by a few DN, not by tens."""
-
-
-def _conv(inputs: int, outputs: int, size: int = 3, *, gain: float = 2.0) -> nn.Conv2d:
-    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-    nn.init.normal_(layer.weight, std=math.sqrt(gain / (inputs * size**2)))
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 class _Block(nn.Module):

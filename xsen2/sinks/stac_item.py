@@ -17,6 +17,7 @@ import xarray as xr
 from xsen2 import files
 from xsen2.bands import BANDS, find
 from xsen2.errors import StoreError
+from xsen2.geometry import beside, lonlat
 from xsen2.paths import local
 from xsen2.version import __version__
 
@@ -120,11 +121,8 @@ def stac_item(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
         "stac_version": "1.1.0",
         "stac_extensions": list(EXTENSIONS),
         "id": _common(paths),
-        "geometry": {
-            "type": "Polygon",
-            "coordinates": [[[west, south], [east, south], [east, north], [west, north], [west, south]]],
-        },
-        "bbox": [west, south, east, north],
+        "geometry": _outline(west, south, east, north),
+        "bbox": [west, south, east - 360 if east > 180 else east, north],
         "properties": properties,
         "links": links,
         "assets": assets,
@@ -159,8 +157,19 @@ def _lineage(tags: Mapping[str, Any]) -> str:
 
 
 def _around(boxes: Sequence[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:
-    w, s, e, n = zip(*boxes, strict=True)
+    w, s, e, n = zip(*(beside(box, boxes[0][0]) for box in boxes), strict=True)
     return min(w), min(s), max(e), max(n)
+
+
+def _outline(west: float, south: float, east: float, north: float) -> dict[str, Any]:
+    """A box in degrees as GeoJSON: of two parts where it passes 180 (RFC 7946, 3.1.9)."""
+    sides = [(west, min(east, 180.0)), *([(-180.0, east - 360)] if east > 180 else [])]
+    rings = [[[[w, south], [e, south], [e, north], [w, north], [w, south]]] for w, e in sides]
+    return (
+        {"type": "Polygon", "coordinates": rings[0]}
+        if len(rings) == 1
+        else {"type": "MultiPolygon", "coordinates": rings}
+    )
 
 
 def _band(name: str, dtype: Any, nodata: Any, scale: float, attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,18 +199,17 @@ def _times(values: Any) -> list[str]:
 
 def _place(crs: Any, affine: Any, shape: tuple[int, int]) -> dict[str, Any]:
     """Where a grid lies, in the words of `proj`, and as a box in degrees."""
-    from rasterio.warp import transform_bounds
+    from odc.geo.geobox import GeoBox
 
-    right, bottom = affine.c + affine.a * shape[1], affine.f + affine.e * shape[0]
-    box = (min(affine.c, right), min(affine.f, bottom), max(affine.c, right), max(affine.f, bottom))
+    grid = GeoBox(shape, affine, crs.to_wkt())
     code = crs.to_epsg()
     return {
         "proj:code": f"EPSG:{code}" if code else None,
         "proj:wkt2": None if code else crs.to_wkt(),
         "proj:shape": list(shape),
         "proj:transform": [float(x) for x in tuple(affine)[:6]],
-        "proj:bbox": [float(x) for x in box],
-        "lonlat": tuple(round(x, 7) for x in transform_bounds(crs, "EPSG:4326", *box, densify_pts=21)),
+        "proj:bbox": [float(x) for x in grid.boundingbox.bbox],
+        "lonlat": tuple(round(x, 7) for x in lonlat(grid)),
     }
 
 
