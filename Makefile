@@ -27,10 +27,16 @@ demo: $(VENV)/.stamp-demo
 
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-test: $(VENV)/.stamp-test
+# The page of the app, where there is what bundles it: tests that need it are skipped where there is not, with a line.
+PAGE := $(if $(shell command -v npm 2>/dev/null),xsen2/app/static/index.html)
+
+xsen2/app/static/index.html: | $(VENV)/.stamp-test
+	-$(BIN)/python hatch_build.py
+
+test: $(VENV)/.stamp-test $(PAGE)
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/.stamp-test
+test-slow: $(VENV)/.stamp-test $(PAGE)
 	$(PYTEST) -m slow $(ARGS)
 
 # With the oldest of each library: cubes, values in blocks, both sinks, what locks and guards a store.

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
+
+from xsen2.app.server import PAGE
 
 SAMPLE_AREA = [2.72, 51.32, 2.74, 51.33]
 """A box in the embedded sample, 1.4 x 1.1 km."""
@@ -66,6 +69,8 @@ class Server:
 
 @contextmanager
 def running(folder: Path, *options: str) -> Iterator[Server]:
+    if not (PAGE / "index.html").is_file():
+        pytest.skip("needs the app's page: make page")
     server = Server(folder, free_port(), *options)
     try:
         yield server
