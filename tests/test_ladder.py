@@ -114,6 +114,27 @@ def test_the_report_says_first_how_much_is_prior(folder: Path, tmp_path: Path):
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["gains"]["b"]["wiener, 3"]["cPSNR"] == pytest.approx(run.gains["b"]["wiener, 3"][0])
     assert "<h1>Many dates" in (tmp_path / "report.html").read_text()
+    # The same at the next coarser scale, where scenes are large enough for it.
+    assert set(run.coarser) == {"a_1", "a_2", "b"}
+    assert "40 → 20 m is held against 20 → 10 m" in text
+    assert "in training" not in text
+
+
+def test_what_a_network_of_the_coarser_scale_does_at_this_one(folder: Path, tmp_path: Path):
+    command = ["train", str(folder), "--gsd", "5", "--coarser", "--out", str(tmp_path / "run"), "--validation"]
+    small = [str(folder), "--steps", "1", "--cool", "0", "--quiet"]
+    result = CliRunner().invoke(main, [*command, *small])
+    assert result.exit_code == 0, result.output
+    run = ladder(folder, tmp_path, {"wiener": "wiener"}, gsd=5, frames=2, transfer=tmp_path / "run", progress=False)
+    label = "trained at 40 → 20 m"
+    assert run.labels == ("wiener", label)
+    text = (tmp_path / "report.md").read_text()
+    assert "Trained at 40 → 20 m has seen nothing but 40 → 20 m in training" in text
+    row = next(line for line in text.split("## Scale transfer")[1].splitlines() if label in line and "|" in line)
+    both = {name: run.gains[name] for name in run.coarser}
+    assert f"{run.mean(f'{label}, 2', of=run.coarser)[0]:.2f}" in row
+    assert f"{run.mean(f'{label}, 2', of=both)[0]:.2f}" in row
+    assert f"{label}, 2" in json.loads((tmp_path / "scores.json").read_text())["twice as coarse"]["b"]
 
 
 def series(count: int = 8) -> xr.Dataset:

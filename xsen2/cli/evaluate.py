@@ -57,7 +57,7 @@ __all__ = ["evaluate"]
 @click.option(
     "--transfer",
     type=UserPath(exists=True, path_type=Path),
-    help="Weights trained at 80 to 40 m, for Table 3.",
+    help="Weights that `xsen2 train --coarser` made, to see what they do at the next finer scale.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -97,7 +97,7 @@ def evaluate(
     from xsen2.evaluation.report import report
 
     if gsd != "10":
-        _finer(folder, out, methods, float(gsd), frames, series, device, quiet)
+        _finer(folder, out, methods, float(gsd), frames, series, transfer, device, quiet)
         return
     known = xsen2.methods()
     ten = known.index[known["kind"] != "multitemporal"]
@@ -130,6 +130,7 @@ def _finer(
     gsd: float,
     frames: int,
     series: Path | None,
+    transfer: Path | None,
     device: str,
     quiet: bool,
 ) -> None:
@@ -137,13 +138,14 @@ def _finer(
     from xsen2.evaluation.ladder_report import ladder, summary
 
     given = click.get_current_context().get_parameter_source
-    for name in ("operators", "scales", "border", "transfer", "dataset"):
+    for name in ("operators", "scales", "border", "dataset"):
         if given(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} is for 10 m bands: leave it out with --gsd {gsd:g}")
     names = ["default", "wiener", "median"] if methods is None else _split(methods)
     words = ["xsen2", "evaluate", str(folder), "--out", str(out), "--gsd", f"{gsd:g}", "--frames", str(frames)]
     words += [] if methods is None else ["--methods", methods]
     words += [] if series is None else ["--series", str(series)]
+    words += [] if transfer is None else ["--transfer", str(transfer)]
     found = ladder(
         folder,
         out,
@@ -151,6 +153,7 @@ def _finer(
         gsd=gsd,
         frames=frames,
         series=series,
+        transfer=transfer,
         device=device,
         command=shlex.join(words),
         progress=False if quiet else (lambda now: click.echo(now.about, err=True)),

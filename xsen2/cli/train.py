@@ -39,6 +39,11 @@ __all__ = ["train"]
 @click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True, help="Added to inputs, in DN.")
 @click.option("--haze", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of patches cleared.")
 @click.option("--surrogates", is_flag=True, help="For the 60 m bands: learn from bands that play them too.")
+@click.option(
+    "--coarser",
+    is_flag=True,
+    help="Make scenes twice as coarse first: for `xsen2 evaluate --transfer` at the next scale.",
+)
 @click.option("--init", type=UserPath(exists=True, path_type=Path), help="Run folder or .safetensors to start from.")
 @click.option(
     "--validation", type=UserPath(exists=True, file_okay=False, path_type=Path), help="Folder of other places."
@@ -61,6 +66,7 @@ def train(
     noise: float,
     haze: float,
     surrogates: bool,
+    coarser: bool,
     init: Path | None,
     validation: Path | None,
     every: int,
@@ -89,6 +95,7 @@ def train(
         "steps": steps,
         "cool": cool,
         "rate": rate,
+        "coarse": coarser,
         "initial": init,
         "validation": validation,
         "every": every,

@@ -18,6 +18,8 @@ from xsen2.evaluation.page import Heading, Part, Table, as_html, as_markdown, li
 from xsen2.evaluation.report import strict
 from xsen2.methods.registry import resolve
 from xsen2.progress import ProgressLike, Reporter
+from xsen2.training.finetune import coarser
+from xsen2.training.patches import Blur
 from xsen2.training.scenes import read_scenes
 
 __all__ = ["Ladder", "ladder"]
@@ -31,6 +33,16 @@ LIMITS = (
     "dates differ by more than noise, and what a network adds by itself, its prior, was learnt from 10 m images. "
     "Canopy heights that others made of 2.5 m images of this kind came out about a tenth better than of 10 m images, "
     "not four times."
+)
+
+TRANSFER = (
+    "The method for {native:g} m pixels is judged one scale up, where the truth is known. Whether that tells what it "
+    "does at the next finer scale can itself be tried one scale up: scenes are made twice as coarse first, and "
+    "{coarser:g} → 20 m is held against {coarse:g} → 10 m."
+)
+TRAINED = (
+    " {label} has seen nothing but {coarser:g} → 20 m in training: what it gains from {coarse:g} to 10 m is what a "
+    "network gains at the scale below the one that it has learnt from, as all networks here do at {gsd:g} m."
 )
 
 FULL = (
@@ -54,8 +66,12 @@ class Ladder:
         Site → label → dB of cPSNR and SSIM beyond bicubic interpolation; frames that show one ground.
     changed : dict
         The same where half of the frames show another date, at sites that have one.
+    coarser : dict
+        As `gains`, of scenes that were made twice as coarse first; those that are too small for it are left out.
     series : dict
         Label → scores at full scale.
+    transferred : str
+        Label of the network that was trained on scenes made twice as coarse, if there is one.
     """
 
     gsd: float
@@ -66,11 +82,15 @@ class Ladder:
     places: dict[str, str] = field(default_factory=dict)
     gains: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     changed: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    coarser: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     series: dict[str, Series] = field(default_factory=dict)
+    transferred: str = ""
 
-    def mean(self, label: str, which: int = 0, *, changed: bool = False) -> tuple[float, float, float]:
-        """Of a label: mean over places, and its 95 % interval, of cPSNR (0) or SSIM (1)."""
-        found = self.changed if changed else self.gains
+    def mean(
+        self, label: str, which: int = 0, *, of: Mapping[str, Mapping[str, tuple[float, float]]] | None = None
+    ) -> tuple[float, float, float]:
+        """Of a label: mean over places, and its 95 % interval, of cPSNR (0) or SSIM (1); of `gains` by default."""
+        found = self.gains if of is None else of
         return interval([row[label][which] for row in found.values()], [self.places[name] for name in found])
 
 
@@ -84,6 +104,7 @@ def ladder(
     frames: int = 8,
     noise: float = 0.005,
     series: Path | xr.Dataset | None = None,
+    transfer: Path | str | None = None,
     device: str = "auto",
     command: str = "",
     progress: ProgressLike = True,
@@ -107,6 +128,8 @@ def ladder(
     series : path or xarray.Dataset, optional
         Real dates of one place, for the scores at full scale: see `xsen2.evaluation.ladder.series_of`, or a cube of
         clear dates with the four 10 m bands, in DN.
+    transfer : path, optional
+        Weights that ``xsen2 train --gsd … --coarser`` has made: one more method, for the rung of scale transfer.
     device : str
         As `xsen2.superresolve.superresolve` takes it.
     command : str
@@ -133,14 +156,20 @@ def ladder(
     plain = {printable(label): method for label, method in methods.items() if method != "bicubic"}
     if not plain:
         raise MethodError("bicubic interpolation is what others are held against: name another method")
+    transferred = ""
+    if transfer is not None:
+        transferred = f"trained at {20 * zoom} → 20 m"
+        plain[transferred] = str(transfer)
     for method in plain.values():
         resolve(method, ["B08"], gsd=gsd)
     given = None if series is None else series_of(series) if isinstance(series, Path) else series
-    places = sites(list(read_scenes(folder)), zoom)
+    scenes = list(read_scenes(folder))
+    places = sites(scenes, zoom)
     if not places:
         raise SourceError(f"no scene in {folder} has {24 * zoom} x {24 * zoom} valid 10 m pixels")
-    run = Ladder(gsd, frames, tuple(plain), noise, command)
-    with Reporter(progress, len(places) + 1, "part", "the report", after="Nothing is kept") as reporter:
+    run = Ladder(gsd, frames, tuple(plain), noise, command, transferred=transferred)
+    coarse = sites([coarser(scene, Blur("mtf")) for scene in scenes if scene.name in {p.name for p in places}], zoom)
+    with Reporter(progress, len(places) + len(coarse) + 1, "part", "the report", after="Nothing is kept") as reporter:
         for site in places:
             run.places[site.name] = site.place
             run.gains[site.name] = simulated(site, plain, gsd, frames, noise=noise, device=device)
@@ -150,6 +179,10 @@ def ladder(
                 )
             best = {label: round(run.gains[site.name][f"{label}, {frames}"][0], 2) for label in plain}
             reporter.update(reporter.done + 1, f"{site.name}: {best}")
+            reporter.check()
+        for site in coarse:
+            run.coarser[site.name] = simulated(site, plain, gsd, frames, noise=noise, alone=False, device=device)
+            reporter.update(reporter.done + 1, f"{site.name}, twice as coarse")
             reporter.check()
         if given is not None:
             run.series = full_scale(given, {"bicubic": "bicubic", **plain}, gsd, frames, device=device)
@@ -168,6 +201,9 @@ def _write(run: Ladder, out: Path) -> None:
         "gains": {site: {k: {"cPSNR": v[0], "SSIM": v[1]} for k, v in row.items()} for site, row in run.gains.items()},
         "half of the frames of another date": {
             site: {k: {"cPSNR": v[0], "SSIM": v[1]} for k, v in row.items()} for site, row in run.changed.items()
+        },
+        "twice as coarse": {
+            site: {k: {"cPSNR": v[0], "SSIM": v[1]} for k, v in row.items()} for site, row in run.coarser.items()
         },
         "full scale": as_dict(run.series),
     }
@@ -195,6 +231,8 @@ def page(run: Ladder) -> list[Part]:
     if run.changed:
         title = "Half of the frames of another date, months or years apart"
         parts.append(_table(title, run, run.changed, 0))
+    if run.coarser:
+        parts += [Heading("Scale transfer"), *_transfer(run)]
     parts += [Heading("Site by site"), _sites(run)]
     if run.series:
         parts += [Heading("Full scale, real dates, no truth"), FULL, _full(run)]
@@ -232,6 +270,25 @@ def _table(title: str, run: Ladder, found: Mapping[str, Mapping[str, tuple[float
         f"10000 draws of places with replacement. On the right what {literal(lead)} has more, paired by place."
     )
     return Table(title, note, ("method, dates", "gain", "worst site", "the first has more"), tuple(rows))
+
+
+def _transfer(run: Ladder) -> list[Part]:
+    """The same methods at two scales, at the sites that are large enough for both."""
+    zoom = round(10 / run.gsd)
+    scales = {"gsd": run.gsd, "native": 10, "coarse": 10 * zoom, "coarser": 20 * zoom}
+    text = TRANSFER.format(**scales)
+    if run.transferred:
+        text += TRAINED.format(label=literal(run.transferred.capitalize()), **scales)
+    both = {name: run.gains[name] for name in run.coarser}
+    rows = []
+    for label in run.labels:
+        name = f"{label}, {run.frames}"
+        rows.append((name, _db(run.mean(name, of=run.coarser)), _db(run.mean(name, of=both))))
+    head = ("method, dates", f"{20 * zoom} → 20 m", f"{10 * zoom} → 10 m")
+    note = (
+        f"dB of cPSNR beyond bicubic interpolation, {len(both)} sites that are large enough for both, mean over places."
+    )
+    return [text, Table("", note, head, tuple(rows))]
 
 
 def _sites(run: Ladder) -> Table:

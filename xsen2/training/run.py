@@ -15,6 +15,7 @@ from xsen2.networks.load import start
 from xsen2.progress import ProgressLike
 from xsen2.training.dates import DatesTask, grounds, least
 from xsen2.training.export import save, save_finer
+from xsen2.training.finetune import coarser
 from xsen2.training.fit import DatesRecipe, Recipe, fit, learn
 from xsen2.training.patches import Blur, Pair, impostors, pairs, surrogates
 from xsen2.training.scenes import Scene, hold_out, read_scenes
@@ -145,6 +146,7 @@ def run(
     noise: float = 0.0,
     haze: float = 0.0,
     more: bool = False,
+    coarse: bool = False,
     initial: Path | None = None,
     validation: Path | None = None,
     every: int = 200,
@@ -165,7 +167,7 @@ def run(
     """
     initially = None if initial is None else start(initial)  # before scenes are read, which takes longer
     recipe = recipe_for(network, ratio, steps=steps, cool=cool, rate=rate, noise=noise, haze=haze, seed=seed)
-    scenes, judges = _split(data, validation)
+    scenes, judges = _split(data, validation, Blur("dsen2" if operator == "dsen2" else "mtf") if coarse else None)
     pairs, judged = data_for(scenes, judges, recipe, operator, more=more)
     if not pairs:
         raise SourceError(
@@ -190,14 +192,18 @@ def run(
     return card
 
 
-def _split(data: Path, validation: Path | None) -> tuple[list[Scene], list[Scene]]:
-    """Scenes to train on, and those of other places that judge."""
+def _split(data: Path, validation: Path | None, how: Blur | None = None) -> tuple[list[Scene], list[Scene]]:
+    """Scenes to train on, and those of other places that judge; twice as coarse, if it is said how."""
     if (data / "train").is_dir():
         scenes = list(read_scenes(data / "train"))
         other = validation or (data / "validation" if (data / "validation").is_dir() else None)
     else:
         scenes, other = list(read_scenes(data)), validation
-    return hold_out(scenes) if other is None else (scenes, list(read_scenes(other)))
+    parts = hold_out(scenes) if other is None else (scenes, list(read_scenes(other)))
+    if how is None:
+        return parts
+    train, judges = ([coarser(scene, how) for scene in part] for part in parts)
+    return train, judges
 
 
 def finer_recipe_for(network: str, gsd: float, *, steps: int, cool: int, rate: float, seed: int) -> DatesRecipe:
@@ -219,6 +225,7 @@ def run_finer(
     steps: int = 5000,
     cool: int = 1500,
     rate: float = 0.02,
+    coarse: bool = False,
     initial: Path | None = None,
     validation: Path | None = None,
     every: int = 200,
@@ -236,6 +243,9 @@ def run_finer(
     ----------
     gsd : float
         5 or 2.5.
+    coarse : bool
+        Make scenes twice as coarse first, so that it learns from 40 (80) to 20 m: what such a network does from 20 (40)
+        to 10 m says how far one scale speaks for the next, see `xsen2.evaluation.ladder_report.ladder`.
     initial : path, optional
         Weights to start from. Of a network for the other pixel size, those are taken that have the same shape.
 
@@ -246,7 +256,7 @@ def run_finer(
     """
     initially = None if initial is None else start(initial)
     recipe = finer_recipe_for(network, gsd, steps=steps, cool=cool, rate=rate, seed=seed)
-    scenes, judges = _split(data, validation)
+    scenes, judges = _split(data, validation, Blur("mtf") if coarse else None)
     places = grounds(scenes, least(recipe))
     if not places:
         raise SourceError(f"nothing in {data} can be learnt from: no scene has valid pixels of all 10 m bands")
