@@ -23,10 +23,11 @@ __all__ = ["evaluate"]
 )
 @click.option(
     "--dataset",
-    type=click.Choice(["scenes", "sen2neon"]),
+    type=click.Choice(["scenes", "sen2neon", "sharpening"]),
     default="scenes",
     show_default=True,
-    help="What FOLDER is: scenes, which are degraded; or SEN2NEON, real ones beside airborne truth.",
+    help="What FOLDER is: scenes, which are degraded; SEN2NEON, real ones beside airborne truth; or the test images of "
+    "the sharpening benchmark of Ciotola et al. (2025), judged by ERGAS, SAM and Q2n.",
 )
 @click.option(
     "--gsd",
@@ -92,6 +93,7 @@ def evaluate(
     xsen2 evaluate scenes/ --out report --methods bicubic,supreme,twogrid --scales 2
     xsen2 evaluate scenes/ --out report --gsd 2.5 --frames 8
     xsen2 evaluate SEN2NEON/ --dataset sen2neon --out report --methods regression,twogrid
+    xsen2 evaluate Sentinel2/ --dataset sharpening --out report --methods supreme,twogrid
     """  # noqa: D301  # click wants the sign itself
     import xsen2
     from xsen2.evaluation.report import report
@@ -104,6 +106,9 @@ def evaluate(
     names = [name for name in ten if name != "default"] if methods is None else _split(methods)
     if dataset == "sen2neon":
         _airborne(folder, out, names, device, quiet)
+        return
+    if dataset == "sharpening":
+        _sharpening(folder, out, names, device, quiet)
         return
     numbers = [_number(scale) for scale in _split(scales)]
     options: dict[str, Any] = {"--methods": methods, "--operators": operators, "--scales": scales, "--border": border}
@@ -174,6 +179,22 @@ def _airborne(folder: Path, out: Path, names: list[str], device: str, quiet: boo
         out.mkdir(parents=True, exist_ok=True)
         scores.to_dataframe().to_csv(out / "scores.csv")
     click.echo(table.to_string(header=False))
+
+
+def _sharpening(folder: Path, out: Path, names: list[str], device: str, quiet: bool) -> None:
+    """Scores of the sharpening benchmark, a table for each of its folders."""
+    from xsen2 import files
+    from xsen2.evaluation.sharpening import sharpening
+
+    found = sharpening(folder, names, device=device, say=lambda line: None if quiet else click.echo(line, err=True))
+    with files.named(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for kind, scores in found.items():
+            scores.to_dataframe().to_csv(out / f"scores-{kind}.csv")
+    for kind, scores in found.items():
+        click.echo("full resolution" if kind == "full" else f"{kind} m bands, reduced resolution")
+        rest = [dim for dim in scores.dims if dim != "method"]
+        click.echo(scores.mean(rest).to_dataframe().round(4).to_string())
 
 
 def _split(text: str) -> list[str]:
