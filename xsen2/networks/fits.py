@@ -9,7 +9,20 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-__all__ = ["Fit", "around", "convolved", "gaussian", "grow", "parted", "reduce", "regress", "solve", "window"]
+__all__ = [
+    "Fit",
+    "around",
+    "convolved",
+    "gaussian",
+    "grow",
+    "parted",
+    "pooled",
+    "precise",
+    "reduce",
+    "regress",
+    "solve",
+    "window",
+]
 
 
 def gaussian(sigma: float, step: int, truncate: float = 3.5) -> tuple[list[float], int]:
@@ -79,6 +92,26 @@ def grow(x: torch.Tensor, ratio: int) -> torch.Tensor:
     return x
 
 
+def precise(x: torch.Tensor) -> torch.Tensor:
+    """In float64, where the device has it.
+
+    A variance is the difference of two large numbers: in float32 its last digits are noise, another one on every kind
+    of processor and in every runtime, of up to some DN where bands hardly vary.
+    """
+    return x if x.device.type == "mps" else x.double()
+
+
+def pooled(x: torch.Tensor, ratio: int) -> torch.Tensor:
+    """Means over cells of `ratio` by `ratio` pixels, summed in one order whatever the size and the type."""
+    for dim in (x.ndim - 2, x.ndim - 1):
+        every = [(slice(None),) * dim + (slice(k, None, ratio),) for k in range(ratio)]
+        total = x[every[0]]
+        for part in every[1:]:
+            total = total + x[part]
+        x = total / ratio
+    return x
+
+
 def parted(x: torch.Tensor, *sizes: int) -> torch.Tensor:
     """Axis 1 as several."""
     return x.reshape(len(x), *sizes, *x.shape[2:])
@@ -109,7 +142,8 @@ def regress(x: torch.Tensor, y: torch.Tensor, weights: Sequence[float], ridge: f
     ridge : float
         Added to the variances of the predictors.
     """
-    p = x.shape[2]
+    p, dtype = x.shape[2], x.dtype
+    x, y = precise(x), precise(y)
     upper = [(i, j) for i in range(p) for j in range(i, p)]
     squares = torch.stack([x[:, :, i] * x[:, :, j] for i, j in upper], 2)
     mixed = x * y[:, :, None]
@@ -124,7 +158,8 @@ def regress(x: torch.Tensor, y: torch.Tensor, weights: Sequence[float], ridge: f
     normal = {(i, j): squares[:, :, q] - mean[:, :, i] * mean[:, :, j] for q, (i, j) in enumerate(upper)}
     slopes = solve(normal, mixed, ridge)
     rest = y - level - (slopes * (x - mean)).sum(2)
-    return Fit(slopes, rest, (power - level * level - (slopes * mixed).sum(2)).clamp(min=0))
+    left = (power - level * level - (slopes * mixed).sum(2)).clamp(min=0)
+    return Fit(slopes.to(dtype), rest.to(dtype), left.to(dtype))
 
 
 def solve(normal: dict[tuple[int, int], torch.Tensor], right: torch.Tensor, ridge: float) -> torch.Tensor:
