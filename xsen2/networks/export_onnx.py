@@ -160,7 +160,7 @@ def _traced(model: _Trimmed, card: Card) -> bytes:
         torch.onnx.export(
             model,
             inputs,
-            out,
+            out,  # type: ignore[arg-type]  # an open file is taken, too
             dynamo=False,
             opset_version=OPSET,
             input_names=names,
