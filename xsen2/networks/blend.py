@@ -161,7 +161,7 @@ def fits(a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sp
 
 def inner(x: torch.Tensor, edge: int) -> torch.Tensor:
     """Without `edge` pixels on every side."""
-    return x[..., edge : x.shape[-2] - edge, edge : x.shape[-1] - edge] if edge else x
+    return x[..., edge:-edge, edge:-edge] if edge else x
 
 
 def mean_around(x: torch.Tensor, weights: list[float]) -> torch.Tensor:

@@ -71,7 +71,7 @@ class _Trimmed(nn.Module):
         if self.network.spare:
             more["spare"] = self.network.spare
         made = self.network(*inputs, **more)
-        made = made[:, :, self.edge : made.shape[2] - self.edge, self.edge : made.shape[3] - self.edge]
+        made = made[:, :, self.edge : -self.edge, self.edge : -self.edge]
         if not self.doubt:
             return (made,)
         many = made.shape[1] // 2
