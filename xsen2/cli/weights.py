@@ -26,7 +26,7 @@ __all__ = ["weights"]
 
 @click.group()
 def weights() -> None:
-    """List, show and convert weights of networks.
+    """List, show, convert and export weights of networks.
 
     The user's own weights are in the folder that XSEN2_WEIGHTS names, by default xsen2/weights where the user's
     data lie (~/.local/share). `xsen2 methods` lists their networks among all that --method takes.
@@ -107,6 +107,39 @@ def show(name: str) -> None:
 
     NAME is one that `xsen2 weights list` shows, of weights or of a network, or a path.
     """
+    found, broken = _named(name)
+    for card in found:
+        click.echo("\n".join(_lines({**asdict(card), "path": str(card.file)})) + "\n")
+    for entry in broken:
+        raise entry.error
+
+
+@weights.command()
+@click.argument("name")
+@click.option(
+    "--out", type=UserPath(file_okay=False, path_type=Path), required=True, help="Folder; made if it is missing."
+)
+@click.option("--uncertainty", is_flag=True, help="Standard errors as a second output.")
+def export(name: str, out: Path, uncertainty: bool) -> None:
+    """Write networks as ONNX, for other programs, with a description and a STAC item (MLM) beside them.
+
+    NAME is one that `xsen2 weights list` shows, of weights or of a network, or a path. What onnxruntime makes of the
+    embedded sample is compared with torch first. --method takes NAME.onnx too.
+    """
+    from xsen2.networks.export_onnx import export
+
+    found, broken = _named(name)
+    for entry in broken:
+        raise entry.error
+    for card in found:
+        made = export(card, out, uncertainty=uncertainty)
+        click.echo(f"{made.onnx}: {card.makes}, {made.onnx.stat().st_size / 1e6:.1f} MB")
+        click.echo(f"  {made.difference:.1g} DN from torch at most, over the embedded sample")
+        click.echo(f"  beside it: {', '.join(path.name for path in (made.description, made.item, made.weights))}")
+
+
+def _named(name: str) -> tuple[list[Card], list[local.Broken]]:
+    """The weights of a name or path, and those of the user's that have it and are broken."""
     known = _usable()
     found = [card for card in known if name in (card.name, card.network)]
     broken = [entry for entry in installed()[1] if name in (entry.path.stem, entry.network)]
@@ -115,10 +148,7 @@ def show(name: str) -> None:
             names = ", ".join(card.name for card in known)
             raise WeightsError(f"no weights named {printable(name)!r}: use one of {names}, or a path")
         found = list(local.at(name))
-    for card in found:
-        click.echo("\n".join(_lines({**asdict(card), "path": str(card.file)})) + "\n")
-    for entry in broken:
-        raise entry.error
+    return found, broken
 
 
 def _usable() -> list[Card]:

@@ -9,7 +9,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xsen2.networks.fits import Fit, around, convolved, gaussian, grow, parted, reduce, regress, solve, window
+from xsen2.networks.fits import (
+    Fit,
+    around,
+    convolved,
+    gaussian,
+    grow,
+    parted,
+    pooled,
+    precise,
+    reduce,
+    regress,
+    solve,
+    window,
+)
 from xsen2.networks.fused import conv
 from xsen2.networks.network import Network
 from xsen2.networks.twogrid import _Block, _conv, upsample
@@ -64,7 +77,8 @@ def fits(a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sp
     """
     # How the 60 m bands came about: the blur with which the 10 m bands explain them best.
     seen, evidence = [], []
-    size = (mean_around(c * c, WIDE) - mean_around(c, WIDE) ** 2).clamp(min=0)
+    exact = precise(c)
+    size = (mean_around(exact * exact, WIDE) - mean_around(exact, WIDE) ** 2).clamp(min=0).to(c.dtype)
     for sigma in BLURS:
         if sigma:
             kernels = [gaussian(math.sqrt(sigma**2 + OWN_A**2 - own**2), 3) for own in (OWN_A, OWN_B)]
@@ -147,7 +161,7 @@ def fits(a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sp
 
 def inner(x: torch.Tensor, edge: int) -> torch.Tensor:
     """Without `edge` pixels on every side."""
-    return x[..., edge : x.shape[-2] - edge, edge : x.shape[-1] - edge] if edge else x
+    return x[..., edge:-edge, edge:-edge] if edge else x
 
 
 def mean_around(x: torch.Tensor, weights: list[float]) -> torch.Tensor:
@@ -157,7 +171,8 @@ def mean_around(x: torch.Tensor, weights: list[float]) -> torch.Tensor:
 
 def sharpen(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The 20 m bands as linear in the 10 m ones: slopes ``(N, 6, 4, h, w)`` on the 60 m grid."""
-    p, k = low.shape[1], b.shape[1]
+    p, k, dtype = low.shape[1], b.shape[1], b.dtype
+    low, b = precise(low), precise(b)
     upper = [(i, j) for i in range(p) for j in range(i, p)]
     parts = [
         b,
@@ -165,11 +180,11 @@ def sharpen(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         *[(low[:, i] * low[:, j])[:, None] for i, j in upper],
         (low[:, None] * b[:, :, None]).flatten(1, 2),
     ]
-    sums = mean_around(torch.cat([F.avg_pool2d(part, 3) for part in parts], 1), NEAR)
+    sums = mean_around(pooled(torch.cat(parts, 1), 3), NEAR)
     level, mean, squares, mixed = torch.split(sums, [k, p, len(upper), k * p], 1)
     mixed = parted(mixed, k, p) - level[:, :, None] * mean[:, None]
     normal = {(i, j): (squares[:, q] - mean[:, i] * mean[:, j])[:, None] for q, (i, j) in enumerate(upper)}
-    return solve(normal, mixed, 1e-4)
+    return solve(normal, mixed, 1e-4).to(dtype)
 
 
 class Blend(Network):

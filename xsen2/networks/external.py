@@ -46,6 +46,9 @@ LARGEST = 8
 MARGIN = 1024
 """Pixels of 10 m that a margin may have at most."""
 
+SERVED = ["batch", "channel", "height", "width"]
+"""The order of dimensions that is read."""
+
 KEYS = {
     "model": "name of the model file, in the folder of the description",
     "bands": "bands of the input, in its order",
@@ -218,26 +221,29 @@ def _from_item(item: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """What a STAC item of the MLM extension says, in the words of `KEYS`.
 
     The extension has no words for a margin and for the order of the output's bands: ``xsen2:margin`` and
-    ``xsen2:produces`` among the properties say them. https://github.com/stac-extensions/mlm, 1.4.
+    ``xsen2:produces`` among the properties say them. https://github.com/stac-extensions/mlm, 1.4. Several inputs are
+    one per native grid; of several outputs the first is taken.
     """
     try:
         properties = item["properties"]
-        (given,) = properties["mlm:input"]
-        (made,) = properties["mlm:output"]
-        order = [str(d) for d in given["input"]["dim_order"]]
-        sizes = dict(zip(order, given["input"]["shape"], strict=True))
+        every = list(properties["mlm:input"])
+        given, made = every[0], properties["mlm:output"][0]
+        orders = [[str(d) for d in one["input"]["dim_order"]] for one in every]
+        order = next((one for one in orders if one != SERVED), orders[0])
+        sizes = dict(zip(orders[0], given["input"]["shape"], strict=True))
         out = dict(zip((str(d) for d in made["result"]["dim_order"]), made["result"]["shape"], strict=True))
-        bands = [band["name"] if isinstance(band, Mapping) else band for band in given["bands"]]
+        many = [len(one["bands"]) for one in every]
+        bands = [band["name"] if isinstance(band, Mapping) else band for one in every for band in one["bands"]]
         assets = [a for a in item["assets"].values() if "mlm:model" in a.get("roles", ())]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(
-            f"{path} is a STAC item, but not one of a model with one input and one output (MLM): {error!r}"
+            f"{path} is a STAC item, but not one of a model with inputs and an output (MLM): {error!r}"
         ) from error
-    if order != ["batch", "channel", "height", "width"]:
+    if order != SERVED:
         raise WeightsError(
             f"{path}: an input of {', '.join(order)} cannot be served, only batch, channel, height, width"
         )
-    if given.get("pre_processing_function") or made.get("post_processing_function"):
+    if any(one.get("pre_processing_function") for one in every) or made.get("post_processing_function"):
         raise WeightsError(
             f"{path} names a function that is to be run before or after the model: nothing of the kind is run. Say the "
             "scale by value_scaling, or describe the model by YAML"
@@ -261,7 +267,10 @@ def _from_item(item: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for key in ("margin", "produces", "multiple"):
         if f"xsen2:{key}" in properties:
             said[key] = properties[f"xsen2:{key}"]
-    said["scale"], said["offset"] = _scaling(given.get("value_scaling"), len(bands), path)
+    if len(every) > 1:
+        said["grid"] = "native"
+    scalings = [_scaling(one.get("value_scaling"), n, path) for one, n in zip(every, many, strict=True)]
+    said["scale"], said["offset"] = ([x for one in scalings for x in one[i]] for i in (0, 1))
     resize = given.get("resize_type")
     known = {"interpolation-cubic": "cubic", "interpolation-linear": "linear", "interpolation-nearest": "nearest"}
     if resize is not None:

@@ -9,7 +9,21 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-__all__ = ["Fit", "around", "convolved", "gaussian", "grow", "parted", "reduce", "regress", "solve", "window"]
+__all__ = [
+    "Fit",
+    "along",
+    "around",
+    "convolved",
+    "gaussian",
+    "grow",
+    "parted",
+    "pooled",
+    "precise",
+    "reduce",
+    "regress",
+    "solve",
+    "window",
+]
 
 
 def gaussian(sigma: float, step: int, truncate: float = 3.5) -> tuple[list[float], int]:
@@ -35,19 +49,26 @@ def window(sigma: float, radius: int) -> list[float]:
     return [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-radius, radius + 1)]
 
 
+def along(x: torch.Tensor, dim: int, before: int, after: int, step: int = 1) -> torch.Tensor:
+    """A view without `before` and `after` values at the ends of a dimension, of the rest every `step`-th.
+
+    Counted from both ends: a traced network then computes no sizes, which would be a third of what it does.
+    """
+    return x[(slice(None),) * dim + (slice(before, -after or None, step),)]
+
+
 def reduce(x: torch.Tensor, weights: Sequence[float], before: int, step: int) -> torch.Tensor:
-    """Every `step`-th value of a separable correlation along the last two axes; symmetric edges."""
+    """Every `step`-th value of a separable correlation along the last two axes, whole steps; symmetric edges."""
     after = len(weights) - before - step
     for dim in (x.ndim - 2, x.ndim - 1):
         n = x.shape[dim]
         place = torch.arange(-before, n + after, device=x.device)
         place = torch.where(place < 0, -1 - place, place) % (2 * n)
         wide = x.index_select(dim, torch.where(place >= n, 2 * n - 1 - place, place))
-        cells = n // step
-        every = (slice(None),) * dim + (slice(None, None, step),)
-        x = wide.narrow(dim, 0, step * (cells - 1) + 1)[every] * weights[0]
+        last = len(weights) - 1
+        x = along(wide, dim, 0, last, step) * weights[0]
         for j, weight in enumerate(weights[1:], 1):
-            x.add_(wide.narrow(dim, j, step * (cells - 1) + 1)[every], alpha=weight)
+            x.add_(along(wide, dim, j, last - j, step), alpha=weight)
     return x
 
 
@@ -56,12 +77,12 @@ def around(x: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
     far = len(weights) // 2
     for dim in (x.ndim - 2, x.ndim - 1):
         edges = (0, 0, far, far) if dim == x.ndim - 2 else (far, far, 0, 0)
-        wide, n = F.pad(x, edges), x.shape[dim]
+        wide = F.pad(x, edges)
         # Not a convolution of the library's: those round differently for other sizes, and a variance that is the
         # difference of two large numbers would show it.
-        x = wide.narrow(dim, 0, n) * weights[0]
+        x = along(wide, dim, 0, 2 * far) * weights[0]
         for k, weight in enumerate(weights[1:], 1):
-            x.add_(wide.narrow(dim, k, n), alpha=weight)
+            x.add_(along(wide, dim, k, 2 * far - k), alpha=weight)
     return x
 
 
@@ -74,8 +95,28 @@ def grow(x: torch.Tensor, ratio: int) -> torch.Tensor:
         for phase in range(ratio):
             place = (phase + 0.5) / ratio + 0.5
             base = math.floor(place)
-            phases.append(torch.lerp(wide.narrow(dim, base, n), wide.narrow(dim, base + 1, n), place - base))
+            low, high = along(wide, dim, base, 2 - base), along(wide, dim, base + 1, 1 - base)
+            phases.append(torch.lerp(low, high, place - base))
         x = torch.stack(phases, dim + 1).flatten(dim, dim + 1)
+    return x
+
+
+def precise(x: torch.Tensor) -> torch.Tensor:
+    """In float64, where the device has it.
+
+    A variance is the difference of two large numbers: in float32 its last digits are noise, another one on every kind
+    of processor and in every runtime, of up to some DN where bands hardly vary.
+    """
+    return x if x.device.type == "mps" else x.double()
+
+
+def pooled(x: torch.Tensor, ratio: int) -> torch.Tensor:
+    """Means over cells of `ratio` by `ratio` pixels, summed in one order whatever the size and the type."""
+    for dim in (x.ndim - 2, x.ndim - 1):
+        total = along(x, dim, 0, 0, ratio)
+        for k in range(1, ratio):
+            total = total + along(x, dim, k, 0, ratio)
+        x = total / ratio
     return x
 
 
@@ -109,7 +150,8 @@ def regress(x: torch.Tensor, y: torch.Tensor, weights: Sequence[float], ridge: f
     ridge : float
         Added to the variances of the predictors.
     """
-    p = x.shape[2]
+    p, dtype = x.shape[2], x.dtype
+    x, y = precise(x), precise(y)
     upper = [(i, j) for i in range(p) for j in range(i, p)]
     squares = torch.stack([x[:, :, i] * x[:, :, j] for i, j in upper], 2)
     mixed = x * y[:, :, None]
@@ -124,7 +166,8 @@ def regress(x: torch.Tensor, y: torch.Tensor, weights: Sequence[float], ridge: f
     normal = {(i, j): squares[:, :, q] - mean[:, :, i] * mean[:, :, j] for q, (i, j) in enumerate(upper)}
     slopes = solve(normal, mixed, ridge)
     rest = y - level - (slopes * (x - mean)).sum(2)
-    return Fit(slopes, rest, (power - level * level - (slopes * mixed).sum(2)).clamp(min=0))
+    left = (power - level * level - (slopes * mixed).sum(2)).clamp(min=0)
+    return Fit(slopes.to(dtype), rest.to(dtype), left.to(dtype))
 
 
 def solve(normal: dict[tuple[int, int], torch.Tensor], right: torch.Tensor, ridge: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xsen2.networks.blend import inner, mean_around, up2
-from xsen2.networks.fits import gaussian, grow, parted, reduce, solve, window
+from xsen2.networks.fits import gaussian, grow, parted, pooled, precise, reduce, solve, window
 from xsen2.networks.twogrid import Folded, _Block, _conv, upsample
 
 __all__ = ["Refined"]
@@ -74,25 +74,27 @@ def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
     """
     p, k = a.shape[1], b.shape[1]
     upper = [(i, j) for i in range(p) for j in range(i, p)]
-    own = [b, b * b]
-    level, power = torch.split(mean_around(torch.cat([F.avg_pool2d(z, 3) for z in own], 1), WIDE), [k, k], 1)
+    exact = precise(b)
+    own = torch.cat([exact, exact * exact], 1)
+    level, power = torch.split(mean_around(pooled(own, 3), WIDE), [k, k], 1)
     variance = (power - level * level).clamp(min=0)
-    lows, slopes_, lefts, means = [], [], [], []
+    lows, slopes_, lefts = [], [], []
     for sigma in BLURS:
         low = reduce(a, *gaussian(sigma, 2), 2)
-        parts = [low, *[(low[:, i] * low[:, j])[:, None] for i, j in upper]]
-        parts.append((low[:, None] * b[:, :, None]).flatten(1, 2))
-        sums = mean_around(torch.cat([F.avg_pool2d(z, 3) for z in parts], 1), WIDE)
+        x = precise(low)
+        parts = [x, *[(x[:, i] * x[:, j])[:, None] for i, j in upper]]
+        parts.append((x[:, None] * exact[:, :, None]).flatten(1, 2))
+        sums = mean_around(pooled(torch.cat(parts, 1), 3), WIDE)
         mean, squares, mixed = torch.split(sums, [p, len(upper), k * p], 1)
         mixed = parted(mixed, k, p) - level[:, :, None] * mean[:, None]
         normal = {(i, j): (squares[:, q] - mean[:, i] * mean[:, j])[:, None] for q, (i, j) in enumerate(upper)}
         slopes = solve(normal, mixed, RIDGE)
-        lefts.append((variance - (slopes * mixed).sum(2)).clamp(min=0) + TRACE * variance + LEAST)
+        lefts.append(((variance - (slopes * mixed).sum(2)).clamp(min=0) + TRACE * variance + LEAST).to(b.dtype))
         lows.append(low)
-        slopes_.append(slopes)
-        means.append(mean)
+        slopes_.append(slopes.to(b.dtype))
     left = torch.stack(lefts)
     likely = vertex(left)
+    level, variance = level.to(b.dtype), variance.to(b.dtype)
     # From here on without the margin, but for what interpolation and the next means see of it.
     skip = max(0, spare // 6 - len(NEAR) // 2 - 2)
     likely, level, variance = (inner(x, skip) for x in (likely, level, variance))
@@ -114,7 +116,8 @@ def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
     # What stays unexplained gives leave to add to a fit that explains half of the variance or more, not to any other.
     known = (2 - 2 * remains / (variance + LEAST)).clamp(0, 1)
     most = (energy + 0.5 * known * remains + LEAST).sqrt()
-    spread = (squares[:, [upper.index((i, i)) for i in range(p)]] - mean * mean).clamp(min=0) + FLOOR
+    spread = (squares[:, [upper.index((i, i)) for i in range(p)]] - mean * mean).clamp(min=0).to(b.dtype) + FLOOR
+    mean = mean.to(b.dtype)
     size = 0.5 * torch.log(spread)
     gain = torch.exp(_linear(size, SPREAD)) / (variance + 100 * LEAST).sqrt()
     gain3 = grow(gain, 3)

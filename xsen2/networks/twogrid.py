@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xsen2.methods.bicubic import keys
+from xsen2.networks.fits import along
 from xsen2.networks.fused import conv
 from xsen2.networks.guide import guess, reach
 from xsen2.networks.network import Network
@@ -41,7 +42,7 @@ def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
         for phase in range(ratio):
             position = (phase + 0.5) / ratio - 0.5
             base = math.floor(position)
-            taps = [keys(position - base - k) * padded.narrow(dim, 2 + base + k, n) for k in (-1, 0, 1, 2)]
+            taps = [keys(position - base - k) * along(padded, dim, 2 + base + k, 2 - base - k) for k in (-1, 0, 1, 2)]
             phases.append(taps[0] + taps[1] + taps[2] + taps[3])
         x = torch.stack(phases, dim + 1).flatten(dim, dim + 1)
     return x
