@@ -275,3 +275,29 @@ def test_digits_that_float32_drops_move_nothing(ratio):
         exact = network.double()(*(x.double() for x in inputs))
     assert out.dtype == torch.float32
     assert (out - exact).abs().max() * GAIN < 0.1
+
+
+@pytest.mark.parametrize("ratio", [2, 6])
+def test_dark_water_beside_a_bright_shore_stays_positive(ratio):
+    # What is made there is wrong by a small part of the shore's contrast, which is many times the water's value.
+    rng = np.random.default_rng(1)
+    size = 120
+    land = (np.arange(size) > size // 2).astype(np.float32) * np.ones((size, 1), np.float32)
+    a = torch.from_numpy((300 + land * (1200 + 300 * texture(rng, 4, size))) / GAIN)[None].float()
+    b = torch.from_numpy((20 + land * (2500 + 600 * texture(rng, 6, size))) / GAIN)[None].float()
+    c = torch.from_numpy((20 + land * (2500 + 600 * texture(rng, 2, size))) / GAIN)[None].float()
+    b = torch.nn.functional.avg_pool2d(b, 2)
+    inputs = (a, b) if ratio == 2 else (a, b, torch.nn.functional.avg_pool2d(c, 6))
+    network = made(ratio, 0.3)
+    with torch.no_grad():
+        free = network.train()(*inputs)
+        out = network.eval()(*inputs)
+    assert free.min() < 0
+    assert out.min() >= 0
+    assert torch.equal(out[free >= 0], free[free >= 0])
+    # A band that is negative itself, as some of reflectance are, is not cut off at zero.
+    low = inputs[-1] - 25 / GAIN * (inputs[-1] < 30 / GAIN)
+    with torch.no_grad():
+        below = network(*inputs[:-1], low)
+    assert below.min() < 0
+    assert below.min() > -60 / GAIN

@@ -49,10 +49,10 @@ assert min(off, key=off.get) == (0, 0), off
 
 SCORES = """
 before, after = scores.loc["20 m"], scores.loc["super-resolved"]
-assert after["RMSE of MNDWI"] < 0.85 * before["RMSE of MNDWI"], scores
+assert after["RMSE of MNDWI"] < 0.6 * before["RMSE of MNDWI"], scores
 assert after["missed, ha"] + after["false, ha"] < 0.2 * (before["missed, ha"] + before["false, ha"]), scores
 rmse = lowered["RMSE of MNDWI"].unstack()
-assert (rmse["super-resolved"] < 0.85 * rmse[["40 m", "bicubic"]].min(axis=1)).all(), rmse
+assert (rmse["super-resolved"] < 0.7 * rmse[["40 m", "bicubic"]].min(axis=1)).all(), rmse
 """
 # Networks since twogrid-20m-v3 stay near interpolation where regressions explain little, as over dark water. MNDWI is
 # a quotient of small numbers there: on the sample its RMSE is 0.047, with networks before it was 0.015. What the

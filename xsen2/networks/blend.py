@@ -13,6 +13,7 @@ from xsen2.networks.fits import (
     Fit,
     around,
     convolved,
+    floored,
     gaussian,
     grow,
     parted,
@@ -266,6 +267,8 @@ class Blend(Network):
         wide = upsample(torch.cat([made, a2, grow(found.most, 3), grow(found.unsure, 3)], 1), 2)
         finer = (parted(up2(slopes), 2, 4) * (a - wide[:, 2:6])[:, None]).sum(2)
         out: torch.Tensor = wide[:, :2] + finer + wide[:, 6:8] * more
+        if not self.training:  # where it is, nothing could be learnt
+            out = floored(out, inner(c, spare // 6), 6)
         if not doubt:
             return out
         sure = F.pixel_shuffle(self.doubt(x.detach()).float(), 2).clamp(-8, 8)

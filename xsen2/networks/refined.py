@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xsen2.networks.blend import inner, mean_around, up2
-from xsen2.networks.fits import gaussian, grow, parted, pooled, precise, reduce, solve, window
+from xsen2.networks.fits import floored, gaussian, grow, parted, pooled, precise, reduce, solve, window
 from xsen2.networks.twogrid import Folded, _Block, _conv, upsample
 
 __all__ = ["Refined"]
@@ -240,6 +240,8 @@ class Refined(Folded):
         trust = torch.sigmoid(prior + self.gate(x).float())
         more = bound * torch.tanh(self.tail(x).float() / bound)
         out: torch.Tensor = found.base + trust * found.detail + (1 - trust) * more / gain
+        if not self.training:  # where it is, nothing could be learnt
+            out = floored(out, inner(b, spare // 2), 2)
         if not doubt:
             return out
         sure: torch.Tensor = self.doubt(x.detach()).float().clamp(-8, 8)
