@@ -153,6 +153,7 @@ function keep(one, { measured, sharp, error }) {
 export const file = (id, kind) => of(id).urls[kind];
 export const image = (id, kind) => ({ blob: of(id).blobs[kind] });
 export const store = () => null;
+export const search = null; // what a server alone can do
 
 // --- looking ------------------------------------------------------------------------------------------
 

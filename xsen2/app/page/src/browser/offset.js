@@ -1,7 +1,8 @@
 // Which DN are to be added to a scene's pixels, where its STAC item leaves no doubt: `xsen2.sources.offsets` has the rule,
 // and says of doubtful items what contradicts what. Here a doubt is one for whoever looks at the page.
 
-const BASELINES = ["s2:processing_baseline", "sentinel2:processing_baseline", "sentinel:processing_baseline"];
+const KEYS = ["s2:processing_baseline", "sentinel2:processing_baseline", "sentinel:processing_baseline"];
+const NAMES = ["s2:product_uri", "sentinel:product_id", "sentinel2:product_title", "s2:granule_id", "s2:tile_id", "s2:datastrip_id", "s2:datatake_id", "title"];
 
 /** { value: number or null, why } */
 export function offset(item) {
@@ -22,12 +23,13 @@ export function offset(item) {
   if (declared.size > 1) return unsure("The item names several offsets");
   const [named] = declared;
   if (flag && !named) return { value: 0, why: "The item says that it has been taken off." };
-  const told = [...BASELINES.map((key) => properties[key]).filter((text) => typeof text === "string"), ...["s2:product_uri", "s2:granule_id"].map((key) => String(properties[key] ?? "").match(/_N(\d\d)[.]?(\d\d)(?:_|\.|$)/)).filter(Boolean).map(([, a, b]) => `${a}.${b}`)];
-  const versions = told.map(Number);
-  if (!told.length || versions.some((version) => !(version < 90)) || new Set(versions.map((version) => version >= 4)).size > 1)
-    return unsure("The item has no processing baseline, or several");
-  const carries = versions[0] >= 4;
-  if (named !== undefined && carries !== (named !== 0)) return unsure(`The item's processing baseline is ${told[0]}, its offset ${named} DN`);
-  const value = carries ? named ?? -1000 : 0;
-  return flag ? { value: 0, why: "The item says that it has been taken off." } : { value, why: `As the item says, of processing baseline ${told[0]}.` };
+  const told = [...KEYS.map((key) => String(properties[key] ?? "")).filter((text) => /^\d{1,2}\.\d{1,4}$/.test(text)),
+    ...[...NAMES.map((key) => properties[key]), item.id].map((name) => String(name ?? "").match(/_N(?!9999)(\d\d)\.?(\d\d)(?=_|\.|$)/)).filter(Boolean).map(([, a, b]) => `${a}.${b}`)];
+  const shifted = new Set(told.map((text) => (+text < 90 ? +text >= 4 : null)));
+  if (shifted.size > 1) return unsure(`The item tells several processing baselines, ${told.join(" and ")}`);
+  const [carries = null] = shifted;
+  if (carries === null && named === undefined) return unsure("The item has neither an offset nor a processing baseline of ESA's");
+  if (carries !== null && named !== undefined && carries !== (named !== 0)) return unsure(`The item's processing baseline is ${told[0]}, its offset ${named} DN`);
+  if (flag) return { value: 0, why: "The item says that it has been taken off." };
+  return { value: named ?? (carries ? -1000 : 0), why: told.length ? `As the item says, of processing baseline ${told[0]}.` : "As the item says." };
 }
