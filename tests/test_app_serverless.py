@@ -215,6 +215,18 @@ class TestInABrowser:
             page.set_input_files("#scene-files", files)
             until(page, "!document.getElementById('start-job').hidden")
             page.fill("#offset", "0")
+            # Given up while it runs, and gone on with.
+            west, south, _, _ = site.item["bbox"]
+            page.evaluate("document.getElementById('paste').open = true")
+            page.fill("#area-text", f"{west + 0.02} {south + 0.015} {west + 0.021} {south + 0.016}")
+            page.click("#area-set")
+            page.click("#run")
+            page.click("#job-list button:has-text('Cancel')")
+            until(page, "document.querySelector('#job-list p').textContent === 'cancelled'")
+            page.click("#job-list button:has-text('Go on')")
+            until(page, "/starting|making/.test(document.querySelector('#job-list p').textContent)")
+            page.click("#job-list button:has-text('Cancel')")
+            page.click("nav button[data-show=find]")
             for area, says in (("2 51 2.2 51.2", "draw a smaller one"), ("3.5 51 3.51 51.01", "outside the scene")):
                 page.evaluate("document.getElementById('paste').open = true")
                 page.fill("#area-text", area)

@@ -87,7 +87,9 @@ def fits(a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sp
             kernels = [convolved([1 / 3] * 3, gaussian(0.25, 1)[0])] * 2
         seen.append(torch.cat([reduce(a2, *kernels[0], 3), reduce(b, *kernels[1], 3)], 1))
     evidence = regress(torch.cat(seen)[:, None, :4], c.repeat(len(seen), 1, 1, 1), WIDE, RIDGE).left
-    likely = torch.softmax(-CERTAIN * torch.log(evidence.unflatten(0, (len(seen), -1)) + (TRACE * size + LEAST)), 0)
+    likely = torch.softmax(
+        -CERTAIN * torch.log(evidence.reshape(len(seen), -1, *evidence.shape[1:]) + (TRACE * size + LEAST)), 0
+    )
     x = sum(n[:, :, None] * z[:, None] for n, z in zip(likely, seen, strict=True))
     assert isinstance(x, torch.Tensor)
     a_low = reduce(a, *gaussian(SHARP, 2), 2)

@@ -111,7 +111,11 @@ function next() {
   worker ??= new Worker(new URL("worker.js", import.meta.url), { type: "module" });
   worker.onmessage = ({ data }) => {
     if (data.kind === "progress") one.said = { ...one.said, progress: data };
-    else if (data.kind === "failed") end({ state: "failed", message: worded(data.message) });
+    else if (data.kind === "failed") {
+      worker.terminate(); // and with it whatever memory it holds
+      worker = null;
+      end({ state: "failed", message: worded(data.message) });
+    }
     else {
       keep(one, data.result);
       end({ state: "done" });

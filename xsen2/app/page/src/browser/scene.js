@@ -75,7 +75,7 @@ export async function scene(text, files, about) {
     try {
       image = await (await open(bands[name])).getImage();
     } catch (error) {
-      throw new Error(`${name} cannot be read (${bands[name].name ?? bands[name].url}): ${/jp2|magic|byte order/i.test(error.message) ? "it is no GeoTIFF" : error.message}.`);
+      throw new Error(`${name} cannot be read (${bands[name].name ?? bands[name].url}): ${/magic|byte order/i.test(error.message) ? "it is no GeoTIFF" : /fetch/i.test(error.message) ? "it is not there, or its server does not let other pages read it (CORS)" : error.message}.`);
     }
     const [west, north] = image.getOrigin(), [x, y] = image.getResolution(), keys = image.getGeoKeys() ?? {};
     const head = { name, gsd, west, north, width: image.getWidth(), height: image.getHeight(), epsg: keys.ProjectedCSTypeGeoKey, nodata: image.getGDALNoData() };
