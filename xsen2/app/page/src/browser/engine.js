@@ -57,7 +57,8 @@ export async function openScene(text, files) {
   opened = await scene(text, files, facts);
   const { epsg, box } = opened, code = `EPSG:${epsg}`;
   const corners = [[box.west, box.south], [box.east, box.south], [box.east, box.north], [box.west, box.north], [box.west, box.south]];
-  const models = facts.networks.filter((model) => model.bands.every((band) => opened.bands[band]));
+  const models = networks(opened);
+  if (!running) started().postMessage({ warm: models }); // while an area is drawn
   return {
     id: opened.id, time: opened.time, offset: opened.offset, epsg, bands: opened.heads.map((head) => head.name), made: models.flatMap((model) => model.produces),
     size: [(box.east - box.west) / 1000, (box.north - box.south) / 1000],
@@ -108,8 +109,7 @@ function next() {
   running = one;
   one.said = { ...one.said, state: "running", began: Date.now() / 1000, progress: { stage: "starting", share: 0 } };
   const end = (more) => { one.said = { ...one.said, ended: Date.now() / 1000, ...more }; running = null; next(); };
-  worker ??= new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-  worker.onmessage = ({ data }) => {
+  started().onmessage = ({ data }) => {
     if (data.kind === "progress") one.said = { ...one.said, progress: data };
     else if (data.kind === "failed") {
       worker.terminate(); // and with it whatever memory it holds
@@ -124,9 +124,11 @@ function next() {
   };
   worker.onerror = (event) => { worker = null; end({ state: "failed", message: worded(event.message ?? "the worker did not start") }); };
   const { scene, offset, area } = one;
-  const models = facts.networks.filter((model) => model.bands.every((band) => scene.bands[band]));
-  worker.postMessage({ scene: { bands: scene.bands, heads: scene.heads, box: scene.box }, offset, area, models });
+  worker.postMessage({ scene: { bands: scene.bands, heads: scene.heads, box: scene.box }, offset, area, models: networks(scene) });
 }
+
+const started = () => (worker ??= new Worker(new URL("worker.js", import.meta.url), { type: "module" }));
+const networks = ({ bands }) => facts.networks.filter((model) => model.bands.every((band) => bands[band]));
 
 const worded = (text) => (/memory|allocat/i.test(text) ? `The browser has no memory for it (${text}): draw a smaller area, or close other pages.` : text);
 

@@ -8,19 +8,22 @@ const here = (name) => new URL(name, self.location.href).href;
 const sessions = new Map();
 let ort = null;
 
-async function session(model) {
-  if (!ort) {
-    ort = await import(here("ort/ort.wasm.min.mjs"));
-    ort.env.wasm.wasmPaths = here("ort/");
-    // Threads need two headers from whoever serves the page (docs/app.md); without them there is one.
-    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(8, navigator.hardwareConcurrency || 1) : 1;
-    ort.env.logLevel = "error";
-  }
-  if (!sessions.has(model.file)) {
-    // What is optimised away in a graph of thousands of small sums takes longer to find than it would to do.
-    sessions.set(model.file, await ort.InferenceSession.create(here(`networks/${model.file}`), { executionProviders: ["wasm"], graphOptimizationLevel: "basic" }));
-  }
+/** A network, loaded once: thousands of small sums take seconds to load. */
+function session(model) {
+  if (!sessions.has(model.file)) sessions.set(model.file, loaded(model));
   return sessions.get(model.file);
+}
+
+async function loaded(model) {
+  ort ??= import(here("ort/ort.wasm.min.mjs")).then((module) => {
+    module.env.wasm.wasmPaths = here("ort/");
+    // Threads need two headers from whoever serves the page (docs/app.md); without them there is one.
+    module.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(8, navigator.hardwareConcurrency || 1) : 1;
+    module.env.logLevel = "error";
+    return module;
+  });
+  const { InferenceSession } = await ort;
+  return InferenceSession.create(here(`networks/${model.file}`), { executionProviders: ["wasm"], graphOptimizationLevel: "basic" });
 }
 
 /** One band over rows and columns of its own grid that lie in the image, DN, NaN where there are none. */
@@ -33,9 +36,7 @@ async function band(source, head, box, from, to, offset) {
   return { data: out, height: to[0] - from[0], width: to[1] - from[1] };
 }
 
-/**
- * @param job { scene, offset, top, left, tall, wide, models, bands }: the area in 10 m pixels from the scene's corner
- */
+/** Do a job: `area` is in 10 m pixels from the scene's corner, `top`, `left`, `tall`, `wide`. */
 async function run({ scene, offset, area, models }) {
   const cell = Math.max(6, ...models.map((model) => model.multiple));
   const size = [(scene.box.north - scene.box.south) / 10, (scene.box.east - scene.box.west) / 10];
@@ -49,10 +50,9 @@ async function run({ scene, offset, area, models }) {
   const windows = {}; // band: the area and its context, mirrored beyond the image
   let done = 0;
   tell("reading", 0, scene.heads.length, "band", 0.01);
-  const mirror = (from, to, n) => mirrored(from, to, n);
   await Promise.all(scene.heads.map(async (head) => {
     const f = head.gsd / 10;
-    const places = [0, 1].map((axis) => mirror((start[axis] - reach) / f, (end[axis] + reach) / f, size[axis] / f));
+    const places = [0, 1].map((axis) => mirrored((start[axis] - reach) / f, (end[axis] + reach) / f, size[axis] / f));
     const from = places.map((place) => place.reduce((p, q) => Math.min(p, q))), to = places.map((place) => place.reduce((p, q) => Math.max(p, q)) + 1);
     const seen = await band(scene.bands[head.name], head, scene.box, from, to, offset);
     const height = places[0].length, width = places[1].length, data = new Float32Array(height * width);
@@ -74,7 +74,7 @@ async function run({ scene, offset, area, models }) {
   let spent = 0, counted = 0;
   for (const [number, model] of models.entries()) {
     tell("starting", counted, models.length * blocks.length, "block", 0.15 + 0.83 * spent / all);
-    const network = await session(model), margin = model.margin;
+    const network = await session(model), { Tensor } = await ort, margin = model.margin;
     // What the network sees: the area with its margin, nodata filled from what lies up to a margin farther off.
     const inputs = model.inputs.map((names) => names.map((name) => {
       const f = Math.round(windows[model.bands[0]].height / windows[name].height), edge = (reach - 2 * margin) / f;
@@ -90,7 +90,7 @@ async function run({ scene, offset, area, models }) {
           const part = cut(one, y / f, x / f, h, w).data;
           for (let j = 0; j < part.length; j++) data[k * h * w + j] = part[j] / model.scale;
         });
-        return [network.inputNames[i], new ort.Tensor("float32", data, [1, bands.length, h, w])];
+        return [network.inputNames[i], new Tensor("float32", data, [1, bands.length, h, w])];
       }));
       const made = await network.run(feeds);
       network.outputNames.forEach((output, k) => {
@@ -115,7 +115,8 @@ async function run({ scene, offset, area, models }) {
 
 self.onmessage = async ({ data }) => {
   try {
-    await run(data);
+    if (data.warm) for (const model of data.warm) await session(model).catch(() => sessions.delete(model.file)); // a job will say why
+    else await run(data);
   } catch (problem) {
     self.postMessage({ kind: "failed", message: problem?.message ?? String(problem) });
   }
