@@ -5,7 +5,8 @@
 #   make lowest   some tests with the lowest versions that pyproject.toml allows, in an environment of its own
 #   make lint     style;  make types  type checks;  make format  put the style right
 #   make docs     the documentation as a site, into docs/_build/html
-#   make page     bundle the page of `xsen2 app`: needs node 18 or later, and npm's registry
+#   make page     bundle the page of `xsen2 app`, and into site-app/ the one that needs no server: takes node 18 or
+#                 later, and npm's registry
 #   make bench    every benchmark script
 #   make clean    remove the environment and what the targets wrote
 
@@ -70,13 +71,15 @@ docs: $(VENV)/.stamp-docs
 
 page: $(VENV)/.stamp-test
 	$(BIN)/python hatch_build.py
+	$(BIN)/python hatch_build.py site-app
+	$(BIN)/python -m xsen2.app.serverless site-app
 
 bench: $(VENV)/.stamp-test
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
 	rm -rf $(VENV) .venv-lowest demo-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/made \
-		docs/generated docs/examples xsen2/app/static xsen2/app/page/node_modules
+		docs/generated docs/examples xsen2/app/static xsen2/app/page/node_modules site-app
 
 # Beside the lowest versions, those that were tested together.
 .venv-lowest/.stamp: pyproject.toml constraints.txt constraints-lowest.txt

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ STAMP = STATIC / "built-from.txt"
 def digest() -> str:
     """Of all that the page is made of."""
     found = hashlib.sha256()
-    sources = [*PAGE.glob("src/*"), *PAGE.glob("*.json"), *PAGE.glob("*.mjs")]
+    sources = [*(p for p in PAGE.glob("src/**/*") if p.is_file()), *PAGE.glob("*.json"), *PAGE.glob("*.mjs")]
     for path in sorted(sources):
         found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()
@@ -31,18 +32,29 @@ def bundle() -> str | None:
         return None if STAMP.is_file() else "its sources are not here"
     if STAMP.is_file() and STAMP.read_text() == digest():
         return None
+    why = _node()
+    if why is None:
+        STAMP.write_text(digest())
+    return why
+
+
+def alone(folder: Path) -> str | None:
+    """Bundle the page that needs no server into a folder, without its networks; why it could not be, if so."""
+    return _node("--browser", str(folder.absolute()))
+
+
+def _node(*arguments: str) -> str | None:
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
         return "node and npm are not installed"
     try:
         # What is installed runs no script of its own: the lock file says by hash what it is.
-        for command in ([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], [node, "build.mjs"]):
+        for command in ([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], [node, "build.mjs", *arguments]):
             subprocess.run(command, cwd=PAGE, check=True, capture_output=True, text=True, timeout=600)
     except subprocess.CalledProcessError as error:
         return f"{' '.join(error.cmd[1:3])} failed: {(error.stderr or error.stdout or '').strip()[-600:]}"
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    STAMP.write_text(digest())
     return None
 
 
@@ -62,7 +74,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg,misc]
 
 
 if __name__ == "__main__":
-    problem = bundle()
+    problem = alone(Path(sys.argv[1])) if sys.argv[1:] else bundle()
     if problem:
         raise SystemExit(f"the page cannot be bundled: {problem}")
-    print(f"the page is in {STATIC}")
+    print(f"the page is in {sys.argv[1] if sys.argv[1:] else STATIC}")

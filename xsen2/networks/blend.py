@@ -19,6 +19,7 @@ from xsen2.networks.fits import (
     parted,
     pooled,
     precise,
+    products,
     reduce,
     regress,
     solve,
@@ -77,7 +78,7 @@ def fits(a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sp
     What comes back lacks `spare` pixels of 10 m on every side.
     """
     # How the 60 m bands came about: the blur with which the 10 m bands explain them best.
-    seen, evidence = [], []
+    seen = []
     exact = precise(c)
     size = (mean_around(exact * exact, WIDE) - mean_around(exact, WIDE) ** 2).clamp(min=0).to(c.dtype)
     for sigma in BLURS:
@@ -85,10 +86,11 @@ def fits(a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sp
             kernels = [gaussian(math.sqrt(sigma**2 + OWN_A**2 - own**2), 3) for own in (OWN_A, OWN_B)]
         else:
             kernels = [convolved([1 / 3] * 3, gaussian(0.25, 1)[0])] * 2
-        x = torch.cat([reduce(a2, *kernels[0], 3), reduce(b, *kernels[1], 3)], 1)
-        seen.append(x)
-        evidence.append(regress(x[:, None, :4], c, WIDE, RIDGE).left)
-    likely = torch.softmax(-CERTAIN * torch.log(torch.stack(evidence) + (TRACE * size + LEAST)), 0)
+        seen.append(torch.cat([reduce(a2, *kernels[0], 3), reduce(b, *kernels[1], 3)], 1))
+    evidence = regress(torch.cat(seen)[:, None, :4], c.repeat(len(seen), 1, 1, 1), WIDE, RIDGE).left
+    likely = torch.softmax(
+        -CERTAIN * torch.log(evidence.reshape(len(seen), -1, *evidence.shape[1:]) + (TRACE * size + LEAST)), 0
+    )
     x = sum(n[:, :, None] * z[:, None] for n, z in zip(likely, seen, strict=True))
     assert isinstance(x, torch.Tensor)
     a_low = reduce(a, *gaussian(SHARP, 2), 2)
@@ -174,17 +176,12 @@ def sharpen(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The 20 m bands as linear in the 10 m ones: slopes ``(N, 6, 4, h, w)`` on the 60 m grid."""
     p, k, dtype = low.shape[1], b.shape[1], b.dtype
     low, b = precise(low), precise(b)
-    upper = [(i, j) for i in range(p) for j in range(i, p)]
-    parts = [
-        b,
-        low,
-        *[(low[:, i] * low[:, j])[:, None] for i, j in upper],
-        (low[:, None] * b[:, :, None]).flatten(1, 2),
-    ]
+    squares = products(low, 1)
+    parts = [b, low, squares, (low[:, None] * b[:, :, None]).flatten(1, 2)]
     sums = mean_around(pooled(torch.cat(parts, 1), 3), NEAR)
-    level, mean, squares, mixed = torch.split(sums, [k, p, len(upper), k * p], 1)
+    level, mean, squares, mixed = torch.split(sums, [k, p, squares.shape[1], k * p], 1)
     mixed = parted(mixed, k, p) - level[:, :, None] * mean[:, None]
-    normal = {(i, j): (squares[:, q] - mean[:, i] * mean[:, j])[:, None] for q, (i, j) in enumerate(upper)}
+    normal = (squares - products(mean, 1))[:, None]
     return solve(normal, mixed, 1e-4).to(dtype)
 
 

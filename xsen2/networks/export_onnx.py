@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,7 +185,7 @@ def _packed(raw: bytes, card: Card) -> bytes:
         import onnx
     except ImportError as error:
         raise _missing() from error
-    model = onnx.load_from_string(raw)
+    model = onnx.load_from_string(_folded(raw))
     graph, casts = model.graph, []
     for tensor in list(graph.initializer):
         value = onnx.numpy_helper.to_array(tensor)
@@ -202,6 +203,9 @@ def _packed(raw: bytes, card: Card) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     _shortened(graph)
+    ours = [one for one in model.opset_import if not one.domain]
+    del model.opset_import[:]
+    model.opset_import.extend(ours)
     model.producer_name, model.producer_version = "xsen2", __version__
     del model.metadata_props[:]
     for key, said in {
@@ -215,6 +219,26 @@ def _packed(raw: bytes, card: Card) -> bytes:
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _folded(raw: bytes) -> bytes:
+    """The model without what can be computed beforehand: runtimes take long to load graphs of thousands of nodes."""
+    onnxruntime = _runtime()
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # what any runtime has
+        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+        return Path(options.optimized_model_filepath).read_bytes()
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise _missing() from error
+    return onnxruntime
 
 
 def _shortened(graph: Any) -> None:
@@ -245,10 +269,7 @@ def _missing() -> MethodError:
 
 def _difference(content: bytes, model: _Trimmed, card: Card) -> float:
     """The largest between onnxruntime and torch over the embedded sample, in DN."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise _missing() from error
+    onnxruntime = _runtime()
     cube = sample().isel(time=0)
     inputs = [np.stack([cube[band].values for band in bands])[None] / np.float32(GAIN) for bands in _grids(card)]
     with torch.inference_mode():

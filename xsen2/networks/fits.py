@@ -20,6 +20,7 @@ __all__ = [
     "parted",
     "pooled",
     "precise",
+    "products",
     "reduce",
     "regress",
     "solve",
@@ -137,6 +138,14 @@ def parted(x: torch.Tensor, *sizes: int) -> torch.Tensor:
     return x.reshape(len(x), *sizes, *x.shape[2:])
 
 
+def products(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """Of every two of a dimension: the upper half of a matrix, row by row."""
+    size = int(x.shape[dim])
+    pairs = [(i, j) for i in range(size) for j in range(i, size)]
+    rows, columns = (torch.tensor(places, device=x.device) for places in zip(*pairs, strict=True))
+    return x.index_select(dim, rows) * x.index_select(dim, columns)
+
+
 class Fit(NamedTuple):
     """A regression round every pixel."""
 
@@ -164,38 +173,38 @@ def regress(x: torch.Tensor, y: torch.Tensor, weights: Sequence[float], ridge: f
     """
     p, dtype = x.shape[2], x.dtype
     x, y = precise(x), precise(y)
-    upper = [(i, j) for i in range(p) for j in range(i, p)]
-    squares = torch.stack([x[:, :, i] * x[:, :, j] for i, j in upper], 2)
+    squares = products(x, 2)
     mixed = x * y[:, :, None]
     g, k = x.shape[1], y.shape[1]
     ones = torch.ones_like(y[:, :1])
     parts = [ones, y, y * y, x.flatten(1, 2), squares.flatten(1, 2), mixed.flatten(1, 2)]
     sums = around(torch.cat(parts, 1), weights)
     sums = sums[:, 1:] / sums[:, :1]
-    level, power, mean, squares, mixed = torch.split(sums, [k, k, g * p, g * len(upper), k * p], 1)
-    mean, squares, mixed = (parted(z, -1, q) for z, q in ((mean, p), (squares, len(upper)), (mixed, p)))
+    pairs = squares.shape[2]
+    level, power, mean, squares, mixed = torch.split(sums, [k, k, g * p, g * pairs, k * p], 1)
+    mean, squares, mixed = (parted(z, -1, q) for z, q in ((mean, p), (squares, pairs), (mixed, p)))
     mixed = mixed - level[:, :, None] * mean
-    normal = {(i, j): squares[:, :, q] - mean[:, :, i] * mean[:, :, j] for q, (i, j) in enumerate(upper)}
-    slopes = solve(normal, mixed, ridge)
+    slopes = solve(squares - products(mean, 2), mixed, ridge)
     rest = y - level - (slopes * (x - mean)).sum(2)
     left = (power - level * level - (slopes * mixed).sum(2)).clamp(min=0)
     return Fit(slopes.to(dtype), rest.to(dtype), left.to(dtype))
 
 
-def solve(normal: dict[tuple[int, int], torch.Tensor], right: torch.Tensor, ridge: float) -> torch.Tensor:
+def solve(normal: torch.Tensor, right: torch.Tensor, ridge: float) -> torch.Tensor:
     """Cholesky's method for a small matrix at every pixel: written out, since batched solvers take 100 times as long.
 
-    `normal` holds the upper half, ``(N, G, h, w)`` each; `right` is ``(N, K, size, h, w)``.
+    `normal` holds the upper half, as `products` orders it, ``(N, G, pairs, h, w)``; `right` is ``(N, K, size, h, w)``.
     """
     size = right.shape[2]
+    upper = dict(zip(((i, j) for i in range(size) for j in range(i, size)), normal.unbind(2), strict=True))
     root: dict[tuple[int, int], torch.Tensor] = {}
     for j in range(size):
-        rest = normal[j, j] + ridge
+        rest = upper[j, j] + ridge
         for k in range(j):
             rest = rest - root[j, k] ** 2
         root[j, j] = rest.clamp(min=ridge / 2).sqrt()
         for i in range(j + 1, size):
-            rest = normal[j, i]
+            rest = upper[j, i]
             for k in range(j):
                 rest = rest - root[i, k] * root[j, k]
             root[i, j] = rest / root[j, j]

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from xsen2.engine.operators import support, taps
-from xsen2.networks.fits import solve
+from xsen2.networks.fits import products, solve
 
 __all__ = ["OPERATORS", "guess", "reach", "regress"]
 
@@ -128,15 +128,14 @@ def regress(a: torch.Tensor, y: torch.Tensor, ratio: int, operator: str) -> Fit:
     """
     low = _degrade(a, ratio, operator)
     bands, made = low.shape[1], y.shape[1]
-    upper = [(i, j) for i in range(bands) for j in range(i, bands)]
+    pairs = bands * (bands + 1) // 2
     terms = [torch.ones_like(low[:, :1]), low, y, y * y]
-    terms += [torch.stack([low[:, i] * low[:, j] for i, j in upper], 1), (low[:, None] * y[:, :, None]).flatten(1, 2)]
+    terms += [products(low, 1), (low[:, None] * y[:, :, None]).flatten(1, 2)]
     sums = _around(torch.cat(terms, 1), _NEAR)
     sums = sums[:, 1:] / sums[:, :1]
-    mean, level, power, squares, mixed = torch.split(sums, [bands, made, made, len(upper), made * bands], 1)
+    mean, level, power, squares, mixed = torch.split(sums, [bands, made, made, pairs, made * bands], 1)
     mixed = mixed.view(len(mixed), made, bands, *mixed.shape[2:]) - level[:, :, None] * mean[:, None]
-    normal = {(i, j): (squares[:, k] - mean[:, i] * mean[:, j])[:, None] for k, (i, j) in enumerate(upper)}
-    slopes = solve(normal, mixed, _RIDGE)
+    slopes = solve((squares - products(mean, 1))[:, None], mixed, _RIDGE)
     constant = level - (slopes * mean[:, None]).sum(2)
     error = (y - (slopes * low[:, None]).sum(2) - constant) ** 2
     share = (error / ((power - level * level).clamp(min=0) + _LEAST)).mean(1, keepdim=True)

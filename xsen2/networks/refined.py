@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xsen2.networks.blend import inner, mean_around, up2
-from xsen2.networks.fits import floored, gaussian, grow, parted, pooled, precise, reduce, solve, window
+from xsen2.networks.fits import floored, gaussian, grow, parted, pooled, precise, products, reduce, solve, window
 from xsen2.networks.twogrid import Folded, _Block, _conv, upsample
 
 __all__ = ["Refined"]
@@ -73,7 +73,6 @@ def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
     What comes back lacks `spare` pixels of 10 m on every side.
     """
     p, k = a.shape[1], b.shape[1]
-    upper = [(i, j) for i in range(p) for j in range(i, p)]
     exact = precise(b)
     own = torch.cat([exact, exact * exact], 1)
     level, power = torch.split(mean_around(pooled(own, 3), WIDE), [k, k], 1)
@@ -82,13 +81,12 @@ def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
     for sigma in BLURS:
         low = reduce(a, *gaussian(sigma, 2), 2)
         x = precise(low)
-        parts = [x, *[(x[:, i] * x[:, j])[:, None] for i, j in upper]]
-        parts.append((x[:, None] * exact[:, :, None]).flatten(1, 2))
+        squares = products(x, 1)
+        parts = [x, squares, (x[:, None] * exact[:, :, None]).flatten(1, 2)]
         sums = mean_around(pooled(torch.cat(parts, 1), 3), WIDE)
-        mean, squares, mixed = torch.split(sums, [p, len(upper), k * p], 1)
+        mean, squares, mixed = torch.split(sums, [p, squares.shape[1], k * p], 1)
         mixed = parted(mixed, k, p) - level[:, :, None] * mean[:, None]
-        normal = {(i, j): (squares[:, q] - mean[:, i] * mean[:, j])[:, None] for q, (i, j) in enumerate(upper)}
-        slopes = solve(normal, mixed, RIDGE)
+        slopes = solve((squares - products(mean, 1))[:, None], mixed, RIDGE)
         lefts.append(((variance - (slopes * mixed).sum(2)).clamp(min=0) + TRACE * variance + LEAST).to(b.dtype))
         lows.append(low)
         slopes_.append(slopes.to(b.dtype))
@@ -116,7 +114,7 @@ def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
     # What stays unexplained gives leave to add to a fit that explains half of the variance or more, not to any other.
     known = (2 - 2 * remains / (variance + LEAST)).clamp(0, 1)
     most = (energy + 0.5 * known * remains + LEAST).sqrt()
-    spread = (squares[:, [upper.index((i, i)) for i in range(p)]] - mean * mean).clamp(min=0).to(b.dtype) + FLOOR
+    spread = (squares[:, [i * p - i * (i - 1) // 2 for i in range(p)]] - mean * mean).clamp(min=0).to(b.dtype) + FLOOR
     mean = mean.to(b.dtype)
     size = 0.5 * torch.log(spread)
     gain = torch.exp(_linear(size, SPREAD)) / (variance + 100 * LEAST).sqrt()

@@ -42,3 +42,5 @@ export const pixel = (id, x, y) => ask(`jobs/${id}/pixel?x=${x}&y=${y}`);
 export const series = (id, index) => ask(`jobs/${id}/series?index=${index}`);
 export const file = (id, kind, date) => `api/jobs/${id}/${kind}/${date}.tif`;
 export const store = (id) => `api/jobs/${id}/store.zarr.zip`;
+export const image = (id, kind, date) => ({ url: file(id, kind, date) });
+export const openScene = null; // what browser/engine.js alone can do

@@ -18,6 +18,9 @@ const PRESETS = [
 
 const STAGES = { starting: "starting", searching: "looking up the scenes", reading: "reading pixels", sharpening: "making 10 m bands", writing: "writing files" };
 
+/** Whether the browser itself does what a server would: the page without one, see browser/engine.js. */
+const own = () => state.about?.engine === "browser";
+
 const stage = new Stage($("map"), $("swipe"), (shape) => setArea(shape, false), (at) => askPixel(at));
 
 // --- steps --------------------------------------------------------------------------------------------
@@ -62,7 +65,7 @@ async function setArea(area, look = true) {
     stage.world();
     stage.setArea(found.shape, look);
     const much = found.km2 > found.most;
-    say($("area-said"), `${number(found.km2)} km²${much ? `: this server takes ${number(found.most)} km² in one job, so draw a smaller one` : `, of ${number(found.most)} km² at most`}.`, much);
+    say($("area-said"), `${number(found.km2)} km²${much ? `: ${own() ? "this page" : "this server"} takes ${number(found.most)} km² in one job, so draw a smaller one` : `, of ${number(found.most)} km² at most`}.`, much);
     $("go").disabled = much;
     forgetScenes();
   } catch (error) {
@@ -112,6 +115,7 @@ $("cloud").addEventListener("input", () => { $("cloud-said").textContent = `${$(
 
 $("search").addEventListener("submit", async (event) => {
   event.preventDefault();
+  if (own()) return;
   if (!state.area) { say($("area-said"), "Draw an area first, or paste one.", true); return; }
   const query = { area: state.area, start: $("start").value, end: $("end").value, cloud: +$("cloud").value, source: state.source };
   if (!query.start || !query.end) { say($("found-said"), "Give two dates.", true); return; }
@@ -131,6 +135,7 @@ $("search").addEventListener("submit", async (event) => {
 });
 
 function forgetScenes() {
+  if (own()) return; // the scene that is open stays so
   state.scenes = [];
   state.chosen.clear();
   $("found").replaceChildren();
@@ -183,7 +188,7 @@ $("start-job").addEventListener("submit", async (event) => {
   event.preventDefault();
   $("run").disabled = true;
   try {
-    const started = await api.start({ ...state.query, scenes: state.scenes.filter((scene) => state.chosen.has(scene.id)).map((scene) => scene.id), method: $("method").value, title: $("title").value.trim() });
+    const started = own() ? await api.start({ ...asked(), title: $("title").value.trim() }) : await api.start({ ...state.query, scenes: state.scenes.filter((scene) => state.chosen.has(scene.id)).map((scene) => scene.id), method: $("method").value, title: $("title").value.trim() });
     state.waiting = started.id;
     show("jobs");
     await refresh();
@@ -193,6 +198,55 @@ $("start-job").addEventListener("submit", async (event) => {
     $("run").disabled = !state.chosen.size;
   }
 });
+
+// --- a scene of one's own, where there is no server -------------------------------------------------------
+
+let dropped = [];
+$("scene-files").addEventListener("change", (event) => { takeFiles([...event.target.files]); event.target.value = ""; });
+for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => {
+  if (!own() || !event.dataTransfer?.types.includes("Files")) return;
+  event.preventDefault();
+  if (name === "drop") { show("find"); takeFiles([...event.dataTransfer.files]); }
+});
+
+function takeFiles(files) {
+  dropped = files;
+  $("scene-text").value = "";
+  openScene();
+}
+
+$("open-scene").addEventListener("submit", (event) => { event.preventDefault(); dropped = []; openScene(); });
+
+async function openScene() {
+  say($("scene-said"), "Reading the files' headers …");
+  $("start-job").hidden = true;
+  $("scene-open").disabled = true;
+  try {
+    const found = await api.openScene($("scene-text").value, dropped);
+    state.scenes = [{ id: found.id, footprint: found.footprint }];
+    state.chosen = new Set([found.id]);
+    say($("scene-said"), `${found.id}${found.time ? `, ${found.time.slice(0, 10)}` : ""}: ${found.bands.length} bands, ${found.size.map(number).join(" × ")} km in EPSG:${found.epsg}. ${found.made.join(", ")} will be made at 10 m.`);
+    $("offset").value = found.offset.value ?? "";
+    say($("offset-said"), found.offset.why, found.offset.value === null);
+    $("offset-row").hidden = false;
+    $("start-job").hidden = false;
+    stage.world();
+    prints();
+    if (state.area) stage.setArea((await api.measure(state.area)).shape);
+    else stage.look(found.footprint);
+  } catch (error) {
+    say($("scene-said"), error.message, true);
+  } finally {
+    $("scene-open").disabled = false;
+  }
+}
+
+function asked() {
+  if (!state.area) throw new Error("Draw an area first, or paste one.");
+  const offset = $("offset").value.trim() === "" ? NaN : +$("offset").value;
+  if (!(offset >= -10000 && offset <= 0)) throw new Error("Say the offset: −1000 where pixels carry +1000, 0 where not.");
+  return { area: state.area, offset };
+}
 
 // --- jobs ---------------------------------------------------------------------------------------------
 
@@ -326,8 +380,8 @@ async function draw(fit = false) {
   try {
     if (files !== wish || !stage.shown) {
       files = wish;
-      const left = error ? null : { url: api.file(id, "measured", date()) };
-      const right = { url: api.file(id, error ? "error" : "sharp", date()), zero: error };
+      const left = error ? null : api.image(id, "measured", date());
+      const right = { ...api.image(id, error ? "error" : "sharp", date()), zero: error };
       await stage.show(left, right, style(), result.crs, fit ? result.bounds : stage.map.getView().calculateExtent());
     } else stage.restyleShown(style());
     sides(true, error);
@@ -478,13 +532,15 @@ async function course() {
 
 function downloads() {
   const { id, result } = state.open;
-  const link = (text, href) => h("a", { href, download: true }, text);
-  const rows = [h("li", {}, h("span", {}, "All dates, with standard errors"), link("Zarr (zip)", api.store(id)))];
+  const link = (text, href, name = true) => h("a", { href, download: name }, text);
+  const kind = own() ? "GeoTIFF" : "COG";
+  const rows = [];
+  if (api.store(id)) rows.push(h("li", {}, h("span", {}, "All dates, with standard errors"), link("Zarr (zip)", api.store(id))));
   result.dates.forEach((one, i) => {
     const day = result.times[i].slice(0, 10);
-    rows.push(h("li", {}, h("span", {}, `${day}, at 10 m`), link("COG", api.file(id, "sharp", one))));
-    if (result.errors.length) rows.push(h("li", {}, h("span", {}, `${day}, standard errors`), link("COG", api.file(id, "error", one))));
-    rows.push(h("li", {}, h("span", {}, `${day}, as measured`), link("COG", api.file(id, "measured", one))));
+    rows.push(h("li", {}, h("span", {}, `${day}, at 10 m`), link(kind, api.file(id, "sharp", one), own() && `xsen2-${one}-10m.tif`)));
+    if (result.errors.length) rows.push(h("li", {}, h("span", {}, `${day}, standard errors`), link(kind, api.file(id, "error", one), own() && `xsen2-${one}-error.tif`)));
+    rows.push(h("li", {}, h("span", {}, `${day}, as measured`), link(kind, api.file(id, "measured", one), own() && `xsen2-${one}-measured.tif`)));
   });
   $("downloads").replaceChildren(...rows);
 }
@@ -518,6 +574,10 @@ const sourceName = () => (state.source === "sample" ? "the embedded sample" : st
 
 function sourceSaid(why) {
   const { source } = state.about;
+  if (own()) {
+    $("source").textContent = "All of it happens in this browser: pixels of your area are fetched from where the scene lies, and nothing is sent anywhere.";
+    return;
+  }
   const back = source.sample_only ? null : h("button", { type: "button", class: "plain", onclick: () => { state.source = "api"; forgetScenes(); sourceSaid(); } }, `Search ${source.name}`);
   if (state.source === "sample") {
     const because = why === "unreachable" ? `${source.name} cannot be reached from here. ` : "";
@@ -547,8 +607,9 @@ async function begin() {
   $("end").value = day(today);
   $("start").value = day(new Date(today - 60 * 86400e3));
   options($("method"), state.about.methods.map((m) => [m.name, m.name === "default" ? "default (best network)" : `${m.name} (${m.kind})`]), "default");
-  $("jobs-kept").textContent = `Results are kept for ${state.about.keep.days} days, and ${state.about.keep.gb} GB of all together; then the oldest are deleted.`;
-  $("foot").textContent = `xsen2 ${state.about.version}. Coasts: Natural Earth. Pixels never leave this server's machine but to this page.`;
+  $("jobs-kept").textContent = own() ? "Results are kept until this page is closed: download what you want to keep." : `Results are kept for ${state.about.keep.days} days, and ${state.about.keep.gb} GB of all together; then the oldest are deleted.`;
+  $("foot").textContent = `xsen2 ${state.about.version}. Coasts: Natural Earth. ${own() ? "" : "Pixels never leave this server's machine but to this page."}`;
+  for (const part of document.querySelectorAll("[data-engine]")) part.hidden = (part.dataset.engine === "browser") !== own();
   if (!state.about.source.reachable) useSample(state.about.source.sample_only ? "only" : "unreachable");
   else sourceSaid();
   document.documentElement.dataset.ready = "true";

@@ -158,6 +158,9 @@ export class Stage {
     if (look && shape) this.map.getView().fit(this.outline.getSource().getExtent(), { padding: [60, 40, 60, 40], maxZoom: 16 });
   }
 
+  /** Show all of a shape. */
+  look(shape) { this.map.getView().fit(new GeoJSON({ dataProjection: "EPSG:4326", featureProjection: this.projection }).readFeatures(shape)[0].getGeometry().getExtent(), { padding: [50, 30, 50, 30] }); }
+
   setPrints(prints) { this.prints = prints; this.#redraw(); }
 
   setDot(lonlat) { this.dot = lonlat; this.#redraw(); }
@@ -195,10 +198,10 @@ export class Stage {
 
   // --- the pixels ----------------------------------------------------------------------------------
 
-  /** Show two GeoTIFFs of one grid, the left one as far as the swipe. */
+  /** Show two GeoTIFFs of one grid, by `url` or as a `blob`, the left one as far as the swipe. */
   async show(left, right, style, code, bounds) {
-    const make = (url, zero) => new WebGLTileLayer({ style, source: new GeoTIFF({ sources: [zero ? { url } : { url, nodata: NOTHING }], normalize: false, interpolate: false, projection: known(code), wrapX: false, transition: 0 }) });
-    const layers = { right: make(right.url, right.zero), left: left ? make(left.url, left.zero) : null };
+    const make = ({ zero, ...where }) => new WebGLTileLayer({ style, source: new GeoTIFF({ sources: [zero ? where : { ...where, nodata: NOTHING }], normalize: false, interpolate: false, projection: known(code), wrapX: false, transition: 0 }) });
+    const layers = { right: make(right), left: left ? make(left) : null };
     const keep = this.shown;
     layers.right.setZIndex(2);
     this.map.addLayer(layers.right);
