@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
@@ -25,6 +27,7 @@ from xsen2.progress import ProgressLike
 from xsen2.radiometry import PACKINGS, clean
 from xsen2.sinks.append import add, check_dim
 from xsen2.sinks.geozarr import bare
+from xsen2.sinks.overviews import HOME, Level, declare, factors_of, levels_of, write_levels
 from xsen2.sinks.pieces import on_a_cluster
 from xsen2.sinks.regions import (
     Grid,
@@ -59,6 +62,7 @@ def to_zarr(
     append_dim: str | None = None,
     append: bool = False,
     overwrite: bool = False,
+    overviews: bool | Sequence[int] = False,
     stac: bool = False,
     progress: ProgressLike = True,
 ) -> xr.Dataset:
@@ -108,6 +112,11 @@ def to_zarr(
         Start again, even from unfinished work of this run, and replace the Zarr store at `store`, which
         `ds` may be read from: until the new one is finished it stands, and both need their space on
         disk. Local folders only; elsewhere nothing that can be read is ever replaced.
+    overviews : bool or sequence of int
+        Whether the store holds coarser levels as well, for maps: each pixel the mean of the valid ones under it in the
+        level before, of classes one of them. Halved until no side is longer than 256 pixels, or by the factors given,
+        ``(2, 4, 8)``. Each is a group, ``xr.open_zarr(store, group="overviews/2")``, and all of them a tree,
+        ``xr.open_datatree(store, group="overviews")``. Dates that are appended get the levels that the store has.
     stac : bool
         Whether a STAC item lies beside the store, ``NAME.json``; see `xsen2.sinks.stac_item.stac_item`. Local folders
         only.
@@ -217,12 +226,11 @@ def to_zarr(
     if overwrite or dim is not None or not state.settled:
         with state.locked() as place:
             if dim is not None and _is_finished(place):
-                add(ds, place, dim, dtype, chunks, progress)
+                add(ds, place, dim, dtype, chunks, overviews, progress)
             else:
-                _write(ds, place, dtype or "int16", chunks, overwrite, progress)
+                _write(place, _Planned.of(ds, dtype or "int16", chunks, overviews), overwrite, progress)
     else:
-        *_, run = _planned(ds, dtype or "int16", chunks)
-        _check_same(state, run)
+        _check_same(state, _Planned.of(ds, dtype or "int16", chunks, overviews).run)
     if stac:
         write_item(Path(state.root))
     with quiet():
@@ -246,14 +254,11 @@ def _is_finished(place: State) -> bool:
     return True
 
 
-def _write(
-    ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwrite: bool, progress: ProgressLike
-) -> None:
+def _write(place: State, planned: _Planned, overwrite: bool, progress: ProgressLike) -> None:
     """Begin or go on, until the store is finished."""
     with named(place.root):
         place.mend()
-    said = time_encodings(ds)
-    ds, grids, run = _planned(ds, dtype, chunks)
+    ds, grids, levels, run = planned.ds, planned.grids, planned.levels, planned.run
     state = place.beside() if overwrite else place
     if not overwrite and _check_same(state, run) not in (None, run):
         probe(state, grids)
@@ -264,9 +269,10 @@ def _write(
         sources = stamp(array for grid in grids for array in grid.arrays.values())
         if overwrite or not state.ready:
             with named(place.root):
-                state.begin(run, map(str, ds.variables))
+                state.begin(run, [*map(str, ds.variables), *([HOME] if levels else [])])
                 state.put(SOURCES, json.dumps(sources).encode())
-                skeleton(ds, grids, state.opened, "", said)
+                skeleton(ds, grids, state.opened, "", planned.times)
+                declare(ds, levels, state.opened, planned.times)
                 state.set_ready(run)
         elif changed := state.changed(SOURCES, sources):
             raise StoreError(
@@ -274,23 +280,50 @@ def _write(
                 "be mixed. Begin again with overwrite=True"
             )
         write_regions(grids, state, progress)
+        write_levels(levels, state, progress, len(grids))
     with named(place.root):
         state.finish()
         if state is not place:
             place.replace(state)
 
 
-def _planned(ds: xr.Dataset, dtype: str, chunks: int | None) -> tuple[xr.Dataset, list[Grid], str]:
-    """What there is to write, with all but the pixels in memory, and the run's fingerprint."""
-    for name, variable in ds.data_vars.items():
-        if variable.ndim >= 2:
-            filled(variable, str(name))
-            if find(name):  # other variables may be no maps
-                spacing(variable, axes_of(variable, str(name)), str(name))
-    ds = georeferenced(clean(located(ds)))
-    grids = plan(ds, dtype, chunks)
-    ds = loaded(ds, grids)
-    return ds, grids, fingerprint(ds, grids)
+@dataclass(frozen=True)
+class _Planned:
+    """What there is to write.
+
+    Attributes
+    ----------
+    ds : xarray.Dataset
+        With all but the pixels in memory.
+    grids : list of Grid
+    levels : list of Level
+    times : dict
+        How times are to be stored.
+    run : str
+        The run's fingerprint.
+    """
+
+    ds: xr.Dataset
+    grids: list[Grid]
+    levels: list[Level]
+    times: dict[str, dict[str, Any]]
+    run: str
+
+    @classmethod
+    def of(cls, ds: xr.Dataset, dtype: str, chunks: int | None, overviews: bool | Sequence[int]) -> _Planned:
+        """What a call wants."""
+        for name, variable in ds.data_vars.items():
+            if variable.ndim >= 2:
+                filled(variable, str(name))
+                if find(name):  # other variables may be no maps
+                    spacing(variable, axes_of(variable, str(name)), str(name))
+        times = time_encodings(ds)
+        ds = georeferenced(clean(located(ds)))
+        grids = plan(ds, dtype, chunks)
+        ds = loaded(ds, grids)
+        factors = factors_of(overviews, grids)
+        more = [("overviews", factors)] if factors else []
+        return cls(ds, grids, levels_of(ds, grids, factors), times, fingerprint(ds, grids, more))
 
 
 def _check_same(state: State, run: str) -> str | None:
