@@ -84,7 +84,7 @@ def test_the_sink_of_the_guide_keeps_what_sinks_promise(tmp_path):
     assert not list((tmp_path / "wrapped").iterdir())
 
 
-@pytest.mark.parametrize("page", ["start.md", "areas.md"])
+@pytest.mark.parametrize("page", ["start.md", "areas.md", "stores.md"])
 @pytest.mark.usefixtures("tiny_networks")
 def test_pages_for_users_run_as_they_stand(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -92,6 +92,12 @@ def test_pages_for_users_run_as_they_stand(page, tmp_path, monkeypatch):
     if page == "start.md":
         assert found["scores"].sizes["method"] == 3
         assert xr.open_zarr(tmp_path / "first.zarr", decode_coords="all")["B11"].rio.crs == found["cube"].rio.crs
+    elif page == "stores.md":
+        assert found["half"]["B11"].rio.resolution() == (20, -20)
+        assert list(found["levels"].children) == ["2"]
+        assert set(found["tree"].children) == {"r10m", "r10m_2x", "r10m_4x"}
+        for band in found["cube"].data_vars:
+            np.testing.assert_allclose(found["same"][band], found["cube"][band], atol=0.501)
     else:
         assert xr.open_zarr(found["path"]).sizes["time"] == found["cube"].sizes["time"]
         assert found["sr"]["B11"].shape[-2:] == (30, 40)

@@ -476,7 +476,8 @@ class Packing:
     """An integer type, its nodata value, the range that valid pixels are clipped to, and a scale.
 
     A value in memory is `scale` times the integer on disk, less `shift` of these. `classes` says that values are whole
-    numbers by their nature, of which no mean is one.
+    numbers by their nature, of which no mean is one. `reflectance` says that CF's attributes make that of the integers
+    on disk, whatever there is in memory.
     """
 
     dtype: str
@@ -487,11 +488,12 @@ class Packing:
     classes: bool = False
     name: str = ""
     shift: int = 0
+    reflectance: bool = False
 
     @property
     def cf(self) -> dict[str, float]:
-        """What CF's attributes say of the integers: nothing of DN as they are, else how reflectance comes of them."""
-        if self.shift:
+        """What CF's attributes say of the integers: nothing of DN as they are, else how values come of them."""
+        if self.reflectance:
             return {"scale_factor": 1e-4, "add_offset": round(-1e-4 * self.shift, 10)}
         return {} if self.scale == 1 else {"scale_factor": self.scale}
 

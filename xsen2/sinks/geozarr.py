@@ -36,7 +36,6 @@ MULTISCALES = _convention(
 """As https://github.com/zarr-conventions has them."""
 
 _OURS = {convention["uuid"] for convention in (PROJ, SPATIAL, MULTISCALES)}
-_PROJ = ("proj:code", "proj:wkt2", "proj:projjson")
 
 
 def without_conventions(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -50,7 +49,7 @@ def without_conventions(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
     out = {
         key: value
         for key, value in attrs.items()
-        if key not in (*_PROJ, "multiscales", "zarr_conventions") and not str(key).startswith("spatial:")
+        if key not in ("multiscales", "zarr_conventions") and not str(key).startswith(("proj:", "spatial:"))
     }
     said = attrs.get("zarr_conventions")
     others = [one for one in said if not _is_ours(one)] if isinstance(said, list | tuple) else []

@@ -140,8 +140,8 @@ def levels_of(ds: xr.Dataset, grids: Sequence[Grid], factors: Sequence[int], bas
         Its pixels, by name.
     factors : sequence of int
     base : str
-        Path of the group that holds the bands: levels lie beside it, named by their pixel size; those of the root
-        lie in `HOME`, named by their factor.
+        Path of the group that holds the bands: levels lie beside it, ``r10m_2x`` beside ``r10m``, where nothing takes
+        them for what was measured; those of the root lie in `HOME`, named by their factor.
 
     Raises
     ------
@@ -152,16 +152,11 @@ def levels_of(ds: xr.Dataset, grids: Sequence[Grid], factors: Sequence[int], bas
         raise StoreError(f"a variable is called {HOME!r}, as the group of the overviews is: ds.rename it first")
     out, before, done = [], base, 1
     for factor in factors:
-        path = f"{HOME}/{factor}" if not base else _beside(base, factor)
+        path = f"{base}_{factor}x" if base else f"{HOME}/{factor}"
         coarse, smaller = _coarse(ds, grids, factor)
         out.append(Level(factor, factor // done, path, before, coarse, smaller))
         before, done = path, factor
     return out
-
-
-def _beside(base: str, factor: int) -> str:
-    home, _, name = base.rpartition("/")
-    return f"{home}/r{int(name[1:-1]) * factor}m"
 
 
 def _coarse(ds: xr.Dataset, grids: Sequence[Grid], factor: int) -> tuple[xr.Dataset, list[Grid]]:

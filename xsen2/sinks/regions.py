@@ -6,9 +6,9 @@ import hashlib
 import re
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise, product
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -470,6 +470,7 @@ REGION = 64 * 1024 * 1024
 regions is read twice: half of a full tile is a fair price."""
 
 Region = tuple[slice, ...]
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -506,6 +507,16 @@ class Grid:
     units: dict[str, str]
     chunks: tuple[int, ...]
     regions: tuple[Region, ...]
+
+    def below(self, group: str) -> Grid:
+        """The same, named by where the variables of a group are in the store."""
+        if not group:
+            return self
+
+        def at(named: Mapping[str, V]) -> dict[str, V]:
+            return {f"{group}/{name}": value for name, value in named.items()}
+
+        return replace(self, arrays=at(self.arrays), packings=at(self.packings), units=at(self.units))
 
     def blocks(self, region: Region) -> int:
         """How many chunks one variable has in a region."""
