@@ -4,7 +4,8 @@
 #   make test-slow   the slow ones
 #   make lowest   some tests with the lowest versions that pyproject.toml allows, in an environment of its own
 #   make lint     style;  make types  type checks;  make format  put the style right
-#   make docs     the documentation as a site, into docs/_build/html
+#   make docs     the documentation as a site, into docs/_build/html; a warning fails it, and a link that leads nowhere
+#   make linkcheck   whether the addresses of others that it names are there: needs the internet
 #   make page     bundle the page of `xsen2 app`: needs node 18 or later, and npm's registry
 #   make bench    every benchmark script
 #   make clean    remove the environment and what the targets wrote
@@ -19,7 +20,7 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
 endif
 
 .DEFAULT_GOAL := test
-.PHONY: demo test test-slow lowest lint types format docs page bench clean
+.PHONY: demo test test-slow lowest lint types format docs linkcheck page bench clean
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/xsen2 demo --out demo-out
@@ -66,7 +67,11 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff format
 
 docs: $(VENV)/.stamp-docs
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python docs/links.py docs/_build/html
+
+linkcheck: $(VENV)/.stamp-docs
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
 page: $(VENV)/.stamp-test
 	$(BIN)/python hatch_build.py
