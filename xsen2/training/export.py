@@ -178,10 +178,12 @@ def _table(cards: list[Card]) -> list[str]:
     """All networks at a glance."""
     lines = ["| network | `method=` | makes | on places that it has not seen |", "|---|---|---|---|"]
     for card in cards:
-        name, scores = next(iter(card.validation.items()), ("", {}))
+        name = next(iter(card.validation), "")
+        scores = card.validation.get(name, {})
         if card.ratio == 1:
-            made, (dates, row) = "all bands, from several dates", next(iter(scores.items()), ("", {}))
-            found = f"{row['gain, dB']} dB of cPSNR beyond bicubic, {dates}" if row else "–"
+            made = "all bands, from several dates"
+            dates = next(iter(scores), "")
+            found = f"{scores[dates]['gain, dB']} dB of cPSNR beyond bicubic, {dates}" if dates else "–"
         else:
             made = f"{10 * card.ratio} m bands"
             name = next((key for key in card.validation if key.endswith("product")), name)
