@@ -34,14 +34,14 @@ html_title = "xsen2"
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "navbar_align": "left",
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
 html_sidebars = {"**": ["sidebar-nav-bs"]} | {
-    page: [] for page in ("index", "start", "genindex", "search", "made/changelog", "made/contributing")
+    page: [] for page in ("index", "start", "walks", "genindex", "search", "made/changelog", "made/contributing")
 }
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -113,6 +113,7 @@ RUN_BY = {
     "degradation.md": "here",
     "start.md": "here",
     "stores.md": "here",
+    "walks.md": "test_walks.py",
 }
 SHOWN = {  # what these show runs only on a catalogue, a product or a page that a person has before them
     "app.md": "test_app.py and test_widget.py make the same calls",
