@@ -2,13 +2,13 @@
 
 Needs async-geotiff and obstore besides what `load` needs: ``pip install async-geotiff obstore``.
 
-Many small reads: an area of 60 x 60 pixels of 10 m, ten bands, `--dates` dates, from COGs on this machine behind a server
-that answers ranges of bytes after `--delay` milliseconds, as an object store does. One run, three readers in turn, the
-median of `--repeat`:
+Many small reads: an area of 60 x 60 pixels of 10 m, ten bands, `--dates` dates, from COGs on this machine behind a
+server that answers ranges of bytes after `--delay` milliseconds, as an object store does. One run, three readers in
+turn, the median of `--repeat`:
 
 1. `load(engine="stackstac")` and `load(engine="odc")`, computed by `--threads` threads of Dask;
-2. async-geotiff over obstore: every file opened and its window read at once, in one event loop, without STAC, checks, or
-   Dask: the most that could be won.
+2. async-geotiff over obstore: every file opened and its window read at once, in one event loop, without STAC, checks,
+   or Dask: the most that could be won.
 
 Windows must be the same to the bit.
 """
