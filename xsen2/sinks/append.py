@@ -675,6 +675,13 @@ def _resize(place: State, about: Mapping[str, Any]) -> None:
 def _follow(place: State, about: Mapping[str, Any]) -> None:
     """Let the metadata of the arrays, and of the group where they do not stand there, have the dates; and clear up."""
     _resize(place, about)
+    levels = json.loads(place.read(f"{HOME}/zarr.json") or b"{}")
+    gathered = (levels.get("consolidated_metadata") or {}).get("metadata") or {}
+    grown = [name for name in gathered if f"{HOME}/{name}" in about["along"]]
+    if any(gathered[name]["shape"][0] != about["to"] for name in grown):
+        for name in grown:
+            gathered[name]["shape"][0] = about["to"]
+        place.put(f"{HOME}/zarr.json", as_zarr(levels), flush=True)
     if "group" in about:
         place.put("zarr.json", as_zarr(about["group"]), flush=True)
     place.clear(ADDED, last=("run", "commit"))

@@ -27,6 +27,7 @@ from xsen2.grid import affine_of
 from xsen2.progress import ProgressLike
 from xsen2.sinks.geozarr import PROJ, SPATIAL, listed
 from xsen2.sinks.regions import Grid, Place, georeferenced, regions_of, skeleton, write_regions
+from xsen2.sinks.resume import quiet
 
 __all__ = ["HOME", "Level", "averaged", "declare", "factors_in", "factors_of", "levels_of", "write_levels"]
 
@@ -188,8 +189,14 @@ def _is_axis(ds: xr.Dataset, dim: Any) -> bool:
     return dim in ds.coords and ds[dim].dtype.kind in "fiu" and ds.sizes[dim] > 1
 
 
-def declare(ds: xr.Dataset, levels: Sequence[Level], store: Any, times: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write all but the pixels of the levels, and the list of them into the group that they lie in."""
+def declare(
+    ds: xr.Dataset, levels: Sequence[Level], store: Any, times: Mapping[str, Mapping[str, Any]], consolidate: bool
+) -> None:
+    """Write all but the pixels of the levels, and the list of them into the group that they lie in.
+
+    With `consolidate`, the group gathers the metadata of its levels too: readers in a browser are given its address,
+    not that of the store, and learn from there what stands for nodata.
+    """
     import zarr
 
     if not levels:
@@ -213,6 +220,9 @@ def declare(ds: xr.Dataset, levels: Sequence[Level], store: Any, times: Mapping[
     told = {k: v for k, v in shown[0][1].attrs.items() if k.startswith("proj:") or k in _PLACE}
     conventions = [PROJ, SPATIAL] if "spatial:shape" in told else [PROJ]
     zarr.open_group(store, path=home, mode="a").attrs.update(listed(layout, conventions) | told)
+    if consolidate:
+        with quiet():
+            zarr.consolidate_metadata(store, path=home)
 
 
 _PLACE = ("spatial:dimensions", "spatial:shape", "spatial:transform", "spatial:bbox", "spatial:registration")

@@ -292,7 +292,7 @@ def _write(place: State, planned: _Planned, overwrite: bool, progress: ProgressL
                 for part in planned.parts:
                     of = None if part.path else ""
                     skeleton(part.ds, part.grids, state.opened, of, planned.times, part.path)
-                declare(planned.parts[-1].ds, levels, state.opened, planned.times)
+                declare(planned.parts[-1].ds, levels, state.opened, planned.times, state.place.consolidates)
                 state.set_ready(run)
         elif changed := state.changed(SOURCES, sources):
             raise StoreError(
