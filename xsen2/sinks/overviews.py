@@ -28,12 +28,11 @@ from xsen2.progress import ProgressLike
 from xsen2.sinks.geozarr import PROJ, SPATIAL, listed
 from xsen2.sinks.regions import Grid, Place, georeferenced, regions_of, skeleton, write_regions
 from xsen2.sinks.resume import quiet
+from xsen2.sources.zarr import OVERVIEWS
 
 __all__ = ["HOME", "Level", "averaged", "declare", "factors_in", "factors_of", "levels_of", "write_levels"]
 
-HOME = "overviews"
-"""The group of a store in which its levels lie."""
-
+HOME = OVERVIEWS
 LEAST = 256
 """Levels are halved until no side of the finest grid is longer than a tile of a map."""
 
