@@ -265,20 +265,18 @@ def _mean(block: npt.NDArray[Any], step: int, nodata: Any) -> npt.NDArray[Any]:
     >>> _mean(np.array([[1, 2, 9], [-5, 6, -5]], np.int16), 2, -5)
     array([[3, 9]], dtype=int16)
     """
-    rows, columns = block.shape[-2:]
-    cut = [(0, 0)] * (block.ndim - 2) + [(0, -rows % step), (0, -columns % step)]
     floats = block.dtype.kind == "f"
-    valid = np.isfinite(block) if floats else block != nodata
-    values = np.where(valid, block, 0).astype(np.float64)
-
-    def sums(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        padded = np.pad(pixels, cut)
-        *lead, y, x = padded.shape
-        out: npt.NDArray[np.float64] = padded.reshape(*lead, y // step, step, x // step, step).sum((-3, -1))
-        return out
-
-    count = sums(valid.astype(np.float64))
-    out = sums(values) / np.maximum(count, 1)
+    shape = (*block.shape[:-2], *(-(-n // step) for n in block.shape[-2:]))
+    total, count = np.zeros(shape), np.zeros(shape, np.int32)
+    for row, column in np.ndindex(
+        step, step
+    ):  # no copy of the block, which is as many times larger than what comes out
+        part = block[..., row::step, column::step]
+        valid = np.isfinite(part) if floats else part != nodata
+        there = (..., slice(part.shape[-2]), slice(part.shape[-1]))
+        total[there] += np.where(valid, part, 0)
+        count[there] += valid
+    out = total / np.maximum(count, 1)
     if floats:
         return np.where(count > 0, out, np.nan).astype(block.dtype)
     out = np.rint(out).astype(block.dtype)
