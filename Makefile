@@ -46,6 +46,9 @@ LOW_TESTS := tests/test_cube.py \
 	$(addprefix tests/test_zarr.py::test_, round_trip_of_a_10_m_dataset georeference_survives_reopening \
 	native_cube_keeps_its_grids_and_extras nodata_is_nan_again_exactly_and_empty_chunks_cost_nothing \
 	the_same_call_again_computes_nothing) \
+	$(addprefix tests/test_overviews.py::test_, pixels_are_means_of_valid_ones \
+	levels_lie_where_the_bands_do_and_are_listed) \
+	tests/test_eopf_layout.py::test_a_native_cube_comes_back \
 	$(addprefix tests/test_cog.py::test_, file_is_a_valid_cog_with_the_same_pixels georeference_to_the_millimetre) \
 	$(addprefix tests/test_zarr_guard.py::test_, every_compressor_is_read shards_are_read texts_are_read) \
 	tests/test_lock.py::test_two_runs_into_one_store tests/test_weights.py::test_where_the_user_folder_is \
