@@ -4,7 +4,8 @@
 #   make test-slow   the slow ones
 #   make lowest   some tests with the lowest versions that pyproject.toml allows, in an environment of its own
 #   make lint     style;  make types  type checks;  make format  put the style right
-#   make docs     the documentation as a site, into docs/_build/html
+#   make docs     the documentation as a site, into docs/_build/html; a warning fails it, and a link that leads nowhere
+#   make linkcheck   whether the addresses of others that it names are there: needs the internet
 #   make page     bundle the page of `xsen2 app`, and into site-app/ the one that needs no server: takes node 18 or
 #                 later, and npm's registry
 #   make bench    every benchmark script
@@ -20,7 +21,7 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
 endif
 
 .DEFAULT_GOAL := test
-.PHONY: demo test test-slow lowest lint types format docs page bench clean
+.PHONY: demo test test-slow lowest lint types format docs linkcheck page bench clean
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/xsen2 demo --out demo-out
@@ -46,6 +47,9 @@ LOW_TESTS := tests/test_cube.py \
 	$(addprefix tests/test_zarr.py::test_, round_trip_of_a_10_m_dataset georeference_survives_reopening \
 	native_cube_keeps_its_grids_and_extras nodata_is_nan_again_exactly_and_empty_chunks_cost_nothing \
 	the_same_call_again_computes_nothing) \
+	$(addprefix tests/test_overviews.py::test_, pixels_are_means_of_valid_ones \
+	levels_lie_where_the_bands_do_and_are_listed) \
+	tests/test_eopf_layout.py::test_a_native_cube_comes_back \
 	$(addprefix tests/test_cog.py::test_, file_is_a_valid_cog_with_the_same_pixels georeference_to_the_millimetre) \
 	$(addprefix tests/test_zarr_guard.py::test_, every_compressor_is_read shards_are_read texts_are_read) \
 	tests/test_lock.py::test_two_runs_into_one_store tests/test_weights.py::test_where_the_user_folder_is \
@@ -67,7 +71,11 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff format
 
 docs: $(VENV)/.stamp-docs
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python docs/links.py docs/_build/html
+
+linkcheck: $(VENV)/.stamp-docs
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
 page: $(VENV)/.stamp-test
 	$(BIN)/python hatch_build.py

@@ -34,12 +34,19 @@ html_title = "xsen2"
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
+    "navbar_align": "left",
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"**": ["sidebar-nav-bs"]}
+html_sidebars = {"**": ["sidebar-nav-bs"]} | {
+    page: [] for page in ("index", "start", "walks", "genindex", "search", "made/changelog", "made/contributing")
+}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+templates_path = ["_templates"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
@@ -66,7 +73,10 @@ PAGES = {
     "CHANGELOG.md": "changelog",
     "CONTRIBUTING.md": "contributing",
     "xsen2/networks/weights/README.md": "models",
-    **{f"benchmarks/results/{path.name}": path.stem for path in (ROOT / "benchmarks" / "results").glob("*.md")},
+    **{
+        f"benchmarks/results/{path.name}": f"bench/{path.stem}"
+        for path in (ROOT / "benchmarks" / "results").glob("*.md")
+    },
 }
 
 
@@ -89,7 +99,7 @@ def _linked(text: str, folder: str) -> str:
 
 def _prepare() -> None:
     made = HERE / "made"
-    made.mkdir(exist_ok=True)
+    (made / "bench").mkdir(parents=True, exist_ok=True)
     for path, name in PAGES.items():
         text = _linked((ROOT / path).read_text(), os.path.dirname(path))
         if not (page := made / f"{name}.md").exists() or page.read_text() != text:

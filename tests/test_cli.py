@@ -182,6 +182,18 @@ def test_demo_on_the_sample(tmp_path: Path) -> None:
     assert html.count("<table>") == 3
 
 
+def test_demo_without_matplotlib_says_so_and_does_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    out = tmp_path / "demo"
+    result = xsen2_("demo", "--out", out, "--method", "bicubic")
+    assert result.exit_code == 0, result.output
+    assert "no picture: pictures need matplotlib: pip install 'xsen2[plot]'" in result.output
+    assert not (out / "before-after.png").exists()
+    assert "Without a picture" in (out / "summary.md").read_text()
+    assert (out / "summary.html").read_text().count("<table>") == 3
+
+
 def test_demo_on_a_real_city(city: City, tmp_path: Path) -> None:
     box = [str(v) for v in city.bbox]
     search = ("--bbox", *box, "--datetime", city.datetime, "--api", city.url)

@@ -82,6 +82,17 @@ def test_geotiffs_with_an_area(stored: Path, tmp_path: Path) -> None:
             assert 0.1 < float(np.isnan(back[0]).mean()) < 0.9
 
 
+def test_overviews_of_a_store_and_of_what_is_made_of_it(stored: Path, tmp_path: Path) -> None:
+    cube = xr.open_zarr(stored, decode_coords="all")
+    to_zarr(cube, tmp_path / "cube.zarr", overviews=True, dtype="float32", progress=False)
+    done(tmp_path / "cube.zarr", tmp_path / "out.zarr", "--method=bicubic", "--bands=B11", "--overviews", "--quiet")
+    done(stored, tmp_path / "plain.zarr", "--method=bicubic", "--bands=B11", "--quiet")
+    out, plain = (xr.open_zarr(tmp_path / name, decode_coords="all") for name in ("out.zarr", "plain.zarr"))
+    np.testing.assert_array_equal(out["B11"], plain["B11"])  # levels of the source are no bands of it
+    half = xr.open_zarr(tmp_path / "out.zarr", group="overviews/2")
+    assert half["B11"].shape == (2, 24, 21)
+
+
 def test_bands_alone_and_one_file_each(stored: Path, tmp_path: Path) -> None:
     done(
         stored, tmp_path / "{date}_{band}.tif", "--method", "bicubic", "--bands", "B11", "--no-copy-original-bands",

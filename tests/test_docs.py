@@ -84,7 +84,7 @@ def test_the_sink_of_the_guide_keeps_what_sinks_promise(tmp_path):
     assert not list((tmp_path / "wrapped").iterdir())
 
 
-@pytest.mark.parametrize("page", ["start.md", "areas.md"])
+@pytest.mark.parametrize("page", ["start.md", "areas.md", "stores.md"])
 @pytest.mark.usefixtures("tiny_networks")
 def test_pages_for_users_run_as_they_stand(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -92,9 +92,62 @@ def test_pages_for_users_run_as_they_stand(page, tmp_path, monkeypatch):
     if page == "start.md":
         assert found["scores"].sizes["method"] == 3
         assert xr.open_zarr(tmp_path / "first.zarr", decode_coords="all")["B11"].rio.crs == found["cube"].rio.crs
+    elif page == "stores.md":
+        assert found["half"]["B11"].rio.resolution() == (20, -20)
+        assert list(found["levels"].children) == ["2"]
+        assert set(found["tree"].children) == {"r10m", "r10m_2x", "r10m_4x"}
+        for band in found["cube"].data_vars:
+            np.testing.assert_allclose(found["same"][band], found["cube"][band], atol=0.501)
     else:
         assert xr.open_zarr(found["path"]).sizes["time"] == found["cube"].sizes["time"]
         assert found["sr"]["B11"].shape[-2:] == (30, 40)
+
+
+RUN_BY = {
+    "adding-a-method.md": "here",
+    "adding-a-network.md": "test_entry_points.py",
+    "adding-a-sink.md": "here",
+    "adding-a-source.md": "here",
+    "areas.md": "here",
+    "below-10-m.md": "test_multitemporal.py",
+    "degradation.md": "here",
+    "start.md": "here",
+    "stores.md": "here",
+    "walks.md": "test_walks.py",
+}
+SHOWN = {  # what these show runs only on a catalogue, a product or a page that a person has before them
+    "app.md": "test_app.py and test_widget.py make the same calls",
+    "index.md": "tests/test_walks.py goes the same road on a catalogue of its own",
+    "radiometry.md": "test_stac.py and test_radiometry.py",
+    "scale.md": "test_zarr.py",
+}
+
+
+def test_code_of_every_page_is_run_or_said_not_to_be():
+    pages = {page.name for page in DOCS.glob("*.md") if "```python" in page.read_text()}
+    assert pages == RUN_BY.keys() | SHOWN.keys()
+    for page, test in RUN_BY.items():
+        text = Path(__file__).with_name(test if test != "here" else "test_docs.py").read_text()
+        assert page in text, f"{test} no longer runs {page}"
+    for page in SHOWN:  # it is Python, at least
+        for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
+            compile(block.replace("(…)", "()").replace(", …)", ")"), page, "exec")
+
+
+def test_broken_links_of_the_site_are_found(tmp_path: Path) -> None:
+    links: dict = {"__name__": "links"}
+    exec((DOCS / "links.py").read_text(), links)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.html").write_text(
+        '<h1 id="top">A</h1><a href="#top"></a><a href="sub/b.html#b%20c"></a><a href="sub/"></a>'
+        '<a href="https://example.org/x"></a><a href="#gone"></a><a href="sub/b.html#gone"></a><img src="gone.png">'
+        '<a href="../outside.html"></a>'
+    )
+    (tmp_path / "sub" / "b.html").write_text('<p id="b c"></p><a href="../a.html"></a>')
+    (tmp_path / "sub" / "index.html").write_text("")
+    found = links["broken"](tmp_path)
+    assert len(found) == 4
+    assert [said.split(": ")[1] for said in found] == ["#gone", "sub/b.html#gone", "gone.png", "../outside.html"]
 
 
 # --- a source ------------------------------------------------------------------------------------

@@ -160,6 +160,30 @@ def test_dates_are_appended_whatever_happens(kind: type[Memory], first: int) -> 
     assert stop > 20
 
 
+@pytest.mark.parametrize("kind", [Memory, Session])
+def test_overviews_are_written_and_appended_whatever_happens(kind: type[Memory]) -> None:
+    ds, whole = flat(2), kind()
+    to_zarr(ds, whole, overviews=[2, 4], progress=False)
+    want = {k: v for k, v in contents(whole).items() if k != "zarr.json"}
+    assert xr.open_zarr(whole, group="overviews/4", consolidated=False).sizes["x"] == 30
+    stop = 0
+    for stop in range(3, 400, 17):
+        store = kind()
+        try:
+            store.steps = stop
+            to_zarr(ds.isel(time=[0]), store, append_dim="time", overviews=[2, 4], progress=False)
+            to_zarr(ds.isel(time=[1]), store, append_dim="time", progress=False)
+        except Killed:
+            store.steps = -1
+        else:
+            break
+        to_zarr(ds.isel(time=[0]), store, append_dim="time", overviews=[2, 4], progress=False)
+        to_zarr(ds.isel(time=[1]), store, append_dim="time", progress=False)
+        found = {k: v for k, v in contents(store).items() if k != "zarr.json" and k not in LOCK}
+        assert found == want, stop
+    assert stop > 50
+
+
 def test_whatever_kind_of_store(tmp_path: Path) -> None:
     ds = flat()
     memory = filesystem("memory")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import xarray as xr
 from cubes import make_cube
 
 from xsen2.sinks import regions
+from xsen2.sinks.store import Disk
 from xsen2.sinks.zarr import to_zarr
 
 PAUSE = 0.01
@@ -56,6 +60,31 @@ def work(address: str) -> None:
             await worker.finished()
 
     asyncio.run(run())
+
+
+class Cut(BaseException):
+    """The power goes."""
+
+
+@contextmanager
+def cut_at(step: int) -> Iterator[None]:
+    """The power goes before this many changes of a disk have been made."""
+    left = step
+
+    def cutting(real: Any) -> Any:
+        def change(self: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Cut
+            return real(self, *args, **kwargs)
+
+        return change
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("write", "delete", "prune", "move"):
+            patch.setattr(Disk, name, cutting(getattr(Disk, name)))
+        yield
 
 
 def begin(target: Any, *args: Any) -> BaseProcess:

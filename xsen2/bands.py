@@ -25,6 +25,7 @@ __all__ = [
     "canonical",
     "factor_of",
     "find",
+    "find_layer",
     "grid_of",
     "in_title",
 ]

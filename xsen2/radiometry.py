@@ -475,8 +475,9 @@ def stored(block: npt.NDArray[Any], scale: Scale) -> npt.NDArray[np.float32]:
 class Packing:
     """An integer type, its nodata value, the range that valid pixels are clipped to, and a scale.
 
-    A value in memory is `scale` times the integer on disk. `classes` says that values are whole numbers by their
-    nature, of which no mean is one.
+    A value in memory is `scale` times the integer on disk, less `shift` of these. `classes` says that values are whole
+    numbers by their nature, of which no mean is one. `reflectance` says that CF's attributes make that of the integers
+    on disk, whatever there is in memory.
     """
 
     dtype: str
@@ -486,6 +487,15 @@ class Packing:
     scale: float = 1.0
     classes: bool = False
     name: str = ""
+    shift: int = 0
+    reflectance: bool = False
+
+    @property
+    def cf(self) -> dict[str, float]:
+        """What CF's attributes say of the integers: nothing of DN as they are, else how values come of them."""
+        if self.reflectance:
+            return {"scale_factor": 1e-4, "add_offset": round(-1e-4 * self.shift, 10)}
+        return {} if self.scale == 1 else {"scale_factor": self.scale}
 
 
 PACKINGS: dict[str, Packing] = {
@@ -609,14 +619,14 @@ def pack(block: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
     """
     empty = np.isnan(block)
     out = block if packing.scale == 1.0 else block / packing.scale
-    whole = np.rint(out)
+    whole: npt.NDArray[Any] = np.rint(out) + packing.shift
     if packing.classes and (np.abs(out - whole)[~empty] > 1e-3).any():
         odd = float(out[~empty & (np.abs(out - whole) > 1e-3)][0])
         raise RadiometryError(
             f"{packing.name} is stored as classes, which are whole numbers, but holds {odd:g}: it has been "
             f"interpolated or averaged. Load it with nearest neighbour, or leave it out: ds.drop_vars({packing.name!r})"
         )
-    out = np.clip(whole, packing.low, packing.high)
+    out = np.asarray(np.clip(whole, packing.low, packing.high))
     out[empty] = packing.nodata
     return out.astype(packing.dtype)
 

@@ -52,7 +52,7 @@ def demonstrate(
     cube : xarray.Dataset
         A cube, DN.
     out : Path
-        Folder for ``superresolved.zarr``, ``before-after.png``, ``summary.md`` and ``summary.html``.
+        Folder for ``superresolved.zarr``, ``before-after.png`` (with matplotlib), ``summary.md`` and ``summary.html``.
     method : str
         A name of `xsen2.methods`.
     truth : xarray.Dataset, optional
@@ -74,12 +74,17 @@ def demonstrate(
     say(f"super-resolving {what} with {method} into {store}")
     result = to_zarr(superresolve(cube, method=method), store, overwrite=True, progress=progress)
     seconds = default_timer() - begun
-    say("drawing the picture")
-    with files.named(out, files.ANEW):
-        picture(cube, {method: result}, out / "before-after.png", truth=truth)
+    drawn: list[Part] = [Picture("before-after.png", "before and after")]
+    try:
+        say("drawing the picture")
+        with files.named(out, files.ANEW):
+            picture(cube, {method: result}, out / "before-after.png", truth=truth)
+    except ImportError as error:  # all else is there without it
+        say(f"no picture: {error}")
+        drawn = [f"Without a picture: {literal(str(error))}."]
     say("degrading the scene, to score where the truth is known")
     sections = _scores(cube, result, method, truth)
-    page = _page(cube, result, method, what, command, seconds, default_timer() - begun, sections)
+    page = _page(cube, result, method, what, command, seconds, default_timer() - begun, [*drawn, *sections])
     with files.named(out, files.ANEW):
         files.write(out / "summary.md", as_markdown(TITLE, page))
         files.write(out / "summary.html", as_html(TITLE, page, out))
@@ -196,9 +201,10 @@ def _page(
     command: str,
     seconds: float,
     total: float,
-    scores: list[Part],
+    parts: list[Part],
 ) -> list[Part]:
-    """The page, top to bottom: lines and tables; the picture has its place by name."""
+    """The page, top to bottom: lines and tables, of which the first is the picture, or why there is none."""
+    drawn, *scores = parts
     sizes = " x ".join(f"{n} {d}" for d, n in result.sizes.items())
     bands = [b for b in BANDS if b in result]
     return [
@@ -207,7 +213,7 @@ def _page(
         f"{seconds:.1f} s, all of this page {total:.1f} s.",
         "Store: superresolved.zarr. Open it with "
         '`xarray.open_zarr("superresolved.zarr", decode_coords="all")`; values are DN (10000 x reflectance).',
-        Picture("before-after.png", "before and after"),
+        drawn,
         "RMSE: less is better. SRE and UIQ: more is better.",
         *scores,
         *([f"Command: `{literal(command)}`"] if command else []),

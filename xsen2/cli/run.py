@@ -220,6 +220,7 @@ class _Job:
     precision: str
     dtype: str | None
     chunks: int | None
+    overviews: bool
     overwrite: bool
     dry_run: bool
     progress: bool
@@ -261,6 +262,7 @@ class _Job:
     help="How DN are stored: int16 in .zarr and uint16 in .tif by default.",
 )
 @click.option("--chunks", type=click.IntRange(min=1), help="Side of a chunk of a .zarr on disk, in 10 m pixels.")
+@click.option("--overviews", is_flag=True, help="Coarser levels of a .zarr as well, for maps; a .tif has them anyway.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT instead of finishing it.")
 @click.option("--log", type=UserPath(dir_okay=False, path_type=Path), help="File to add JSON lines to.")
 @quiet_option
@@ -392,7 +394,14 @@ def _one(source: str, place: str, job: _Job, journal: _Journal, began: float) ->
     if tif:
         made = [str(f) for f in sr.dsen2.to_cog(place, dtype=dtype, overwrite=job.overwrite, progress=job.progress)]
     else:
-        sr.dsen2.to_zarr(place, dtype=dtype, chunks=job.chunks, overwrite=job.overwrite, progress=job.progress)
+        sr.dsen2.to_zarr(
+            place,
+            dtype=dtype,
+            chunks=job.chunks,
+            overwrite=job.overwrite,
+            overviews=job.overviews,
+            progress=job.progress,
+        )
         made = [place]
     lost = [vars(one) for one in skipped(sr)]
     journal.add("done", source, out=made, seconds=_since(began), attrs=sr.attrs, skipped=lost)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from xsen2.files import named
 from xsen2.progress import ProgressLike
 from xsen2.radiometry import clean
 from xsen2.sinks.lock import Claim
+from xsen2.sinks.overviews import HOME, factors_in, factors_of, levels_of, write_levels
 from xsen2.sinks.pieces import run_pieces
 from xsen2.sinks.regions import (
     AFTER,
@@ -78,8 +79,16 @@ def check_dim(ds: xr.Dataset, dim: str) -> None:
         raise StoreError(f"{dim!r} holds a date twice: ds.drop_duplicates({dim!r}) first")
 
 
-def add(ds: xr.Dataset, place: State, dim: str, dtype: str | None, chunks: int | None, progress: ProgressLike) -> None:
-    """Add the dates of `ds` that a finished store does not hold yet.
+def add(
+    ds: xr.Dataset,
+    place: State,
+    dim: str,
+    dtype: str | None,
+    chunks: int | None,
+    overviews: bool | Sequence[int],
+    progress: ProgressLike,
+) -> None:
+    """Add the dates of `ds` that a finished store does not hold yet, at all levels that it has.
 
     Raises
     ------
@@ -92,6 +101,7 @@ def add(ds: xr.Dataset, place: State, dim: str, dtype: str | None, chunks: int |
     ds = georeferenced(clean(ds))
     ds = there.fitted(ds)
     ds, grids = there.planned(ds, dtype, chunks)
+    there.check_overviews(overviews, grids)
     run = fingerprint(ds, grids)
     there.check_same_kind(ds, grids)
 
@@ -144,6 +154,7 @@ def _write(
             new.begin(run, sources)
         new.grow()
     write_regions(grids, new, progress)
+    write_levels(levels_of(ds, grids, new.there.factors), new, progress, len(grids))
     with named(new.root):
         put(new, values, new.first)
         new.finish(ds.attrs, tokens)
@@ -228,20 +239,46 @@ class _Series:
         return int(self.old.sizes[self.dim])
 
     @property
-    def members(self) -> dict[str, Any]:
-        """Metadata of the arrays, by name."""
+    def everything(self) -> dict[str, Any]:
+        """Metadata of all that is in the store, by path."""
         found: dict[str, Any] = self.group["consolidated_metadata"]["metadata"]
         return found
 
     @property
+    def members(self) -> dict[str, Any]:
+        """Metadata of the arrays, by name, without those of the overviews, which follow from them."""
+        return {name: about for name, about in self.everything.items() if name.split("/")[0] != HOME}
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """By how much the overviews are coarser."""
+        return factors_in(self.everything)
+
+    @property
     def along(self) -> dict[str, int]:
         """Arrays that grow with the dates, and along which axis."""
-        dims = {name: about.get("dimension_names") or [] for name, about in self.members.items()}
+        dims = {name: about.get("dimension_names") or [] for name, about in self.everything.items()}
         return {name: names.index(self.dim) for name, names in dims.items() if self.dim in names}
+
+    def check_overviews(self, wanted: bool | Sequence[int], grids: list[Grid]) -> None:
+        """Refuse a caller who wants other levels than those that the store has; who says nothing gets these.
+
+        Raises
+        ------
+        StoreError
+            Says which there are.
+        """
+        factors = self.factors if wanted is False else factors_of(wanted, grids)
+        if factors != self.factors:
+            raise StoreError(
+                f"{self.place.root} has {f'the overviews {self.factors}' if self.factors else 'no overviews'}, not "
+                f"{factors}: leave out overviews=, or write it anew with them, xr.open_zarr({self.place.root!r}, "
+                "decode_coords='all').dsen2.to_zarr(…), there with overwrite=True or to another path"
+            )
 
     def chunks(self, name: str) -> tuple[int, ...]:
         """Shape of a chunk of an array."""
-        return tuple(self.members[name]["chunk_grid"]["configuration"]["chunk_shape"])
+        return tuple(self.everything[name]["chunk_grid"]["configuration"]["chunk_shape"])
 
     @property
     def tokens(self) -> list[tuple[str, int]]:
@@ -455,7 +492,8 @@ class _Series:
         own = self._as_new_store(ds, grids)
         pixels = {name for grid in grids for name in grid.arrays}
         out = {}
-        for name in self.along:
+        for path in self.along:
+            name = path.rpartition("/")[2] if path not in self.members else path  # a level's own copy
             if name in pixels:
                 continue
             raw, attrs = own[name][...], dict(self.members[name].get("attributes") or {})
@@ -471,7 +509,7 @@ class _Series:
                     "exactly: write the store anew, xr.open_zarr(…, decode_coords='all').dsen2.to_zarr(…, "
                     "overwrite=True), then append"
                 )
-            out[name] = raw
+            out[path] = raw
         return out
 
 
@@ -587,7 +625,7 @@ class _Addition:
     def _sweep(self, first: int) -> None:
         """Delete what dead runs have left from a date on, and files that were never whole."""
         for name in self.there.along:
-            if self.there.members[name]["chunk_key_encoding"] != _KEYS:
+            if self.there.everything[name]["chunk_key_encoding"] != _KEYS:
                 continue
             size = self.there.chunks(name)[0]
             for part in self.place.ls(f"{name}/c"):
@@ -637,6 +675,13 @@ def _resize(place: State, about: Mapping[str, Any]) -> None:
 def _follow(place: State, about: Mapping[str, Any]) -> None:
     """Let the metadata of the arrays, and of the group where they do not stand there, have the dates; and clear up."""
     _resize(place, about)
+    levels = json.loads(place.read(f"{HOME}/zarr.json") or b"{}")
+    gathered = (levels.get("consolidated_metadata") or {}).get("metadata") or {}
+    grown = [name for name in gathered if f"{HOME}/{name}" in about["along"]]
+    if any(gathered[name]["shape"][0] != about["to"] for name in grown):
+        for name in grown:
+            gathered[name]["shape"][0] = about["to"]
+        place.put(f"{HOME}/zarr.json", as_zarr(levels), flush=True)
     if "group" in about:
         place.put("zarr.json", as_zarr(about["group"]), flush=True)
     place.clear(ADDED, last=("run", "commit"))

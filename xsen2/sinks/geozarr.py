@@ -9,7 +9,7 @@ import xarray as xr
 
 from xsen2.grid import affine_of
 
-__all__ = ["PROJ", "SPATIAL", "bare", "placed", "without_conventions"]
+__all__ = ["MULTISCALES", "PROJ", "SPATIAL", "bare", "listed", "placed", "without_conventions"]
 
 
 def _convention(name: str, repository: str, uuid: str, description: str) -> dict[str, str]:
@@ -36,7 +36,6 @@ MULTISCALES = _convention(
 """As https://github.com/zarr-conventions has them."""
 
 _OURS = {convention["uuid"] for convention in (PROJ, SPATIAL, MULTISCALES)}
-_PROJ = ("proj:code", "proj:wkt2", "proj:projjson")
 
 
 def without_conventions(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -50,11 +49,25 @@ def without_conventions(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
     out = {
         key: value
         for key, value in attrs.items()
-        if key not in (*_PROJ, "multiscales", "zarr_conventions") and not str(key).startswith("spatial:")
+        if key not in ("multiscales", "zarr_conventions") and not str(key).startswith(("proj:", "spatial:"))
     }
     said = attrs.get("zarr_conventions")
     others = [one for one in said if not _is_ours(one)] if isinstance(said, list | tuple) else []
     return out | {"zarr_conventions": others} if others else out
+
+
+def listed(layout: list[dict[str, Any]], others: list[dict[str, str]]) -> dict[str, Any]:
+    """Attributes of a group whose members are levels of one another, and follow the conventions `others` too.
+
+    Examples
+    --------
+    >>> listed([{"asset": "2"}], [PROJ])["multiscales"]
+    {'layout': [{'asset': '2'}], 'resampling_method': 'average'}
+    """
+    return {
+        "zarr_conventions": [MULTISCALES, *others],
+        "multiscales": {"layout": layout, "resampling_method": "average"},
+    }
 
 
 def bare(ds: xr.Dataset) -> xr.Dataset:

@@ -6,9 +6,9 @@ import hashlib
 import re
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise, product
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -39,6 +39,7 @@ __all__ = [
     "plan",
     "probe",
     "put",
+    "regions_of",
     "skeleton",
     "time_encodings",
     "write_regions",
@@ -86,8 +87,8 @@ def georeferenced(ds: xr.Dataset) -> xr.Dataset:
     return placed(ds)
 
 
-def fingerprint(ds: xr.Dataset, grids: list[Grid]) -> str:
-    """What makes two calls the same run, without computing a pixel."""
+def fingerprint(ds: xr.Dataset, grids: list[Grid], more: Sequence[object] = ()) -> str:
+    """What makes two calls the same run, without computing a pixel; `more` is what else the store's arrangement is."""
     pixels = {name: array for grid in grids for name, array in grid.arrays.items()}
     layers = {layer for array in pixels.values() for layer in array.dask.layers}
     variables = sorted(((str(n), v) for n, v in ds.variables.items()), key=lambda pair: pair[0])
@@ -95,7 +96,7 @@ def fingerprint(ds: xr.Dataset, grids: list[Grid]) -> str:
         "grids": [(n, v.dims, v.shape, str(v.dtype)) for n, v in variables],
         "coordinates": [(n, hashlib.sha256(_bytes(v)).hexdigest()) for n, v in variables if n not in pixels],
         "attributes": [{k: v for k, v in ds.attrs.items() if k != RUN}, [v.attrs for _, v in variables]],
-        "storage": [(g.packings, g.chunks, g.regions) for g in grids],
+        "storage": [*((g.packings, g.chunks, g.regions) for g in grids), *more],
         "steps": sorted(_TOKEN.sub("", layer) for layer in layers),
         "pixels": sorted((name, array.name) for name, array in pixels.items()),
     }
@@ -162,18 +163,26 @@ def _exact(variable: xr.Variable, encoding: dict[str, Any]) -> bool:
 
 
 def skeleton(
-    ds: xr.Dataset, grids: list[Grid], store: Any, run: str, times: Mapping[str, Mapping[str, Any]] | None = None
+    ds: xr.Dataset,
+    grids: list[Grid],
+    store: Any,
+    run: str | None,
+    times: Mapping[str, Mapping[str, Any]] | None = None,
+    group: str = "",
 ) -> None:
-    """Write all but the pixels: metadata, coordinates and small variables.
+    """Write all but the pixels of a group: metadata, coordinates and small variables.
 
     Parameters
     ----------
     ds : xarray.Dataset
     grids : list of Grid
     store : path, URL or Zarr store
-    run : str
+    run : str or None
+        Which run the group is of; None where that is not said.
     times : mapping, optional
         Name → encoding of variables that are not pixels, as `time_encodings` gives it.
+    group : str
+        Path of the group in the store.
     """
     from zarr.codecs import BloscCodec
 
@@ -191,8 +200,8 @@ def skeleton(
                 attrs.pop(key, None)
             if name in grid.units:
                 attrs = {k: v for k, v in attrs.items() if k not in UNPACKED} | {"units": grid.units[name]}
-            if packing and packing.scale != 1:
-                attrs["scale_factor"] = packing.scale
+            if packing:
+                attrs |= packing.cf
             encoding[name] = {
                 "chunks": grid.chunks,
                 "compressors": (codec,),
@@ -212,9 +221,11 @@ def skeleton(
         if dates & set(small.dims):
             each = DATES if small.ndim == 1 else 1
             encoding[str(own)]["chunks"] = tuple(each if d in dates else ds.sizes[d] for d in small.dims)
-    template = ds.assign(lazy).assign_attrs({RUN: run})
+    template = ds.assign(lazy).assign_attrs({} if run is None else {RUN: run})
     with quiet():
-        template.to_zarr(store, mode="a", encoding=encoding, compute=False, zarr_format=3, consolidated=False)
+        template.to_zarr(
+            store, group=group, mode="a", encoding=encoding, compute=False, zarr_format=3, consolidated=False
+        )
 
 
 def _declared(variable: xr.DataArray) -> float | None:
@@ -354,18 +365,30 @@ AFTER = "The same call goes on where it was"
 """What is said of a write that was stopped."""
 
 
-def write_regions(grids: list[Grid], state: Place, progress: ProgressLike) -> None:
-    """Compute and write the regions that are not on disk yet, and note each as soon as it is."""
+def write_regions(grids: list[Grid], state: Place, progress: ProgressLike, *, before: int = 0, what: str = "") -> None:
+    """Compute and write the regions that are not on disk yet, and note each as soon as it is.
+
+    Parameters
+    ----------
+    grids : list of Grid
+        Named by where they are in the store.
+    state : Place
+    progress : bool or callable
+    before : int
+        How many grids the notes have numbered before these.
+    what : str
+        What they are, where they are not all that is written.
+    """
     blocks = {
         (g, r): grid.blocks(x) * len(grid.arrays) for g, grid in enumerate(grids) for r, x in enumerate(grid.regions)
     }
-    todo = [key for key in blocks if not state.done(*key)]
+    todo = [(g, r) for g, r in blocks if not state.done(before + g, r)]
     run_pieces(
         _writes(grids, state, todo),
         [blocks[key] for key in todo],
-        lambda i: state.mark(*todo[i]),
+        lambda i: state.mark(before + todo[i][0], todo[i][1]),
         progress=progress,
-        about=f"writing {state.root}",
+        about=f"writing {what}{state.root}",
         after=AFTER,
         before=sum(blocks.values()) - sum(blocks[key] for key in todo),
     )
@@ -447,6 +470,7 @@ REGION = 64 * 1024 * 1024
 regions is read twice: half of a full tile is a fair price."""
 
 Region = tuple[slice, ...]
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -484,12 +508,28 @@ class Grid:
     chunks: tuple[int, ...]
     regions: tuple[Region, ...]
 
+    def below(self, group: str) -> Grid:
+        """The same, named by where the variables of a group are in the store."""
+        if not group:
+            return self
+
+        def at(named: Mapping[str, V]) -> dict[str, V]:
+            return {f"{group}/{name}": value for name, value in named.items()}
+
+        return replace(self, arrays=at(self.arrays), packings=at(self.packings), units=at(self.units))
+
     def blocks(self, region: Region) -> int:
         """How many chunks one variable has in a region."""
         return int(np.prod([-(-(s.stop - s.start) // c) for s, c in zip(region, self.chunks, strict=True)]))
 
 
-def plan(ds: xr.Dataset, dtype: str, chunks: int | None, like: Mapping[str, Stored] | None = None) -> list[Grid]:
+def plan(
+    ds: xr.Dataset,
+    dtype: str,
+    chunks: int | None,
+    like: Mapping[str, Stored] | None = None,
+    repack: bool = False,
+) -> list[Grid]:
     """Gather the pixels of a dataset by grid, and choose chunks and regions.
 
     Parameters
@@ -501,6 +541,8 @@ def plan(ds: xr.Dataset, dtype: str, chunks: int | None, like: Mapping[str, Stor
         Side of a chunk of the finest grid, or None to follow the Dask chunks.
     like : mapping, optional
         Name → how it lies in the store that is added to, which decides both for it.
+    repack : bool
+        Whether bands that are integers become `dtype` as well.
     """
     like = like or {}
     gathered: dict[tuple[tuple[Hashable, ...], tuple[int, ...] | None], dict[str, da.Array]] = {}
@@ -510,12 +552,13 @@ def plan(ds: xr.Dataset, dtype: str, chunks: int | None, like: Mapping[str, Stor
     # All bands of a type at once: whether pixels are reflectance or DN is judged by the image, not band by band.
     for kind in dict.fromkeys(kinds.values()):
         some = [name for name in planes if kinds[name] == kind]
-        values |= values_of(ds, some, kind, errors="float32", repack=False)
+        values |= values_of(ds, some, kind, errors="float32", repack=repack)
     for name in planes:
         meaning, variable = values[name], ds[name]
         data = (variable.chunk() if variable.chunks is None else variable).data
         if meaning.scale is not None or variable.dtype.kind == "f":
-            of = np.dtype(np.float32) if meaning.scale is not None and data.dtype.kind == "f" else data.dtype
+            floats = meaning.scale is not None and not meaning.as_is
+            of = np.dtype(np.float32) if floats else data.dtype
             data = da.map_blocks(meaning, data, dtype=of, meta=np.empty((0,) * data.ndim, of))
         gathered.setdefault((variable.dims, like[name].chunks if name in like else None), {})[name] = data
     finest = max((next(iter(arrays.values())).shape[-1] for arrays in gathered.values()), default=1)
@@ -527,7 +570,7 @@ def plan(ds: xr.Dataset, dtype: str, chunks: int | None, like: Mapping[str, Stor
         disk = given or (*(1 for _ in first.shape[:-2]), *sides)
         packed = {n: p for n in arrays if (p := values[n].packing) is not None}
         units = {n: s.units for n in arrays if (s := values[n].scale) is not None and ds[n].dtype.kind == "f"}
-        grids.append(Grid(dims, arrays, packed, units, disk, tuple(_regions(first.chunks, disk))))
+        grids.append(Grid(dims, arrays, packed, units, disk, tuple(regions_of(first.chunks, disk))))
     return grids
 
 
@@ -541,7 +584,7 @@ def _side(blocks: tuple[int, ...]) -> int:
     return min(CHUNK, sum(blocks))
 
 
-def _regions(blocks: tuple[tuple[int, ...], ...], disk: tuple[int, ...]) -> Iterator[Region]:
+def regions_of(blocks: tuple[tuple[int, ...], ...], disk: tuple[int, ...]) -> Iterator[Region]:
     """Cut where Dask's blocks and chunks on disk both end, so that no block is computed for two regions."""
     *lead, rows, columns = (list(accumulate(b, initial=0)) for b in blocks)
     # A chunk in two regions would be written twice, the second time over what the first has put there.

@@ -411,8 +411,14 @@ class State:
         group = self.group
         if self.place.consolidates:
             return group
-        arrays = {name: about for name in sorted(self.ls("")) if (about := self._json(f"{name}/zarr.json"))}
-        return group | {"consolidated_metadata": {"metadata": arrays}}
+        return group | {"consolidated_metadata": {"metadata": dict(self._members(""))}}
+
+    def _members(self, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name in sorted(self.ls(folder)):
+            if not name.startswith(".") and (about := self._json(f"{folder}{name}/zarr.json")):
+                yield f"{folder}{name}", about
+                if about.get("node_type") == "group":
+                    yield from self._members(f"{folder}{name}/")
 
     def read(self, name: str) -> bytes | None:
         """What a small file in the store says."""

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from xsen2.arguments import whole
-from xsen2.bands import find
+from xsen2.bands import find, find_layer
 from xsen2.cube import canonicalise
 from xsen2.errors import StoreError
 from xsen2.files import named
@@ -24,7 +26,9 @@ from xsen2.grid import axes_of, filled, located, spacing
 from xsen2.progress import ProgressLike
 from xsen2.radiometry import PACKINGS, clean
 from xsen2.sinks.append import add, check_dim
+from xsen2.sinks.eopf_layout import Part, parts_of
 from xsen2.sinks.geozarr import bare
+from xsen2.sinks.overviews import Level, declare, factors_of, levels_of, write_levels
 from xsen2.sinks.pieces import on_a_cluster
 from xsen2.sinks.regions import (
     Grid,
@@ -40,6 +44,7 @@ from xsen2.sinks.regions import (
 from xsen2.sinks.resume import State, quiet, sections, stamp
 from xsen2.sinks.stac_item import write_item
 from xsen2.sinks.store import Disk, Other, place_of
+from xsen2.sources.eopf import open_eopf
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -59,6 +64,8 @@ def to_zarr(
     append_dim: str | None = None,
     append: bool = False,
     overwrite: bool = False,
+    overviews: bool | Sequence[int] = False,
+    layout: str | None = None,
     stac: bool = False,
     progress: ProgressLike = True,
 ) -> xr.Dataset:
@@ -108,6 +115,17 @@ def to_zarr(
         Start again, even from unfinished work of this run, and replace the Zarr store at `store`, which
         `ds` may be read from: until the new one is finished it stands, and both need their space on
         disk. Local folders only; elsewhere nothing that can be read is ever replaced.
+    overviews : bool or sequence of int
+        Whether the store holds coarser levels as well, for maps: each pixel the mean of the valid ones under it in the
+        level before, of classes one of them. Halved until no side is longer than 256 pixels, or by the factors given,
+        ``(2, 4, 8)``. Each is a group, ``xr.open_zarr(store, group="overviews/2")``, and all of them a tree,
+        ``xr.open_datatree(store, group="overviews")``. Dates that are appended get the levels that the store has.
+    layout : {"eopf"}, optional
+        Write the groups of EOPF's products, which `xsen2.open_eopf` and other programs read: each band under
+        ``measurements/reflectance``, in ``r10m``, ``r20m`` or ``r60m`` by its pixel size, with SCL, CLASSI and CLDPRB
+        where these products have them. One date; bands are uint16 with ESA's offset and ``scale_factor``, as in
+        products of the cube's processing baseline, so what lies below -999 DN becomes that. With `overviews`, for bands
+        on one grid, levels lie beside it (``r10m_2x`` …), and the group lists them all as ``multiscales``.
     stac : bool
         Whether a STAC item lies beside the store, ``NAME.json``; see `xsen2.sinks.stac_item.stac_item`. Local folders
         only.
@@ -211,20 +229,28 @@ def to_zarr(
             f"{where.root} is in the memory of this process, where the workers of the cluster do not write: give a "
             "path or URL that they reach, or compute here, with dask.config.set(scheduler='threads')"
         )
+    if layout not in (None, "eopf"):
+        raise StoreError(f"layout={layout!r}: give 'eopf' for the groups of EOPF's products, or leave it out")
+    if layout and (dim is not None or stac or dtype not in (None, "uint16")):
+        raise StoreError(
+            "layout='eopf' holds one date in uint16, with an item in its root: leave out append, stac and dtype"
+        )
     if stac and not isinstance(where, Disk):
         raise StoreError(f"stac=True writes beside a local folder, which {where.root} is not: leave it out")
     state = State(where)
+    kind = dtype or ("uint16" if layout else "int16")
     if overwrite or dim is not None or not state.settled:
         with state.locked() as place:
             if dim is not None and _is_finished(place):
-                add(ds, place, dim, dtype, chunks, progress)
+                add(ds, place, dim, dtype, chunks, overviews, progress)
             else:
-                _write(ds, place, dtype or "int16", chunks, overwrite, progress)
+                _write(place, _Planned.of(ds, kind, chunks, overviews, layout), overwrite, progress)
     else:
-        *_, run = _planned(ds, dtype or "int16", chunks)
-        _check_same(state, run)
+        _check_same(state, _Planned.of(ds, kind, chunks, overviews, layout).run)
     if stac:
         write_item(Path(state.root))
+    if layout:
+        return open_eopf(state.opened, [n for name in ds.data_vars if (n := find(name) or find_layer(name))])
     with quiet():
         back: xr.Dataset = xr.open_zarr(state.opened, decode_coords="all", chunks={})
     return bare(back)
@@ -246,14 +272,11 @@ def _is_finished(place: State) -> bool:
     return True
 
 
-def _write(
-    ds: xr.Dataset, place: State, dtype: str, chunks: int | None, overwrite: bool, progress: ProgressLike
-) -> None:
+def _write(place: State, planned: _Planned, overwrite: bool, progress: ProgressLike) -> None:
     """Begin or go on, until the store is finished."""
     with named(place.root):
         place.mend()
-    said = time_encodings(ds)
-    ds, grids, run = _planned(ds, dtype, chunks)
+    grids, levels, run = planned.grids, planned.levels, planned.run
     state = place.beside() if overwrite else place
     if not overwrite and _check_same(state, run) not in (None, run):
         probe(state, grids)
@@ -264,9 +287,12 @@ def _write(
         sources = stamp(array for grid in grids for array in grid.arrays.values())
         if overwrite or not state.ready:
             with named(place.root):
-                state.begin(run, map(str, ds.variables))
+                state.begin(run, planned.names)
                 state.put(SOURCES, json.dumps(sources).encode())
-                skeleton(ds, grids, state.opened, "", said)
+                for part in planned.parts:
+                    of = None if part.path else ""
+                    skeleton(part.ds, part.grids, state.opened, of, planned.times, part.path)
+                declare(planned.parts[-1].ds, levels, state.opened, planned.times, state.place.consolidates)
                 state.set_ready(run)
         elif changed := state.changed(SOURCES, sources):
             raise StoreError(
@@ -274,23 +300,72 @@ def _write(
                 "be mixed. Begin again with overwrite=True"
             )
         write_regions(grids, state, progress)
+        write_levels(levels, state, progress, len(grids))
     with named(place.root):
         state.finish()
         if state is not place:
             place.replace(state)
 
 
-def _planned(ds: xr.Dataset, dtype: str, chunks: int | None) -> tuple[xr.Dataset, list[Grid], str]:
-    """What there is to write, with all but the pixels in memory, and the run's fingerprint."""
-    for name, variable in ds.data_vars.items():
-        if variable.ndim >= 2:
-            filled(variable, str(name))
-            if find(name):  # other variables may be no maps
-                spacing(variable, axes_of(variable, str(name)), str(name))
-    ds = georeferenced(clean(located(ds)))
-    grids = plan(ds, dtype, chunks)
-    ds = loaded(ds, grids)
-    return ds, grids, fingerprint(ds, grids)
+@dataclass(frozen=True)
+class _Planned:
+    """What there is to write.
+
+    Attributes
+    ----------
+    parts : list of Part
+        Groups of the store, the root first.
+    levels : list of Level
+        Its overviews.
+    times : dict
+        How times are to be stored.
+    run : str
+        The run's fingerprint.
+    """
+
+    parts: list[Part]
+    levels: list[Level]
+    times: dict[str, dict[str, Any]]
+    run: str
+
+    @property
+    def grids(self) -> list[Grid]:
+        """All pixels but those of the overviews, by where they are in the store."""
+        return [grid for part in self.parts for grid in part.targets]
+
+    @property
+    def names(self) -> list[str]:
+        """What lies at the top of the store."""
+        names = [str(name) for part in self.parts if not part.path for name in part.ds.variables]
+        paths = [part.path for part in self.parts if part.path] + [level.path for level in self.levels]
+        return list(dict.fromkeys([*names, *(path.split("/")[0] for path in paths)]))
+
+    @classmethod
+    def of(
+        cls, ds: xr.Dataset, dtype: str, chunks: int | None, overviews: bool | Sequence[int], layout: str | None
+    ) -> _Planned:
+        """What a call wants."""
+        for name, variable in ds.data_vars.items():
+            if variable.ndim >= 2:
+                filled(variable, str(name))
+                if find(name):  # other variables may be no maps
+                    spacing(variable, axes_of(variable, str(name)), str(name))
+        times = time_encodings(ds)
+        ds = georeferenced(clean(located(ds)))
+        grids = plan(ds, dtype, chunks, repack=layout is not None)
+        ds = loaded(ds, grids)
+        factors = factors_of(overviews, grids)
+        more: list[object] = [("overviews", factors)] if factors else []
+        if layout is None:
+            return cls([Part("", ds, grids)], levels_of(ds, grids, factors), times, fingerprint(ds, grids, more))
+        parts = parts_of(ds, grids)
+        if factors and len(parts) > 2:
+            raise StoreError(
+                "layout='eopf' has overviews of bands on one grid, as superresolve gives them, and these lie in "
+                f"{', '.join(part.path for part in parts[1:])}: leave out overviews, or the layout"
+            )
+        levels = levels_of(parts[-1].ds, parts[-1].grids, factors, parts[-1].path)
+        return cls(parts, levels, times, fingerprint(ds, grids, [*more, ("layout", layout)]))
 
 
 def _check_same(state: State, run: str) -> str | None:

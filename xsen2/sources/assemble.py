@@ -31,6 +31,7 @@ def assemble(
     grid: GeoBox,
     times: Sequence[datetime],
     attrs: Mapping[str, Any],
+    gsds: Mapping[str, int] | None = None,
 ) -> xr.Dataset:
     """Put arrays of shape (time, y, x), one per band or layer, into a cube.
 
@@ -44,6 +45,8 @@ def assemble(
         UTC, without time zone.
     attrs : mapping
         Attributes of the dataset.
+    gsds : mapping, optional
+        Name → pixel size in metres, of arrays that are not on their native grid.
 
     Returns
     -------
@@ -56,13 +59,14 @@ def assemble(
     cube["time"] = ("time", np.array(times, "datetime64[ns]"), {"standard_name": "time"})
     for name, data in arrays.items():
         what = BANDS.get(name) or LAYERS[name]
-        dims = DIMS[what.gsd]
-        for dim, values in zip(dims, centres(resized(grid, what.gsd)), strict=True):
+        gsd = (gsds or {}).get(name, what.gsd)
+        dims = DIMS[gsd]
+        for dim, values in zip(dims, centres(resized(grid, gsd)), strict=True):
             if dim not in cube.coords:
                 axis = dim[0]
                 about = {"standard_name": f"projection_{axis}_coordinate", "units": "metre", "axis": axis.upper()}
                 cube[dim] = (dim, values, about)
-        cube[name] = (("time", *dims), data, what.attrs)
+        cube[name] = (("time", *dims), data, what.attrs | {"gsd": gsd})
     return write_crs(cube, CRS.from_epsg(grid.crs.epsg))
 
 
@@ -77,12 +81,13 @@ def product_cube(
     level: str,
     platform: str,
     baseline: str = "unknown",
+    gsds: Mapping[str, int] | None = None,
 ) -> xr.Dataset:
     """The cube of one product and date, with what is known of it in its attributes; without the date if it is None.
 
     Parameters
     ----------
-    arrays, grid
+    arrays, grid, gsds
         As `assemble` takes them; bands are DN.
     time : datetime.datetime or None
         Of the tile, UTC, without time zone.
@@ -107,7 +112,7 @@ def product_cube(
         "special_values": ", ".join(f"{name} {value:g}" for name, value in special.items()),
         "attribution": f"contains modified Copernicus Sentinel data {time.year if time else ''}".strip(),
     }
-    cube = assemble(arrays, grid, [time or datetime(1970, 1, 1)], attrs)
+    cube = assemble(arrays, grid, [time or datetime(1970, 1, 1)], attrs, gsds)
     added = sorted({one.offset for one in meant.values()})
     if len(added) == 1:
         about_offset = {"long_name": "added to the raw pixels to get DN", "units": "DN"}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
     from zarr.abc.store import Store
 
-__all__ = ["open_eopf"]
+__all__ = ["open_eopf", "path_of"]
 
 _PATHS = {
     **{name: f"{BANDS_AT}/r{band.gsd}m/{name.lower()}" for name, band in BANDS.items()},
@@ -31,6 +31,24 @@ _PATHS = {
     "CLDPRB": "quality/probability/r20m/cld",
     "CLASSI": "conditions/mask/l1c_classification/r60m/b00",
 }
+
+
+_FINEST = 10
+
+
+def path_of(name: str, gsd: int) -> str | None:
+    """Where EOPF's products have a band or layer whose pixels have this size; None where they have no place for it.
+
+    Examples
+    --------
+    >>> path_of("B11", 20), path_of("B11", 10), path_of("B02", 15), path_of("WVP", 20)
+    ('measurements/reflectance/r20m/b11', 'measurements/reflectance/r10m/b11', None, None)
+    """
+    path = _PATHS.get(name)
+    if path is None or gsd not in (10, 20, 60):
+        return None
+    home, own = path.rsplit("/", 2)[0], path.rpartition("/")[2]
+    return f"{home}/r{gsd}m/{own}"
 
 
 def open_eopf(
@@ -50,7 +68,8 @@ def open_eopf(
         A ``.zarr`` folder, a ``.zarr.zip`` with one, which is not extracted, or the address of either in
         the words of fsspec (``https://…``, ``s3://…``), whose package must be installed; or a store of
         zarr's, for whatever needs credentials. L1C or L2A, in Zarr format 2 or 3; also GeoZarr stores with the same
-        groups, as the EOPF Explorer has them, whose overviews are not read.
+        groups, as the EOPF Explorer has them, whose overviews are not read; and what ``to_zarr(layout="eopf")`` has
+        written: a band that is not on its native grid there is read at 10 m.
     bands : sequence of str, optional
         Bands in any catalogue's words (``"red"``, ``"B04"``), and layers that are no bands: ``"SCL"``
         (scene classification of L2A), ``"CLDPRB"`` (cloud probability of L2A, per cent), ``"CLASSI"``
@@ -135,13 +154,13 @@ def read(
 
     arrays: dict[str, da.Array] = {}
     for name, layer in layers.items():
-        gsd = GSD[name]
+        gsd = _gsd(layer)
         agree(layer, resized(grid, gsd), product.group(layer.path.rpartition("/")[0]))
         decode = meant[name].dn if name in BANDS else _as_is
         dtype = "float32" if name in BANDS else "uint8"
         arrays[name] = layer.lazy(name, side * 10 // gsd, decode, dtype, product.stamp)
     _alike(meant)
-    return product_cube(
+    cube = product_cube(
         arrays,
         grid,
         whole.time,
@@ -151,12 +170,21 @@ def read(
         level=whole.level,
         platform=whole.platform,
         baseline=whole.baseline,
+        gsds={name: _gsd(layer) for name, layer in layers.items()},
     )
+    return cube.assign_attrs({str(k): v for k, v in whole.made.items() if k not in cube.attrs})
+
+
+def _gsd(layer: Layer) -> int:
+    """Pixel size, from the group that an array is in."""
+    return int(layer.path.split("/")[-2][1:-1])
 
 
 def _layers(product: Product, names: Mapping[str, Need], remedy: str | None) -> dict[str, Layer]:
     """Name → array of what is asked for, as far as it is there."""
     found = {name: product.layer(_PATHS[name]) for name in names}
+    for name in [name for name, layer in found.items() if layer is None and GSD[name] != _FINEST]:
+        found[name] = product.layer(str(path_of(name, _FINEST)))
     settle(found, names, f"{product.location} is not complete", _PATHS, remedy, BandError)
     there = {name: layer for name, layer in found.items() if layer is not None}
     for name, layer in there.items():
@@ -168,10 +196,10 @@ def _grid(product: Product, layers: dict[str, Layer]) -> GeoBox:
     """The 10 m pixels between the edges that all grids share."""
     epsg = epsg_of(product, list(layers.values()))
     grids: dict[str, GeoBox] = {}
-    for name, layer in layers.items():
-        home = _PATHS[name].rpartition("/")[0]
+    for layer in layers.values():
+        home = layer.path.rpartition("/")[0]
         if home not in grids:
-            grids[home] = grid_of(product, home, GSD[name], layer.array.shape, epsg)
+            grids[home] = grid_of(product, home, _gsd(layer), layer.array.shape, epsg)
     if len({edges_of(grid) for grid in grids.values()}) > 1:
         said = "; ".join(f"{home} {edges_of(grid)}" for home, grid in grids.items())
         raise GridError(

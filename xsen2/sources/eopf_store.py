@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -422,6 +422,8 @@ class About:
         Where the processing baseline is told → what is told there, such as ``"05.11"``.
     time : datetime.datetime or None
         Sensing time of the tile, UTC, without time zone. A GeoZarr store may tell none.
+    made : mapping
+        How pixels were made, of a product that ``to_zarr(layout="eopf")`` has written.
     """
 
     product: str
@@ -430,6 +432,7 @@ class About:
     platform: str
     baselines: dict[str, str]
     time: datetime | None
+    made: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str:
@@ -467,7 +470,9 @@ def about(product: Product) -> About:
     }
     baselines = {place: text for place, text in told.items() if re.fullmatch(r"\d\d\.\d\d", text)}
     platform = _text(said.get("platform")).title() or "unknown"
-    return About(name or "unknown", tile, level, platform, baselines, _time(product, said, other))
+    return About(
+        name or "unknown", tile, level, platform, baselines, _time(product, said, other), as_mapping(other.get("xsen2"))
+    )
 
 
 def _by_name(location: str) -> About:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -157,8 +157,12 @@ def _root(names: Iterable[str], location: str) -> str:
     return highest[0]
 
 
+OVERVIEWS = "overviews"
+"""The group of a store in which its coarser levels lie, which say nothing that the store does not."""
+
+
 def open_tree(source: str) -> xr.DataTree:
-    """All groups of a store, lazily, in the chunks that they are stored in.
+    """All groups of a store but those of its overviews, lazily, in the chunks that they are stored in.
 
     Parameters
     ----------
@@ -174,7 +178,7 @@ def open_tree(source: str) -> xr.DataTree:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata")
-            tree = xr.open_datatree(
+            groups = xr.open_groups(
                 found.store,  # type: ignore[arg-type]  # takes what zarr takes
                 engine="zarr",
                 group=found.prefix or None,
@@ -182,18 +186,20 @@ def open_tree(source: str) -> xr.DataTree:
                 cache=False,
                 decode_coords="all",
             )
-            return xr.DataTree.from_dict(dict(_groups(tree, source, found.stamp)))
+            return xr.DataTree.from_dict(dict(_groups(groups, source, found.stamp)))
     except Exception as error:  # zarr, fsspec and xarray raise a dozen kinds for a store that is not there or broken
         raise SourceError(f"{source} cannot be read as a Zarr store: {message(error)}") from error
 
 
-def _groups(tree: xr.DataTree, source: str, stamp: tuple[int, ...]) -> Iterator[tuple[str, xr.Dataset]]:
-    for node in tree.subtree:
-        ds = node.to_dataset(inherit=False)
+def _groups(groups: Mapping[str, xr.Dataset], source: str, stamp: tuple[int, ...]) -> Iterator[tuple[str, xr.Dataset]]:
+    levels = next((p for p, ds in groups.items() if p.strip("/") == OVERVIEWS and "multiscales" in ds.attrs), "")
+    for path, ds in groups.items():
+        if levels and f"{path.rstrip('/')}/".startswith(f"{levels.rstrip('/')}/"):
+            continue
         for name, variable in ds.variables.items():
             if name in ds.indexes:
                 continue
-            location = f"{source}: {node.path.rstrip('/')}/{name}"
+            location = f"{source}: {path.rstrip('/')}/{name}"
             if variable.ndim < 2:
                 new = variable.load()
             else:
@@ -204,7 +210,7 @@ def _groups(tree: xr.DataTree, source: str, stamp: tuple[int, ...]) -> Iterator[
                 lazy = da.from_array(read, chunks, name=f"zarr-{name}-{token}", asarray=False)
                 new = variable.copy(data=lazy)
             ds = ds.assign_coords({name: new}) if name in ds.coords else ds.assign({name: new})
-        yield node.path, ds
+        yield path, ds
 
 
 class _Named:

@@ -174,12 +174,31 @@ def _gains(card: Card) -> list[str]:
     return lines
 
 
+def _table(cards: list[Card]) -> list[str]:
+    """All networks at a glance."""
+    lines = ["| network | `method=` | makes | on places that it has not seen |", "|---|---|---|---|"]
+    for card in cards:
+        name = next(iter(card.validation), "")
+        scores = card.validation.get(name, {})
+        if card.ratio == 1:
+            made = "all bands, from several dates"
+            dates = next(iter(scores), "")
+            found = f"{scores[dates]['gain, dB']} dB of cPSNR beyond bicubic, {dates}" if dates else "–"
+        else:
+            made = f"{10 * card.ratio} m bands"
+            name = next((key for key in card.validation if key.endswith("product")), name)
+            found = f"{card.validation[name]['mean ratio']} of bicubic's RMSE ({name})" if name else "–"
+        anchor = card.name.replace(".", "")
+        lines.append(f"| [{card.name}](#{anchor}) | `{card.network}` | {made}, {card.gsd:g} m | {found} |")
+    return lines
+
+
 def describe(folder: Path = WEIGHTS) -> Path:
     """Write the cards of a folder as one page for people, ``README.md`` beside them."""
     makers = " and ".join(f"`python benchmarks/{name}.py --card`" for name in ("validate", "finer"))
-    lines = ["# Model cards", "", f"Made from the `.json` cards by {makers}.", ""]
-    for path in sorted(folder.glob("*.json")):
-        card = Card.read(path)
+    cards = [Card.read(path) for path in sorted(folder.glob("*.json"))]
+    lines = ["# Model cards", "", f"Made from the `.json` cards by {makers}.", "", *_table(cards), ""]
+    for card in cards:
         training, recipe = card.training, card.training["recipe"]
         made = f"{10 * card.ratio} m bands at {card.gsd:g} m" + (" from several dates" if card.ratio == 1 else "")
         commands = training.get("commands") or [training["command"]]
