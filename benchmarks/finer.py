@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     parser.add_argument("--gsd", type=float, nargs="+", default=[5, 2.5])
     parser.add_argument("--methods", nargs="*", default=[], help="NAME=WEIGHTS of further networks.")
+    parser.add_argument("--transfer", type=Path, help="weights that `xsen2 train --gsd 2.5 --coarser` made")
     parser.add_argument("--card", action="store_true", help="write the numbers into the model cards too")
     args = parser.parse_args()
     more = dict(one.split("=", 1) for one in args.methods)
@@ -37,6 +38,7 @@ def main() -> None:
             {FINER: FINER, **more, "wiener": "wiener", "median": "median"},
             gsd=gsd,
             series=args.data / SERIES,
+            transfer=args.transfer if gsd == 2.5 else None,
             command=f"python benchmarks/finer.py DATA --gsd {gsd:g}",
             progress=lambda now: print(now.about, flush=True),
         )
