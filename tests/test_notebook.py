@@ -54,9 +54,7 @@ assert after["missed, ha"] + after["false, ha"] < 0.2 * (before["missed, ha"] + 
 rmse = lowered["RMSE of MNDWI"].unstack()
 assert (rmse["super-resolved"] < 0.7 * rmse[["40 m", "bicubic"]].min(axis=1)).all(), rmse
 """
-# Networks since twogrid-20m-v3 stay near interpolation where regressions explain little, as over dark water. MNDWI is
-# a quotient of small numbers there: on the sample its RMSE is 0.047, with networks before it was 0.015. What the
-# notebook is about, missed and false water, has not grown.
+
 
 SERIES = """
 assert stack["MNDWI"].isnull().any() and 30 < int(usable.sum()) < 80

@@ -142,7 +142,7 @@ def is_external(path: str | os.PathLike[str]) -> bool:
 
     Examples
     --------
-    >>> is_external("model.onnx"), is_external("twogrid-20m-v3.json")
+    >>> is_external("model.onnx"), is_external("twogrid-20m-v4.json")
     (True, False)
     """
     text = os.fspath(path)
