@@ -53,15 +53,15 @@ def main() -> None:
 
 
 def fill_card(gsd: float, run: Ladder) -> None:
-    """Put the gains of the network that comes with the package into its card."""
+    """Put the gains of the networks that come with the package into their cards."""
     for path in sorted(WEIGHTS.glob("*.json")):
-        if (card := Card.read(path)).network != FINER or card.gsd != gsd:
+        if (card := Card.read(path)).network not in run.labels or card.gsd != gsd:
             continue
         fields = json.loads(path.read_text())
         labels = {
-            f"{run.frames} dates": f"{FINER}, {run.frames}",
-            "1 date": f"{FINER}, 1",
-            f"{run.frames} copies of one date": f"{FINER}{COPIES}",
+            f"{run.frames} dates": f"{card.network}, {run.frames}",
+            "1 date": f"{card.network}, 1",
+            f"{run.frames} copies of one date": f"{card.network}{COPIES}",
             f"wiener, {run.frames} dates": f"wiener, {run.frames}",
         }
         rows = {}
