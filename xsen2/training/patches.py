@@ -223,7 +223,11 @@ Row = tuple[Array, Array, Array | None, Array, Array]
 
 
 def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[Row]:
-    """Some coarse bands of some rows, and their truth, replaced by those of the next row, or mostly by noise."""
+    """Some coarse bands of some rows, and their truth, replaced by those of the next row, or mostly by noise; or moved.
+
+    What moves, and each band by its own distance, is what parallax does to clouds and aircraft: the detail of the 10 m
+    bands is there, and is elsewhere.
+    """
     out = []
     for (a, b, c, truth, weight), after in zip(rows, rows[1:] + rows[:1], strict=True):
         if rng.random() >= share:
@@ -232,7 +236,10 @@ def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[R
         low, truth = (b if c is None else c).copy(), truth.copy()
         factor = truth.shape[-1] // low.shape[-1]
         some = np.flatnonzero(rng.random(len(low)) < 0.4)
-        if rng.random() < 0.5:
+        kind = rng.random()
+        if kind < 1 / 3:
+            low, truth, weight = _moved(low, truth, weight, rng)
+        elif kind < 2 / 3:
             low[some] = (after[1] if after[2] is None else after[2])[some]
             truth[some], weight = after[3][some], np.minimum(weight, after[4])
         else:
@@ -246,6 +253,21 @@ def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[R
             truth[some] = level + part * (truth[some] - level) + noise
         out.append((a, low, c, truth, weight) if c is None else (a, b, low, truth, weight))
     return out
+
+
+def _moved(low: Array, truth: Array, weight: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """Each coarse band by whole pixels of its own along one line, its truth with it; what comes in anew counts not."""
+    factor = truth.shape[-1] // low.shape[-1]
+    line = rng.normal(size=2)
+    line *= rng.uniform(0.7, 3) / np.abs(line).max()
+    low, truth, weight = low.copy(), truth.copy(), weight.copy()
+    for band in range(len(low)):
+        y, x = (round(n * rng.uniform(0.5, 1)) for n in line)
+        low[band] = np.roll(low[band], (y, x), (0, 1))
+        truth[band] = np.roll(truth[band], (factor * y, factor * x), (0, 1))
+    edge = factor * 4
+    weight[:edge] = weight[-edge:] = weight[:, :edge] = weight[:, -edge:] = 0
+    return low, truth, weight
 
 
 def batches(
@@ -285,8 +307,8 @@ def batches(
     vary : bool
         Whether `noise` is the most a patch gets, instead of what every patch gets.
     alien : float
-        Share of patches some of whose coarse bands have little to do with the others: they are of another patch, or
-        drown in noise, as the short-wave infrared does over ice and water.
+        Share of patches some of whose coarse bands have little to do with the others: they are of another patch, drown
+        in noise, as the short-wave infrared does over ice and water, or lie elsewhere, as those of clouds do.
     """
     area: dict[str, float] = defaultdict(float)
     for scene in data:

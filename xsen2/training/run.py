@@ -93,7 +93,7 @@ def recipe_for(
         seed=seed,
         real=0.6 if network == "blend" and ratio == 6 else None,
         vary=network in ("blend", "refined"),
-        alien=0.1 if network in ("blend", "refined") else 0.0,
+        alien=0.15 if network in ("blend", "refined") else 0.0,
     )
 
 
