@@ -30,6 +30,7 @@ for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ[f"{_library}_NUM_THREADS"] = "1"
 
 import scenes  # noqa: E402
+import slow  # noqa: E402
 import stac_api  # noqa: E402
 
 # Examples compute through dask and torch: the first of each kind is slow, and machines differ.
@@ -37,6 +38,14 @@ settings.register_profile("xsen2", deadline=None, max_examples=30, print_blob=Tr
 # Other examples each time, and more of them: to look for what the fixed ones miss.
 settings.register_profile("search", deadline=None, max_examples=200, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "xsen2"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that take over a second: see `slow`."""
+    long = slow.listed()
+    for item in items:
+        if item.nodeid in long:
+            item.add_marker(pytest.mark.slow)
 
 
 @dataclass(frozen=True)
