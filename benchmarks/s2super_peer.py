@@ -28,7 +28,7 @@ from xsen2.training.scenes import read_scenes
 
 INSTALLS = [["tensorflow-cpu==2.15.1", "numpy<2"], ["--no-deps", "s2super==1.2.30"]]
 METHODS = ("bicubic", "regression", "supreme", "default")
-SIDE = 6000
+SIDE = 2400
 """Metres of each scene that are judged: the peer takes minutes for more."""
 DIMS_OF = {name: gsd for gsd, names in DIMS.items() for name in names}
 OPERATORS = ("product", "mtf", "dsen2")
@@ -93,7 +93,7 @@ def markdown(rows: dict[str, dict[str, dict[str, float]]]) -> str:
         "RMSE of the six 20 m bands, 40 → 20 m, divided by that of Keys bicubic, on validation scenes that neither was",
         "trained on as far as is known. Mean over places, and the middle 95 % of 10000 draws of places. s2super 1.2.30",
         "with the weights that come with it, not fitted to the scene; patches of 64 pixels, overlapping by half;",
-        "the middle of each scene, 6 x 6 km at most.",
+        "the middle of each scene, 2.4 x 2.4 km at most.",
         "`python benchmarks/s2super_peer.py DATA` writes this. Contains modified Copernicus Sentinel data 2015-2020.",
     ]
     for operator, scenes in rows.items():

@@ -19,6 +19,7 @@ SMALL = {
     "twogrid.TwoGrid": {"blocks": 1, "thin": 4, "wide": 8},
     "refined.Refined": {"blocks": 1, "thin": 4, "wide": 8},
     "blend.Blend": {"blocks": 1, "features": 8},
+    "manydates.HighResNet": {"blocks": 1, "features": 8},
     "manydates.ManyDates": {"blocks": 1, "thin": 4, "wide": 8},
 }
 """What each architecture is built with, beside what its card says."""
