@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -46,6 +47,8 @@ def complete(folder: Path) -> Path:
     from xsen2.networks.export_onnx import export
 
     place = folder / "static" / "networks"
+    if place.exists():  # of a build before, perhaps of other weights, or of others under the same name
+        shutil.rmtree(place)
     models = [at(export(card, place, uncertainty=True).onnx) for card in cards()[DEFAULT]]
     about = folder / "static" / "about.json"
     with files.named(about, files.ANEW):
