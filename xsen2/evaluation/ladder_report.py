@@ -36,9 +36,9 @@ LIMITS = (
 )
 
 TRANSFER = (
-    "The method for {native:g} m pixels is judged one scale up, where the truth is known. Whether that tells what it "
-    "does at the next finer scale can itself be tried one scale up: scenes are made twice as coarse first, and "
-    "{coarser:g} → 20 m is held against {coarse:g} → 10 m."
+    "What makes {gsd:g} m pixels is judged one scale up, where the truth is known. Whether that tells what it does at "
+    "the next finer scale can itself be tried one scale up: scenes are made twice as coarse first, and {coarser:g} → "
+    "20 m is held against {coarse:g} → 10 m."
 )
 TRAINED = (
     " {label} has seen nothing but {coarser:g} → 20 m in training: what it gains from {coarse:g} to 10 m is what a "
@@ -275,7 +275,7 @@ def _table(title: str, run: Ladder, found: Mapping[str, Mapping[str, tuple[float
 def _transfer(run: Ladder) -> list[Part]:
     """The same methods at two scales, at the sites that are large enough for both."""
     zoom = round(10 / run.gsd)
-    scales = {"gsd": run.gsd, "native": 10, "coarse": 10 * zoom, "coarser": 20 * zoom}
+    scales = {"gsd": run.gsd, "coarse": 10 * zoom, "coarser": 20 * zoom}
     text = TRANSFER.format(**scales)
     if run.transferred:
         text += TRAINED.format(label=literal(run.transferred.capitalize()), **scales)
