@@ -19,8 +19,6 @@ import tensorflow as tf  # noqa: E402
 from s2super.super_sample import get_s2super_model  # noqa: E402
 
 SIDE, STEP, GAIN = 64, 32, 10000.0
-tf.config.threading.set_inter_op_parallelism_threads(1)
-tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
 def doubled(x: np.ndarray) -> np.ndarray:
@@ -51,7 +49,9 @@ def sharpened(model: tf.keras.Model, a: np.ndarray, b: np.ndarray) -> np.ndarray
     out = np.empty_like(low)
     for band, whole in enumerate(low):
         target = np.stack([whole[y : y + SIDE, x : x + SIDE] for y, x in places])[..., None].astype(np.float32)
-        made = model.predict([target, guide], batch_size=64, verbose=0)
+        made = np.concatenate(
+            [model([target[i : i + 16], guide[i : i + 16]], training=False) for i in range(0, len(target), 16)]
+        )
         total, weight = np.zeros(whole.shape), np.zeros(whole.shape)
         for (y, x), one in zip(places, made, strict=True):
             share = near * np.clip(one[..., 1], 1e-3, 1)
