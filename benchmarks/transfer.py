@@ -16,30 +16,16 @@ from typing import Any
 import numpy as np
 
 import xsen2
-from xsen2.training.export import save
-from xsen2.training.finetune import coarser
-from xsen2.training.fit import fit
-from xsen2.training.patches import Blur, pairs
-from xsen2.training.run import recipe_for
+from xsen2.training.run import run
 from xsen2.training.scenes import Scene, read_scenes
 
 RESULTS = Path(__file__).parent / "results"
-BLUR = Blur("dsen2")  # the paper's operator, at both scales
 STEPS, COOL = 1600, 800
 
 
 def train(data: Path, out: Path, threads: int | None) -> None:
-    """The network of the default architecture, at 80 → 40 m."""
-    recipe = recipe_for("twogrid", 2, steps=STEPS, cool=COOL, rate=0.02, noise=0.0, haze=0.05, seed=0)
-
-    def degraded(part: str, least: int) -> list[list[Any]]:
-        found = (list(pairs(coarser(s, BLUR), 2, [BLUR], least)) for s in read_scenes(data / part))
-        return [p for p in found if p]
-
-    scenes = degraded("train", recipe.patch)
-    judges = [p for found in degraded("validation", 0) for p in found]
-    weights = fit(scenes, judges, recipe, out, every=100, threads=threads)
-    save(weights, recipe, out, network="transfer", operator="dsen2", pairs=scenes)
+    """The network of the default architecture, at 80 → 40 m, with the paper's operator at both scales."""
+    run(data, out, operator="dsen2", steps=STEPS, cool=COOL, haze=0.05, coarse=True, every=100, threads=threads)
 
 
 def judge(scene: Scene, methods: list[str]) -> dict[str, Any] | None:

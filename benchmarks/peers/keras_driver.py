@@ -19,6 +19,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras
 import numpy as np
 import tensorflow as tf
+from bilinear import doubled
 from keras import layers
 
 PATCH, BORDER, BATCH, GAIN = 128, 8, 32, 2000
@@ -36,17 +37,6 @@ def network() -> keras.Model:
         x = layers.Add()([x, layers.Rescaling(0.1)(y)])
     x = layers.Conv2D(6, 3, padding="same", kernel_initializer="he_uniform")(x)
     return keras.Model([fine, coarse], layers.Add()([x, coarse]))
-
-
-def doubled(x: np.ndarray) -> np.ndarray:
-    """Bilinear interpolation to twice the size, half-pixel centres, ``(N, H, W, band)``."""
-    for axis in (1, 2):
-        n = x.shape[axis]
-        before = x.take([0, *range(n - 1)], axis)
-        after = x.take([*range(1, n), n - 1], axis)
-        pair = np.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
-        x = pair.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
-    return x.astype(np.float32)
 
 
 def corners(size: int) -> list[int]:

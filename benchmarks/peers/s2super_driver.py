@@ -16,19 +16,10 @@ sys.modules["buteo"] = types.ModuleType("buteo")  # what reads rasters, through 
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from bilinear import doubled  # noqa: E402
 from s2super.super_sample import get_s2super_model  # noqa: E402
 
 SIDE, STEP, GAIN = 64, 32, 10000.0
-
-
-def doubled(x: np.ndarray) -> np.ndarray:
-    """Bilinear interpolation to twice the size, half-pixel centres, ``(band, H, W)``."""
-    for axis in (1, 2):
-        n = x.shape[axis]
-        before, after = x.take([0, *range(n - 1)], axis), x.take([*range(1, n), n - 1], axis)
-        pair = np.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
-        x = pair.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
-    return x
 
 
 def corners(size: int) -> list[int]:

@@ -198,13 +198,9 @@ def _write(run: Ladder, out: Path) -> None:
         "gsd": run.gsd,
         "frames": run.frames,
         "noise": run.noise,
-        "gains": {site: {k: {"cPSNR": v[0], "SSIM": v[1]} for k, v in row.items()} for site, row in run.gains.items()},
-        "half of the frames of another date": {
-            site: {k: {"cPSNR": v[0], "SSIM": v[1]} for k, v in row.items()} for site, row in run.changed.items()
-        },
-        "twice as coarse": {
-            site: {k: {"cPSNR": v[0], "SSIM": v[1]} for k, v in row.items()} for site, row in run.coarser.items()
-        },
+        "gains": _named(run.gains),
+        "half of the frames of another date": _named(run.changed),
+        "twice as coarse": _named(run.coarser),
         "full scale": as_dict(run.series),
     }
     with files.named(out):
@@ -212,6 +208,11 @@ def _write(run: Ladder, out: Path) -> None:
         files.write(out / "report.md", as_markdown(TITLE, parts))
         files.write(out / "report.html", as_html(TITLE, parts, out))
         files.write(out / "scores.json", json.dumps(strict(content), indent=1) + "\n")
+
+
+def _named(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores by what they are."""
+    return {site: {k: {"cPSNR": v[0], "SSIM": v[1]} for k, v in row.items()} for site, row in found.items()}
 
 
 def page(run: Ladder) -> list[Part]:

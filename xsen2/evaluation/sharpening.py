@@ -18,13 +18,13 @@ import numpy.typing as npt
 import xarray as xr
 
 from xsen2 import files
-from xsen2.bands import GRIDS, B, C
-from xsen2.cube import DIMS
+from xsen2.bands import GRIDS, B, C, grid_of
 from xsen2.errors import SourceError, printable
 from xsen2.evaluation.metrics import compare
 from xsen2.evaluation.noreference import assess
 from xsen2.methods.protocol import Method
 from xsen2.superresolve import superresolve
+from xsen2.training.scenes import Scene
 
 __all__ = ["FULL", "REDUCED", "Image", "images", "sharpening"]
 
@@ -123,12 +123,12 @@ def _judged(image: Image) -> tuple[str, list[str], int]:
     if image.truth is None:
         return "full", [*B, *C], 1
     bands = [str(name) for name in image.truth]
-    ratio = 2 if bands[0] in B else 6
+    ratio = grid_of(bands[0]) // 10
     return str(10 * ratio), bands, ratio
 
 
 def _grid_of_bands(scores: xr.Dataset) -> xr.DataArray:
-    return xr.DataArray([20 if band in B else 60 for band in scores["band"].values], dims="band", name="grid")
+    return xr.DataArray([grid_of(band) for band in scores["band"].values], dims="band", name="grid")
 
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[np.float32]]:
@@ -160,15 +160,12 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def _image(name: str, arrays: dict[str, npt.NDArray[np.float32]]) -> Image:
-    variables: dict[str, xr.DataArray] = {}
     height, width = arrays["S2_10"].shape[1:]
-    for gsd, bands in GRIDS.items():
-        x, factor = arrays[f"S2_{gsd}"], gsd // 10
-        here = _named(f"S2_{gsd}", x, bands, (height / factor, width / factor))
-        ydim, xdim = DIMS[gsd]
-        coords = {ydim: -(np.arange(x.shape[1]) + 0.5) * gsd, xdim: (np.arange(x.shape[2]) + 0.5) * gsd}
-        variables |= {band: xr.DataArray(z, coords, (ydim, xdim), attrs={"units": "1e-4"}) for band, z in here.items()}
-    cube = xr.Dataset(variables)
+    bands = {}
+    for gsd, names in GRIDS.items():
+        size = height / (gsd // 10), width / (gsd // 10)
+        bands[gsd] = np.stack([*_named(f"S2_{gsd}", arrays[f"S2_{gsd}"], names, size).values()])
+    cube = Scene(name, bands, {gsd: np.ones(x.shape[1:], bool) for gsd, x in bands.items()}).cube()
     if "S2_GT" not in arrays:
         return Image(name, cube, None)
     truth = arrays["S2_GT"]

@@ -14,6 +14,7 @@ __all__ = [
     "along",
     "around",
     "convolved",
+    "diagonal",
     "floored",
     "gaussian",
     "grow",
@@ -144,6 +145,17 @@ def products(x: torch.Tensor, dim: int) -> torch.Tensor:
     pairs = [(i, j) for i in range(size) for j in range(i, size)]
     rows, columns = (torch.tensor(places, device=x.device) for places in zip(*pairs, strict=True))
     return x.index_select(dim, rows) * x.index_select(dim, columns)
+
+
+def diagonal(size: int) -> list[int]:
+    """Where `products` of so many has the squares.
+
+    Examples
+    --------
+    >>> diagonal(3)
+    [0, 3, 5]
+    """
+    return [i * size - i * (i - 1) // 2 for i in range(size)]
 
 
 class Fit(NamedTuple):

@@ -10,7 +10,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from xsen2.networks.blend import inner, mean_around, up2
-from xsen2.networks.fits import floored, gaussian, grow, parted, pooled, precise, products, reduce, solve, window
+from xsen2.networks.fits import (
+    diagonal,
+    floored,
+    gaussian,
+    grow,
+    parted,
+    pooled,
+    precise,
+    products,
+    reduce,
+    solve,
+    window,
+)
 from xsen2.networks.twogrid import Folded, _Block, _conv, upsample
 
 __all__ = ["Refined"]
@@ -114,7 +126,7 @@ def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
     # What stays unexplained gives leave to add to a fit that explains half of the variance or more, not to any other.
     known = (2 - 2 * remains / (variance + LEAST)).clamp(0, 1)
     most = (energy + 0.5 * known * remains + LEAST).sqrt()
-    spread = (squares[:, [i * p - i * (i - 1) // 2 for i in range(p)]] - mean * mean).clamp(min=0).to(b.dtype) + FLOOR
+    spread = (squares[:, diagonal(p)] - mean * mean).clamp(min=0).to(b.dtype) + FLOOR
     mean = mean.to(b.dtype)
     size = 0.5 * torch.log(spread)
     gain = torch.exp(_linear(size, SPREAD)) / (variance + 100 * LEAST).sqrt()

@@ -256,11 +256,14 @@ def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[R
 
 
 def _moved(low: Array, truth: Array, weight: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Each coarse band by whole pixels of its own along one line, its truth with it; what comes in anew counts not."""
+    """Each coarse band by whole pixels of its own along one line, in place, its truth with it.
+
+    What comes in anew counts not: so says the weight, a new one.
+    """
     factor = truth.shape[-1] // low.shape[-1]
     line = rng.normal(size=2)
     line *= rng.uniform(0.7, 3) / np.abs(line).max()
-    low, truth, weight = low.copy(), truth.copy(), weight.copy()
+    weight = weight.copy()
     for band in range(len(low)):
         y, x = (round(n * rng.uniform(0.5, 1)) for n in line)
         low[band] = np.roll(low[band], (y, x), (0, 1))
