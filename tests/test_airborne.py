@@ -11,7 +11,7 @@ from rasterio.transform import from_origin
 from xsen2.bands import BANDS, B, C, grid_of
 from xsen2.cli.main import main
 from xsen2.errors import SourceError
-from xsen2.evaluation.airborne import airborne, samples
+from xsen2.evaluation.datasets import airborne, samples
 
 SIZE, TOP, LEFT = 64, 4, 2
 

@@ -14,8 +14,8 @@ from series import series, with_scl
 import xsen2
 from xsen2.bands import A
 from xsen2.errors import BandError, ShiftWarning, TimeError
+from xsen2.multitemporal.interpolation import lanczos, resampled
 from xsen2.multitemporal.registration import fitted, sums_of
-from xsen2.multitemporal.resample import lanczos, resampled
 from xsen2.multitemporal.simulate import simulate
 
 pytestmark = pytest.mark.usefixtures("thin_blocks")

@@ -24,7 +24,7 @@ from pystac import Item
 from starlette.testclient import TestClient
 
 import xsen2
-from xsen2.app.addresses import check_api, checked
+from xsen2.app.guard import check_api, checked
 from xsen2.app.jobs import Jobs
 from xsen2.app.look import formulas
 from xsen2.app.schema import Job, Limits, Search

@@ -21,11 +21,10 @@ from safetensors.numpy import load_file
 import xsen2
 from xsen2.bands import A, B, C
 from xsen2.cli.main import main
-from xsen2.networks import inference, keras
+from xsen2.networks import inference
 from xsen2.networks.cards import Card, cards
-from xsen2.networks.convert import SCORE, STORAGE, convert
+from xsen2.networks.convert import SCORE, STORAGE, convert, read_keras
 from xsen2.networks.dsen2 import DSen2
-from xsen2.networks.keras import read_keras
 
 CANONICAL_TO_FED = [2, 1, 0, 3]  # B02, B03, B04, B08 -> B04, B03, B02, B08
 MADE = {2: (10, 6), 6: (12, 2)}
@@ -438,8 +437,8 @@ def test_no_plugin_is_looked_for(tmp_path, monkeypatch):
     """Also a group can say that it is packed; what is found in the folders of plugins is run."""
     folders = [h5py.h5pl.get(i) for i in range(h5py.h5pl.size())]
     seen = []
-    real = keras._check
-    monkeypatch.setattr(keras, "_check", lambda *args: (seen.append(h5py.h5pl.size()), real(*args)))
+    real = sys.modules["xsen2.networks.convert"]._check
+    monkeypatch.setattr("xsen2.networks.convert._check", lambda *args: (seen.append(h5py.h5pl.size()), real(*args)))
     read_keras(Model(2).save(tmp_path / "x.h5"))
     assert seen == [0]
     assert [h5py.h5pl.get(i) for i in range(h5py.h5pl.size())] == folders

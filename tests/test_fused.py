@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from xsen2.networks.fused import _has, conv
+from xsen2.networks.network import _has, conv
 
 
 @pytest.mark.parametrize("stride", [1, 2])

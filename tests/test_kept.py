@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import xsen2
-from xsen2.methods.kept import Kept, bounded
+from xsen2.methods.common import Kept, bounded
 from xsen2.methods.registry import CLASSICAL, resolve
 
 METHODS = [name for name in CLASSICAL if name != "bicubic"]

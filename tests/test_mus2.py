@@ -10,7 +10,7 @@ import rasterio
 
 from xsen2.bands import A
 from xsen2.errors import SourceError
-from xsen2.evaluation.mus2 import Layout, _thirds, mus2, scenes
+from xsen2.evaluation.datasets import Layout, _thirds, mus2, scenes
 from xsen2.multitemporal.simulate import moved, simulate
 
 NAMES = dict(zip(A, ("b2", "b3", "b4", "b8"), strict=True))

@@ -22,8 +22,8 @@ from safe_product import OLD_L1C, OLD_L2A, assert_shows, product, zipped
 import xsen2
 from xsen2.cli.main import main
 from xsen2.errors import SourceError, StoreError
+from xsen2.files import is_url, local
 from xsen2.geometry import padded
-from xsen2.paths import is_url, local
 from xsen2.sources.open import open_source
 
 

@@ -14,8 +14,8 @@ from xsen2.bands import GRIDS, B, C
 from xsen2.cli.main import main
 from xsen2.engine.operators import degrade_array, kernels
 from xsen2.errors import SourceError
+from xsen2.evaluation.datasets import FULL, REDUCED, images, sharpening
 from xsen2.evaluation.metrics import compare
-from xsen2.evaluation.sharpening import FULL, REDUCED, images, sharpening
 
 SIDE = 96
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from xsen2.engine.operators import correlate, taps
 from xsen2.methods import bicubic
-from xsen2.networks import guide
+from xsen2.networks import twogrid
 from xsen2.networks.dsen2 import DSen2
 from xsen2.networks.twogrid import TwoGrid, _unfolded, upsample
 
@@ -101,10 +101,10 @@ def mixed(ratio, operator, side=120, seed=0):
 def test_the_guide_finds_what_is_linear_in_the_fine_bands(ratio, operator):
     a, low, truth = mixed(ratio, operator)
     torch.testing.assert_close(
-        guide._degrade(a, ratio, operator)[0],
+        twogrid._degrade(a, ratio, operator)[0],
         torch.from_numpy(correlate(a[0].numpy(), *taps("B08", ratio, operator), ratio)),
     )
-    found, share = guide.guess(a, low, ratio)
+    found, share = twogrid.guess(a, low, ratio)
     assert (found - truth).abs().mean() < 0.05 * (upsample(low, ratio) - truth).abs().mean()
     assert (share if operator == "mtf" else 1 - share).min() > 0.9  # and how it came about
     with torch.no_grad():  # and it is what an untrained network makes
@@ -117,9 +117,9 @@ def test_the_guide_finds_what_is_linear_in_the_fine_bands(ratio, operator):
 @pytest.mark.parametrize("ratio", [2, 6])
 def test_the_guide_is_the_same_to_the_last_bit_wherever_an_image_is_cut(ratio):
     a, low, _ = mixed(ratio, "mtf", 240)
-    whole, _ = guide.guess(a, low, ratio)
-    part, _ = guide.guess(a[..., 60:186, 36:], low[..., 60 // ratio : 186 // ratio, 36 // ratio :], ratio)
-    edge = guide.reach(ratio) * ratio
+    whole, _ = twogrid.guess(a, low, ratio)
+    part, _ = twogrid.guess(a[..., 60:186, 36:], low[..., 60 // ratio : 186 // ratio, 36 // ratio :], ratio)
+    edge = twogrid.reach(ratio) * ratio
     inner = np.s_[..., 60 + edge : 186 - edge, 36 + edge : 240 - edge]
     torch.testing.assert_close(part[..., edge:-edge, edge:-edge], whole[inner], rtol=0, atol=0)
 
@@ -127,8 +127,8 @@ def test_the_guide_is_the_same_to_the_last_bit_wherever_an_image_is_cut(ratio):
 def test_the_guide_adds_no_detail_of_flat_ground():
     a, low, _ = mixed(6, "mtf")
     flat = 1 + 1e-3 * (a - a.mean())  # 1 DN: noise
-    out, _ = guide.guess(flat, low, 6)
-    blurred, _ = guide.guess(torch.ones_like(flat), low, 6)
+    out, _ = twogrid.guess(flat, low, 6)
+    blurred, _ = twogrid.guess(torch.ones_like(flat), low, 6)
     assert (out - blurred).std() < 0.1 * low.std()
 
 

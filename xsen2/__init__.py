@@ -32,8 +32,7 @@ from xsen2.sources.safe import open_safe
 from xsen2.sources.sample import sample
 from xsen2.sources.stac import EARTH_SEARCH, PLANETARY_COMPUTER, ReadWarning, load, skipped
 from xsen2.superresolve import context_of
-from xsen2.version import __version__
-from xsen2.versions import show_versions
+from xsen2.version import __version__, show_versions
 
 __all__ = [
     "EARTH_SEARCH",

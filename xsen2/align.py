@@ -20,9 +20,8 @@ from xsen2.errors import BandError, ShiftWarning, TimeError, warn_once
 from xsen2.masks import Mask, automatic, hide, read
 from xsen2.methods.protocol import Array
 from xsen2.multitemporal.fusion import Fit, Fusion
-from xsen2.multitemporal.interpolation import middle
+from xsen2.multitemporal.interpolation import LANCZOS, lanczos, middle, resampled
 from xsen2.multitemporal.registration import FARTHEST, TILE
-from xsen2.multitemporal.resample import LANCZOS, lanczos, resampled
 from xsen2.radiometry import Scale, scales_of, to_nan
 
 __all__ = ["align"]

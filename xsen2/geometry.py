@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xsen2.errors import CRSError, SourceError
+from xsen2.files import local
 from xsen2.grid import Bounds
-from xsen2.paths import local
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox

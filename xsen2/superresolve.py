@@ -223,7 +223,7 @@ def superresolve(
         Bands to make, under any known name. By default all of the cube's; below 10 m, those that the method makes.
     method : str, path or Method
         A name of `xsen2.methods`, the path of weights, or an object that follows `xsen2.methods.protocol.Method`. What
-        a classical method makes is kept within what was measured around, see `xsen2.methods.kept.bounded`.
+        a classical method makes is kept within what was measured around, see `xsen2.methods.common.bounded`.
     native : bool
         Whether the 10 m bands come along, unchanged, even if `bands` does not name them. Below 10 m there are none.
     gsd : float, optional

@@ -22,8 +22,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from xsen2.app.addresses import check_api
-from xsen2.app.guard import Guard, is_loopback
+from xsen2.app.guard import Guard, check_api, is_loopback
 from xsen2.app.jobs import Jobs
 from xsen2.app.look import INDICES, formulas, pixel, series, zipped
 from xsen2.app.schema import MOST_BODY, MOST_DAYS, MOST_VERTICES, Job, Limits, Search, km2_of, said

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsen2.app.addresses import checked
+from xsen2.app.guard import checked
 from xsen2.app.schema import Job, Search
 from xsen2.bands import BANDS, B, C, factor_of
 from xsen2.errors import Cancelled, MethodError, SourceError, printable

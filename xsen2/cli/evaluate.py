@@ -170,7 +170,7 @@ def _finer(
 def _airborne(folder: Path, out: Path, names: list[str], device: str, quiet: bool) -> None:
     """Scores against airborne truth, as a table."""
     from xsen2 import files
-    from xsen2.evaluation.airborne import airborne
+    from xsen2.evaluation.datasets import airborne
 
     scores = airborne(folder, names, device=device, say=lambda line: None if quiet else click.echo(line, err=True))
     ratio = scores["rmse"].mean("band") / scores["rmse"].sel({"method": "bicubic"}).mean("band")
@@ -184,7 +184,7 @@ def _airborne(folder: Path, out: Path, names: list[str], device: str, quiet: boo
 def _sharpening(folder: Path, out: Path, names: list[str], device: str, quiet: bool) -> None:
     """Scores of the sharpening benchmark, a table for each of its folders."""
     from xsen2 import files
-    from xsen2.evaluation.sharpening import sharpening
+    from xsen2.evaluation.datasets import sharpening
 
     found = sharpening(folder, names, device=device, say=lambda line: None if quiet else click.echo(line, err=True))
     with files.named(out):

@@ -8,11 +8,10 @@ from typing import Any
 
 import click
 
-from xsen2.cli import listing
+from xsen2.cli import options
 from xsen2.cli.app import app
 from xsen2.cli.evaluate import evaluate
-from xsen2.cli.listing import json_option
-from xsen2.cli.options import UserPath
+from xsen2.cli.options import UserPath, json_option
 from xsen2.cli.run import Bbox, bar, bbox_option, method_option, quiet_option, run
 from xsen2.cli.train import train
 from xsen2.cli.weights import weights
@@ -85,7 +84,7 @@ def methods(as_json: bool) -> None:
     import xsen2
 
     rows = xsen2.methods().reset_index().to_dict("records")
-    (listing.as_json if as_json else lambda found: listing.show(found, "method", "kind"))(rows)
+    (options.as_json if as_json else lambda found: options.show(found, "method", "kind"))(rows)
 
 
 main.add_command(app)

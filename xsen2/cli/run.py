@@ -27,7 +27,7 @@ from xsen2.bands import canonical, find, grid_of
 from xsen2.cli.options import UserPath
 from xsen2.cube import recognise
 from xsen2.errors import BandError, StoreError, Xsen2Error, once
-from xsen2.paths import is_url, local
+from xsen2.files import is_url, local
 from xsen2.sources.reading import secretless
 from xsen2.sources.safe_files import product_name
 from xsen2.version import __version__

@@ -13,9 +13,8 @@ from typing import Any
 import click
 
 from xsen2 import files
-from xsen2.cli import listing
-from xsen2.cli.listing import json_option
-from xsen2.cli.options import UserPath
+from xsen2.cli import options
+from xsen2.cli.options import UserPath, json_option
 from xsen2.errors import WeightsError, printable
 from xsen2.methods.registry import installed
 from xsen2.networks import local
@@ -89,13 +88,13 @@ def list_(as_json: bool) -> None:
             }
         )
     if as_json:
-        listing.as_json(rows)
+        options.as_json(rows)
     else:
         for row in rows:
             row |= {"MB": f"{row['MB']} MB", "sha256": f"sha256 {row['sha256']}"}
             if row["name"] not in own:  # nobody needs the path of shipped ones
                 del row["path"]
-        listing.show(rows, "name")
+        options.show(rows, "name")
     for path, why in bad:
         click.echo(printable(f"broken: {path}: {why}"), err=as_json)
 

@@ -23,10 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
-from dask.task_spec import Task, TaskRef
+from dask.task_spec import GraphNode, Task, TaskRef
 
-__all__ = ["Layer", "blocks", "common_dates", "map_windows", "split", "thinnest", "trim"]
-
+__all__ = ["Layer", "blocks", "common_dates", "map_windows", "renamed", "split", "thinnest", "trim"]
 
 # What a forked process must not inherit: threads that the fork has left behind.
 #
@@ -348,3 +347,23 @@ def _run(func: Callable[[list[Array]], Array], plan: Sequence[Any], *pieces: Any
             window = np.pad(window, around, mode="symmetric")
         windows.append(window)
     return func(windows)
+
+
+def renamed(graph: Mapping[Any, Any], names: Mapping[Any, Any]) -> dict[Any, GraphNode]:
+    """The tasks of a graph under other names, and with those in what they refer to.
+
+    Parameters
+    ----------
+    graph : mapping
+        Key → task; tuples with a function, as of old, still come from other libraries.
+    names : mapping
+        Key → new one: of all of the graph's, and of others that its tasks refer to.
+    """
+    nodes: dict[Any, GraphNode] = dict(graph)
+    if not all(isinstance(node, GraphNode) for node in nodes.values()):
+        # The one thing of dask's that is private: so it is not imported before a graph needs it.
+        from dask._task_spec import convert_legacy_graph
+
+        nodes = convert_legacy_graph(nodes, all_keys=set(names))
+    other: dict[Any, Any] = dict(names)
+    return {names[key]: node.substitute(other, key=names[key]) for key, node in nodes.items()}

@@ -21,8 +21,7 @@ from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
 from xsen2.engine.fill import fill
 from xsen2.engine.frames import frames_of, layers_of
-from xsen2.engine.halo import map_windows, trim
-from xsen2.engine.tasks import renamed
+from xsen2.engine.halo import map_windows, renamed, trim
 from xsen2.methods.protocol import Mask, Method, finest_halo
 from xsen2.radiometry import Scale
 

@@ -30,9 +30,9 @@ from xsen2.engine.operators import OPERATORS, Operator
 from xsen2.errors import BandError, GridError, MethodError, SourceError, once, printable
 from xsen2.evaluation.evaluate import evaluate, trial
 from xsen2.evaluation.plots import richest
+from xsen2.files import local
 from xsen2.methods.protocol import Method
 from xsen2.methods.registry import resolve
-from xsen2.paths import local
 from xsen2.progress import ProgressLike, Reporter
 from xsen2.version import __version__
 

@@ -13,7 +13,7 @@ from xsen2.bands import B, C, grid_of
 from xsen2.errors import BandError, MethodError, WeightsError
 from xsen2.methods import atprk, bdsd, glp_hpm, pracs, regression, resr, sen2res, supreme
 from xsen2.methods.bicubic import Bicubic
-from xsen2.methods.kept import kept
+from xsen2.methods.common import kept
 from xsen2.methods.protocol import Method, Request, adopt, finest_halo
 from xsen2.multitemporal.fusion import Fusion
 from xsen2.multitemporal.interpolation import Interpolated, Median

@@ -1,18 +1,18 @@
-"""What needs no model: the target date interpolated, and the median of all frames interpolated."""
+"""Images between their pixels, with short kernels, and what needs no model: a date interpolated, the median of all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from xsen2.methods.bicubic import upsample
+from xsen2.methods.bicubic import keys, upsample
 from xsen2.methods.protocol import Array
 from xsen2.multitemporal.fusion import Fit, Fusion
-from xsen2.multitemporal.resample import resampled
 
-__all__ = ["Interpolated", "Median", "middle"]
+__all__ = ["LANCZOS", "Interpolated", "Median", "lanczos", "middle", "resampled"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,91 @@ def middle(x: Array) -> Array:
 
 
 _FEW = 16
+
+
+Floats = npt.NDArray[np.float64]
+
+LANCZOS = 3
+"""Half the width of `lanczos`, in pixels; that of Keys' kernel is 2."""
+
+_LEAST = 0.5  # share of a kernel's weight that valid pixels must carry
+
+
+def lanczos(distance: float) -> float:
+    """A sinc within the main lobe of one that is three times as wide, 0 outside.
+
+    Examples
+    --------
+    >>> lanczos(0), round(lanczos(1), 9), lanczos(3.2)
+    (1.0, 0.0, 0.0)
+    """
+    return float(np.sinc(distance) * np.sinc(distance / LANCZOS)) if abs(distance) < LANCZOS else 0.0
+
+
+def resampled(
+    x: Array,
+    shift: npt.ArrayLike = (0, 0),
+    zoom: int = 1,
+    kernel: Callable[[float], float] = keys,
+    reach: int = 2,
+) -> Array:
+    """The values of ``(…, H, W)`` at ``p + shift``, for every pixel `p` of a grid that is `zoom` times finer.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        NaN for nodata.
+    shift : array_like
+        Rows down and columns to the right, in pixels of `x`. So a frame that is off by `shift` is brought back.
+    zoom : int
+    kernel : callable
+        Weight by distance in pixels. For each place they are made to add up to 1, and a plane to be a plane.
+    reach : int
+        Half of the kernel's width.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 ``(…, zoom * H, zoom * W)``; beyond the edges `x` is mirrored. Where pixels are nodata, the weights of
+        the others are divided by their sum; NaN where that is less than half of all.
+
+    Examples
+    --------
+    >>> row = np.arange(8, dtype=np.float32)[None].repeat(4, axis=0)
+    >>> resampled(row, (0, 0.25))[0, 3]
+    np.float32(3.25)
+    """
+    down, right = np.asarray(shift, np.float64)
+    seen = np.isfinite(x)
+    if seen.all():
+        return _along(_along(x, -2, down, zoom, kernel, reach), -1, right, zoom, kernel, reach)
+    both = np.stack([np.where(seen, x, np.float32(0)), seen.astype(np.float32)])
+    total, share = _along(_along(both, -2, down, zoom, kernel, reach), -1, right, zoom, kernel, reach)
+    enough = share >= _LEAST
+    return np.where(enough, total / np.where(enough, share, np.float32(1)), np.float32(np.nan))
+
+
+def _exact(weights: Floats, distances: Floats, reach: int) -> Floats:
+    """Weights that a plane comes out of as it is. Those of Keys' are; Lanczos' lose an eighth of a small shift."""
+    window = np.cos(np.pi * distances / (2 * reach)) ** 2
+    tilt = window * (distances - (window @ distances) / window.sum())
+    return np.asarray(weights - tilt * (weights @ distances) / (tilt @ distances))
+
+
+def _along(x: Array, axis: int, shift: float, zoom: int, kernel: Callable[[float], float], reach: int) -> Array:
+    n = x.shape[axis]
+    edge = reach + int(np.ceil(abs(shift))) + 1
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (edge, edge)
+    padded = np.moveaxis(np.pad(x, pad, mode="symmetric"), axis, 0)
+    out = np.zeros((n, zoom, *padded.shape[1:]), np.float32)
+    for phase in range(zoom):
+        position = (phase + 0.5) / zoom - 0.5 + shift
+        base = int(np.floor(position))
+        places = range(base - reach + 1, base + reach + 1)
+        weights = np.array([kernel(position - place) for place in places])
+        weights = _exact(weights / weights.sum(), position - np.array(places), reach)
+        for place, weight in zip(places, weights, strict=True):
+            if weight:
+                out[:, phase] += padded[edge + place : edge + place + n] * np.float32(weight)
+    return np.ascontiguousarray(np.moveaxis(out.reshape(n * zoom, *padded.shape[1:]), 0, axis))

@@ -25,8 +25,7 @@ from xsen2.networks.fits import (
     solve,
     window,
 )
-from xsen2.networks.fused import conv
-from xsen2.networks.network import Network
+from xsen2.networks.network import Network, conv
 from xsen2.networks.twogrid import _Block, _conv, upsample
 
 __all__ = ["Blend"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from xsen2.networks.fused import conv
-from xsen2.networks.network import Network
+from xsen2.networks.network import Network, conv
 
 __all__ = ["DSen2", "upsample"]
 

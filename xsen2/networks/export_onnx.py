@@ -156,7 +156,7 @@ def _traced(model: _Trimmed, card: Card) -> bytes:
     axes = {name: {2: f"rows_{name}", 3: f"columns_{name}"} for name in [*names, *outputs]}
     out = io.BytesIO()
     # Traced, not through torch.export: that takes minutes for the thousands of small sums of the regressions.
-    # With gradients, so that no operators of oneDNN's own stand for convolutions, see `xsen2.networks.fused`.
+    # With gradients, so that no operators of oneDNN's own stand for convolutions, see `xsen2.networks.network`.
     with _quiet(), torch.enable_grad():
         torch.onnx.export(
             model,

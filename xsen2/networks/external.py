@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from xsen2 import files, paths
+from xsen2 import files
 from xsen2.bands import A, canonical, factor_of, grid_of
 from xsen2.errors import BandError, WeightsError, printable
 
@@ -152,7 +152,7 @@ def is_external(path: str | os.PathLike[str]) -> bool:
     if suffix != ".json":
         return False
     try:
-        content = files.read_json(paths.local(text, WeightsError))
+        content = files.read_json(files.local(text, WeightsError))
     except (OSError, ValueError, WeightsError):
         return False
     return isinstance(content, Mapping) and content.get("type") == "Feature"
@@ -171,7 +171,7 @@ def at(path: str | os.PathLike[str]) -> Model:
     WeightsError
         If there is none, or its description is missing, or says what cannot be.
     """
-    place = paths.local(path, WeightsError)
+    place = files.local(path, WeightsError)
     if not place.exists():
         raise WeightsError(f"no model at {place}: it does not exist")
     if place.suffix.lower() in MODELS:

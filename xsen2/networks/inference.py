@@ -307,7 +307,7 @@ def filled(frames: Array, there: npt.NDArray[np.bool_], steps: int) -> Array:
     there : numpy.ndarray
         ``(N, 1, H, W)`` bool.
     steps : int
-        Pixels that are grown into what no frame shows, see `xsen2.engine.fill.fill`.
+        Pixels that are grown into what no frame shows, see `xsen2.engine.halo.fill`.
 
     Returns
     -------

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from platformdirs import user_data_path
 
-from xsen2 import files, paths
+from xsen2 import files
 from xsen2.errors import WeightsError
 from xsen2.networks.cards import Card, grouped
 
@@ -40,7 +40,7 @@ def folder() -> Path:
     ``%LOCALAPPDATA%``.
     """
     if given := os.environ.get("XSEN2_WEIGHTS"):
-        return paths.local(given, WeightsError)
+        return files.local(given, WeightsError)
     try:
         Path.home()
         return user_data_path("xsen2", appauthor=False).absolute() / "weights"
@@ -108,7 +108,7 @@ def at(path: str | os.PathLike[str]) -> tuple[Card, ...]:
     >>> local.at(shipped.file) == (shipped,)
     True
     """
-    place = paths.local(path, WeightsError)
+    place = files.local(path, WeightsError)
     if not os.path.exists(place):
         raise WeightsError(f"no weights at {place}: it does not exist")
     if not place.is_dir():

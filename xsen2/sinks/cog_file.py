@@ -17,11 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from dask.delayed import delayed
 
-from xsen2 import paths
 from xsen2.errors import StoreError
-from xsen2.files import FULL, flush, named
+from xsen2.files import FULL, flush, is_url, named, refuse_link, writable
 from xsen2.grid import geotransform
-from xsen2.paths import is_url, refuse_link
 from xsen2.sinks.cog_layers import Layer
 from xsen2.sinks.lock import abandoned
 from xsen2.sinks.resume import RUN, digest
@@ -77,7 +75,7 @@ def arrange(
     path = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
     if isinstance(path, str) and (is_url(path) or path.startswith("/vsi")):
         raise StoreError(f"{path} is not on a local disk: write to one, and copy the finished files")
-    path = paths.writable(given)
+    path = writable(given)
     fields = {field for field in ("date", "band") if f"{{{field}}}" in path}
     if re.search("[{}]", path.replace("{date}", "").replace("{band}", "")):
         raise StoreError(f"{path}: a template may hold {{date}} and {{band}}, and no other braces")
@@ -108,7 +106,7 @@ def arrange(
 
 def _name(path: str, date: str | None, band: str) -> Path:
     plain = re.sub(r"[^\w.-]", "_", band)
-    return Path(paths.writable(path.replace("{date}", date or "").replace("{band}", plain)))
+    return Path(writable(path.replace("{date}", date or "").replace("{band}", plain)))
 
 
 _TYPES = {

@@ -22,7 +22,7 @@ from typing import Any
 
 from xsen2 import files
 from xsen2.errors import StoreError
-from xsen2.paths import plain_file
+from xsen2.files import plain_file
 from xsen2.sinks.store import Disk, Place
 
 __all__ = ["Claim", "abandoned", "locked"]

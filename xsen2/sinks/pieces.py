@@ -17,7 +17,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 from dask.utils import ensure_dict
 
-from xsen2.engine.tasks import renamed
+from xsen2.engine.halo import renamed
 from xsen2.progress import ProgressLike, Reporter
 
 __all__ = ["on_a_cluster", "run_pieces"]

@@ -31,8 +31,7 @@ import numpy as np
 from dask.blockwise import Blockwise
 
 from xsen2.errors import StoreError
-from xsen2.files import flush, named
-from xsen2.paths import refuse_link
+from xsen2.files import flush, named, refuse_link
 from xsen2.sinks.lock import Claim, locked
 from xsen2.sinks.store import HALF, Disk, Place
 

@@ -17,8 +17,8 @@ import xarray as xr
 from xsen2 import files
 from xsen2.bands import BANDS, find
 from xsen2.errors import StoreError
+from xsen2.files import local
 from xsen2.geometry import beside, lonlat
-from xsen2.paths import local
 from xsen2.version import __version__
 
 __all__ = ["stac_item", "write_item"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from xsen2 import files
 from xsen2.errors import StoreError
-from xsen2.paths import is_url, writable
+from xsen2.files import is_url, writable
 
 __all__ = ["HALF", "Disk", "Other", "Place", "Session", "place_of"]
 

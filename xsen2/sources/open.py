@@ -10,9 +10,9 @@ import xarray as xr
 
 from xsen2.bands import BANDS, A
 from xsen2.errors import SourceError
+from xsen2.files import is_url
 from xsen2.geometry import lonlat, padded, read
 from xsen2.grid import CELL, Bounds
-from xsen2.paths import is_url
 from xsen2.sources.safe_files import given, is_product
 from xsen2.sources.zarr import is_store
 

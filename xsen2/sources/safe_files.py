@@ -13,7 +13,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
 from xsen2.errors import SourceError, Xsen2Error
-from xsen2.paths import local
+from xsen2.files import local
 
 __all__ = ["Document", "Files", "given", "inside", "is_product", "product_name"]
 

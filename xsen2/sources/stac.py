@@ -19,7 +19,7 @@ from xsen2.errors import BandError, CRSError, RadiometryError, SourceError, Xsen
 from xsen2.geometry import Area, lonlat
 from xsen2.geometry import read as read_area
 from xsen2.grid import CELL, edges_of, geobox, resized
-from xsen2.sources.assemble import assemble, side_of
+from xsen2.sources.assemble import assemble, calibrated, classes, first, side_of
 from xsen2.sources.engines import Grid, engine_named, read_all
 from xsen2.sources.items import (
     EXTRAS,
@@ -36,7 +36,6 @@ from xsen2.sources.items import (
     tile_of,
     zarr_root,
 )
-from xsen2.sources.merge import calibrated, classes, first
 from xsen2.sources.offsets import doubtful, offsets_of
 from xsen2.sources.reading import Reading, ReadWarning, Record, Skipped, recorded, skipped
 from xsen2.sources.when import interval

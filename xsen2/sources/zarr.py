@@ -15,7 +15,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from xsen2.errors import SourceError
-from xsen2.paths import is_url, local
+from xsen2.files import is_url, local
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store

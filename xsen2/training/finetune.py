@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from xsen2 import files, paths
+from xsen2 import files
 from xsen2.bands import grid_of
 from xsen2.cube import recognise
 from xsen2.engine.operators import OPERATORS, Operator
@@ -78,7 +78,7 @@ class Adapted:
         StoreError
             If nothing can be written, because the disk is full or may not be written to.
         """
-        target = paths.local(folder, WeightsError)
+        target = files.local(folder, WeightsError)
         with files.named(target, files.ANEW):
             if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
                 raise WeightsError(f"{target} is not an empty folder: give another")

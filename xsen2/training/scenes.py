@@ -21,8 +21,8 @@ from xsen2 import files
 from xsen2.bands import GRIDS
 from xsen2.cube import DIMS, recognise, write_crs
 from xsen2.errors import SourceError, Xsen2Error, printable
+from xsen2.files import local
 from xsen2.grid import centres, geobox, lattice, off
-from xsen2.paths import local
 from xsen2.radiometry import scales_of, to_nan
 
 __all__ = ["Scene", "hold_out", "notes_of", "read_npz", "read_scenes", "scenes_of"]
