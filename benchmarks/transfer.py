@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 import xsen2
-from xsen2.training.run import run
+from xsen2.training.fit import Run
+from xsen2.training.run import Source, recipe_for, run
 from xsen2.training.scenes import Scene, read_scenes
 
 RESULTS = Path(__file__).parent / "results"
@@ -25,7 +26,8 @@ STEPS, COOL = 1600, 800
 
 def train(data: Path, out: Path, threads: int | None) -> None:
     """The network of the default architecture, at 80 → 40 m, with the paper's operator at both scales."""
-    run(data, out, operator="dsen2", steps=STEPS, cool=COOL, haze=0.05, coarse=True, every=100, threads=threads)
+    recipe = recipe_for("twogrid", 2, steps=STEPS, cool=COOL, haze=0.05)
+    run("twogrid", Source(data, operator="dsen2", coarser=True), recipe, Run(out, every=100, threads=threads))
 
 
 def judge(scene: Scene, methods: list[str]) -> dict[str, Any] | None:

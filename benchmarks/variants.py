@@ -32,7 +32,7 @@ from xsen2.networks.dsen2 import DSen2
 from xsen2.networks.inference import best_device, best_dtype
 from xsen2.networks.network import PATCH
 from xsen2.networks.twogrid import TwoGrid, upsample
-from xsen2.training.fit import build, fit, score
+from xsen2.training.fit import Run, build, fit, score
 from xsen2.training.run import NETWORKS as ARCHITECTURES
 from xsen2.training.run import data_for, recipe_for
 from xsen2.training.scenes import read_scenes
@@ -223,14 +223,14 @@ def train(name: str, minutes: float, data: Path) -> dict[str, Any]:
     """A row: the network trained by `xsen2.training.fit` for `minutes`, scoring left out, and its score."""
     kind = NETWORKS[name].kind
     assert isinstance(kind, str)
-    recipe = recipe_for(kind, 2, steps=TRIAL_STEPS, cool=1, rate=0.02, noise=0.0, haze=0.0, seed=0)
+    recipe = recipe_for(kind, 2, steps=TRIAL_STEPS, cool=1)
     recipe = replace(recipe, arguments=dict(NETWORKS[name].arguments))
     scenes, judges = (list(read_scenes(data / part)) for part in ("train", "validation"))
     pairs, judged = data_for(scenes, judges, recipe, "dsen2")
     with tempfile.TemporaryDirectory() as folder:
 
         def run(every: int) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-            made = fit(pairs, [], recipe, folder, every=every, device="cpu", threads=THREADS)
+            made = fit(pairs, [], recipe, Run(folder, every=every, device="cpu", threads=THREADS))
             return made, [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
 
         _, log = run(TRIAL_STEPS // 2)

@@ -22,7 +22,8 @@ import xsen2
 from xsen2.cli.main import main as cli
 from xsen2.evaluation import timing
 from xsen2.networks.convert import convert
-from xsen2.training.run import run
+from xsen2.training.fit import Run
+from xsen2.training.run import Source, recipe_for, run
 
 NO_DISK = 77
 """Exit status where nothing can be mounted."""
@@ -64,7 +65,8 @@ def train(folder: Path, out: Path) -> Callable[[], object]:
         cube = make_cube(20, 20, seed=seed)
         cube = cube.assign_coords({x: cube[x] + 60000 * seed for x in ("x", "x_20m", "x_60m")})
         cube.to_zarr(folder / "data" / f"{name}.zarr")
-    return lambda: run(folder / "data", out, steps=2, cool=1, threads=1, progress=False)
+    recipe = recipe_for("twogrid", 2, steps=2, cool=1)
+    return lambda: run("twogrid", Source(folder / "data"), recipe, Run(out, threads=1, progress=False))
 
 
 def finetune(folder: Path, out: Path) -> Callable[[], object]:

@@ -16,7 +16,7 @@ from xsen2.methods.registry import resolve
 from xsen2.multitemporal.simulate import simulate
 from xsen2.training import run as runs
 from xsen2.training.dates import MARGIN, DatesTask, Ground, gain, grounds, observe, samples
-from xsen2.training.fit import DatesRecipe, learn
+from xsen2.training.fit import DatesRecipe, Run, learn
 from xsen2.training.scenes import Scene, read_scenes
 
 SMALL = {"thin": 4, "wide": 16, "blocks": 1}
@@ -64,8 +64,9 @@ def test_a_frame_is_what_the_simulation_of_dates_shows(zoom: int):
 
 
 def test_batches_are_a_function_of_their_number(places: list[Ground]):
-    one = [next(samples(places, 2, 2, 16, 7, start=i, counts=(1, 3, 5))) for i in range(4)]
-    again = samples(places, 2, 2, 16, 7, start=2, counts=(1, 3, 5))
+    recipe = DatesRecipe("manydates.ManyDates", 1, 0, {"zoom": 2}, batch=2, patch=16, counts=(1, 3, 5), seed=7)
+    one = [next(samples(places, recipe, i)) for i in range(4)]
+    again = samples(places, recipe, 2)
     for batch in (one[2], one[3]):
         other = next(again)
         for x, y in zip(vars(batch).values(), vars(other).values(), strict=True):
@@ -107,10 +108,10 @@ def test_a_stop_changes_nothing_and_it_learns(
 ):
     recipe = DatesRecipe(architecture, 6, 2, {"zoom": 2, **arguments}, batch=2, patch=16, counts=(1, 3))
     task = DatesTask(places[:1], places[1:], recipe)
-    whole = learn(task, recipe, tmp_path / "whole", every=6, device="cpu", progress=False)
+    whole = learn(task, recipe, Run(tmp_path / "whole", every=6, device="cpu", progress=False))
     with pytest.raises(Cancelled):
-        learn(task, recipe, tmp_path / "cut", every=100, device="cpu", progress=lambda now: now.done < 3)
-    second = learn(task, recipe, tmp_path / "cut", every=3, device="cpu", progress=False)
+        learn(task, recipe, Run(tmp_path / "cut", every=100, device="cpu", progress=lambda now: now.done < 3))
+    second = learn(task, recipe, Run(tmp_path / "cut", every=3, device="cpu", progress=False))
     for name, value in whole.items():
         torch.testing.assert_close(value, second[name], msg=name)
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
@@ -151,15 +152,15 @@ def test_the_command_says_what_does_not_go_together(data: Path, tmp_path: Path, 
 
 def test_there_are_no_networks_for_other_pixel_sizes():
     with pytest.raises(MethodError, match=r"5 and 2\.5 m"):
-        runs.finer_recipe_for("fusion", 3.0, steps=1, cool=1, rate=0.02, seed=0)
+        runs.finer_recipe_for("fusion", 3.0)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(places: list[Ground], tmp_path: Path):
     recipe = DatesRecipe("manydates.ManyDates", 1, 0, {"zoom": 2, **SMALL}, batch=1, patch=16, counts=(2,))
-    learn(DatesTask(places, [], recipe), recipe, tmp_path, device="cpu", progress=False)
+    learn(DatesTask(places, [], recipe), recipe, Run(tmp_path, device="cpu", progress=False))
     other = DatesRecipe("manydates.ManyDates", 1, 0, {"zoom": 2, **SMALL}, batch=2, patch=16, counts=(2,))
     with pytest.raises(WeightsError, match="made by another recipe"):
-        learn(DatesTask(places, [], other), other, tmp_path, device="cpu", progress=False)
+        learn(DatesTask(places, [], other), other, Run(tmp_path, device="cpu", progress=False))
 
 
 def test_scenes_on_disk_become_places(data: Path):

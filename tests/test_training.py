@@ -24,8 +24,8 @@ from xsen2.networks.load import start
 from xsen2.networks.twogrid import TwoGrid
 from xsen2.sources.sample import sample
 from xsen2.training.export import save, write
-from xsen2.training.fit import Optimiser, Recipe, build, fit, score
-from xsen2.training.patches import SURROGATE, Blur, balance, batches, impostors, pairs, surrogates
+from xsen2.training.fit import Optimiser, Recipe, Run, build, fit, score
+from xsen2.training.patches import SURROGATE, Blur, Draw, balance, batches, impostors, pairs, surrogates
 from xsen2.training.run import blind, data_for, recipe_for
 from xsen2.training.scenes import Scene, hold_out, read_scenes, scenes_of
 
@@ -132,7 +132,7 @@ def test_places_are_held_out_whole(scene):
 @pytest.mark.parametrize("ratio", [2, 6])
 def test_batches_are_aligned_and_repeatable(scene, ratio):
     data = [list(pairs(scene, ratio, [Blur("box")], least=48))]
-    stream = batches(data, ratio, 3, 48, seed=1)
+    stream = batches(data, Draw(ratio, 3, 48, seed=1))
     first, second = next(stream), next(stream)
     a, b, _c, truth, weight = first
     assert a.shape == (3, 4, 48, 48)
@@ -142,16 +142,16 @@ def test_batches_are_aligned_and_repeatable(scene, ratio):
     cells = truth.reshape(*truth.shape[:2], 48 // ratio, ratio, 48 // ratio, ratio).mean(axis=(3, 5))
     seen = weight.reshape(3, 1, 48 // ratio, ratio, 48 // ratio, ratio).all(axis=(3, 5)).repeat(truth.shape[1], 1)
     np.testing.assert_allclose(cells[seen], low[seen], rtol=1e-4)
-    resumed = next(batches(data, ratio, 3, 48, seed=1, start=1))
+    resumed = next(batches(data, Draw(ratio, 3, 48, seed=1), start=1))
     np.testing.assert_array_equal(resumed[0], second[0])
 
 
 def test_haze_changes_inputs_and_truth_alike(scene):
     data = [list(pairs(scene, 2, [Blur("box")]))]
-    _, b, _, truth, _ = next(batches(data, 2, 4, 48, seed=0, haze=1.0))
+    _, b, _, truth, _ = next(batches(data, Draw(2, 4, 48, seed=0, haze=1.0)))
     cells = truth.reshape(4, 6, 24, 2, 24, 2).mean(axis=(3, 5))
     np.testing.assert_allclose(cells, b, rtol=0, atol=1e-5)
-    plain = next(batches(data, 2, 4, 48, seed=0))[1]
+    plain = next(batches(data, Draw(2, 4, 48, seed=0)))[1]
     assert np.abs(plain - b).max() > 0.01
 
 
@@ -194,7 +194,7 @@ RECIPE = Recipe("twogrid.TwoGrid", 2, 8, 3, {"thin": 16, "wide": 16, "blocks": 1
 
 def run(scene, folder, recipe=RECIPE, **kwargs):
     data = [list(pairs(scene, 2, [Blur("mtf"), Blur("dsen2")]))]
-    return fit(data, data[0][:1], recipe, folder, **{"every": 2, "threads": 1, "progress": False} | kwargs)
+    return fit(data, data[0][:1], recipe, Run(folder, **{"every": 2, "threads": 1, "progress": False} | kwargs))
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(scene, tmp_path, monkeypatch):
@@ -271,7 +271,7 @@ def test_a_run_can_be_made_longer(scene, tmp_path):
 def test_training_learns_and_says_how_sure_it_is(scene, tmp_path):
     data = [list(pairs(scene, 2, [Blur("mtf")]))]
     recipe = dataclasses.replace(RECIPE, steps=150, cool=50, batch=4, haze=0.0)
-    weights = fit(data, data[0], recipe, tmp_path, every=50, threads=1, progress=False)
+    weights = fit(data, data[0], recipe, Run(tmp_path, every=50, threads=1, progress=False))
     lines = [json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["validation"] < min(0.9, lines[0]["validation"])
     assert lines[-1]["doubt_loss"] < lines[0]["doubt_loss"]
@@ -313,29 +313,29 @@ def test_impostors_cannot_be_copied(scene):
 
 def test_some_bands_are_made_strangers(scene):
     data = balance([list(pairs(scene, 2, [Blur("box")], least=48))])
-    plain = next(batches(data, 2, 12, 48, seed=3))
-    odd = next(batches(data, 2, 12, 48, seed=3, alien=1.0))
+    plain = next(batches(data, Draw(2, 12, 48, seed=3)))
+    odd = next(batches(data, Draw(2, 12, 48, seed=3, alien=1.0)))
     np.testing.assert_array_equal(plain[0], odd[0])
     changed = [np.abs(p - o).max(axis=(1, 2)) > 1e-6 for p, o in zip(plain[1], odd[1], strict=True)]
     assert 0.1 < np.mean(changed) < 0.8
     for low, truth, moved in zip(odd[1], odd[3], changed, strict=True):
         means = truth.reshape(6, truth.shape[1] // 2, 2, -1, 2).mean(axis=(2, 4))
         np.testing.assert_allclose(low[moved], means[moved], atol=0.05)  # the truth is that of the stranger
-    np.testing.assert_array_equal(plain[1], next(batches(data, 2, 12, 48, seed=3, alien=0.0))[1])
+    np.testing.assert_array_equal(plain[1], next(batches(data, Draw(2, 12, 48, seed=3, alien=0.0)))[1])
 
 
 def test_noise_varies_and_real_pairs_have_their_share(scene):
     real, made = list(pairs(scene, 6, [Blur("box")], 60)), list(impostors(scene, [Blur("box")] * 2, 60, seed=0))
     data = balance([real, made])
     for share in (0.0, 1.0):
-        got = next(batches(data, 6, 6, 60, seed=1, real=share))
-        other = next(batches([data[0] if share else data[1]], 6, 6, 60, seed=1))
+        got = next(batches(data, Draw(6, 6, 60, seed=1, real=share)))
+        other = next(batches([data[0] if share else data[1]], Draw(6, 6, 60, seed=1)))
         assert got[3].shape == other[3].shape
         limit = max(p.truth.max() for p in data[0 if share else 1])
         assert got[3].max() <= limit
     spread = []
     for seed in range(8):
-        still, noisy = (next(batches(data, 6, 1, 60, seed=seed, noise=n, vary=True))[2] for n in (0.0, 50.0))
+        still, noisy = (next(batches(data, Draw(6, 1, 60, seed=seed, noise=n, vary=True)))[2] for n in (0.0, 50.0))
         assert still is not None
         assert noisy is not None
         spread.append(float((noisy - still).std()) * GAIN)
@@ -345,11 +345,11 @@ def test_noise_varies_and_real_pairs_have_their_share(scene):
 
 @pytest.mark.parametrize(("network", "ratio"), [("blend", 6), ("refined", 2)])
 def test_networks_that_begin_with_regressions_are_trained_blind(scene, tmp_path, network, ratio):
-    recipe = recipe_for(network, ratio, steps=3, cool=1, rate=0.01, noise=3.0, haze=0.0, seed=0)
+    recipe = recipe_for(network, ratio, steps=3, cool=1, rate=0.01, noise=3.0)
     small = {"features": 16, "blocks": 1} if ratio == 6 else {"thin": 16, "wide": 16, "blocks": 1}
     recipe = dataclasses.replace(recipe, arguments=small, batch=2, patch=60)
     data, judged = data_for([scene], [scene], recipe, "blind", more=True)
-    weights = fit(data, judged, recipe, tmp_path, every=3, threads=1, progress=False)
+    weights = fit(data, judged, recipe, Run(tmp_path, every=3, threads=1, progress=False))
     line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert 0 < line["validation"] < 1.5
     assert all(torch.isfinite(x).all() for x in weights.values())
@@ -476,11 +476,10 @@ def test_a_log_that_was_cut_does_not_cost_the_weights(scene, tmp_path):
     weights = run(scene, tmp_path)
     with (tmp_path / "log.jsonl").open("ab") as log:
         log.write(b'{"step": 9, "lo\xff')
-    data = [list(pairs(scene, 2, [Blur("mtf")]))]
-    card = save(weights, RECIPE, tmp_path, network="mine", operator="mtf", pairs=data)
+    card = save(weights, RECIPE, tmp_path, network="mine", operator="mtf", scenes=["sample"])
     assert card.training["last_log"]["step"] == 8
     (tmp_path / "log.jsonl").unlink()
-    assert save(weights, RECIPE, tmp_path, network="mine", operator="mtf", pairs=data).training["last_log"] == {}
+    assert save(weights, RECIPE, tmp_path, network="mine", operator="mtf", scenes=["sample"]).training["last_log"] == {}
 
 
 def test_nothing_to_learn_from_is_named(tmp_path):

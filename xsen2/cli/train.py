@@ -89,42 +89,22 @@ def train(
     xsen2 run cube.zarr out.zarr --method run20
     xsen2 train scenes/ --gsd 2.5 --out run2.5
     """  # noqa: D301  # click wants the sign itself
-    from xsen2.training.run import run, run_finer
+    from xsen2.networks.load import start
+    from xsen2.training.fit import Plan, Run
+    from xsen2.training.run import Source, finer_recipe_for, recipe_for, run
 
-    shared: dict[str, Any] = {
-        "steps": steps,
-        "cool": cool,
-        "rate": rate,
-        "coarse": coarser,
-        "initial": init,
-        "validation": validation,
-        "every": every,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "progress": not quiet,
-    }
-    if gsd != "10":
+    plan: dict[str, Any] = {"steps": steps, "cool": cool, "rate": rate, "seed": seed}
+    if gsd == "10":
+        name = network or "twogrid"
+        recipe: Plan = recipe_for(name, int(ratio), noise=noise, haze=haze, **plan)
+    else:
         given = click.get_current_context().get_parameter_source
-        for name in ("ratio", "operator", "noise", "haze", "surrogates"):
-            if given(name) is click.core.ParameterSource.COMMANDLINE:
-                raise click.UsageError(f"--{name} is for networks that make 10 m bands: leave it out with --gsd {gsd}")
-        run_finer(
-            data,
-            out,
-            gsd=float(gsd),
-            network=network or "fusion",
-            **shared,
-        )
-        return
-    run(
-        data,
-        out,
-        network=network or "twogrid",
-        ratio=int(ratio),
-        operator=operator,
-        noise=noise,
-        haze=haze,
-        more=surrogates,
-        **shared,
-    )
+        for option in ("ratio", "operator", "noise", "haze", "surrogates"):
+            if given(option) is click.core.ParameterSource.COMMANDLINE:
+                what = f"--{option} is for networks that make 10 m bands"
+                raise click.UsageError(f"{what}: leave it out with --gsd {gsd}")
+        name = network or "fusion"
+        recipe = finer_recipe_for(name, float(gsd), **plan)
+    initial = None if init is None else start(init)  # before scenes are read, which takes longer
+    source = Source(data, validation, operator, surrogates, coarser)
+    run(name, source, recipe, Run(out, initial, every, device, threads, progress=not quiet))

@@ -148,47 +148,26 @@ def least(recipe: DatesRecipe) -> int:
     return (recipe.patch + 2 * MARGIN) * recipe.zoom
 
 
-def samples(
-    places: Sequence[Ground],
-    zoom: int,
-    batch: int,
-    patch: int,
-    seed: int,
-    *,
-    start: int = 0,
-    counts: Sequence[int],
-) -> Iterator[Sample]:
-    """Random batches for ever; batch ``start + i`` is a function of `seed` and that number alone.
+def samples(places: Sequence[Ground], recipe: DatesRecipe, start: int = 0) -> Iterator[Sample]:
+    """Random batches for ever; batch ``start + i`` is a function of the recipe's seed and that number alone.
 
-    Parameters
-    ----------
-    places : sequence of Ground
-        A patch picks one by the root of its area.
-    zoom : int
-    batch, patch : int
-        Patches in a batch, and their side in coarse pixels.
-    seed, start : int
-    counts : sequence of int
-        Numbers of frames, of which each batch has one.
+    A patch picks a place by the root of its area.
     """
     chance = np.sqrt([p.valid.size for p in places])
     chance /= chance.sum()
-    margin = MARGIN * zoom
-    side = patch * zoom + 2 * margin
     step = start
     while True:
-        rng = np.random.default_rng((seed, step))
-        count = int(rng.choice(list(counts)))
-        rows = [
-            _one(places[i], zoom, patch, side, margin, count, rng) for i in rng.choice(len(places), batch, p=chance)
-        ]
+        rng = np.random.default_rng((recipe.seed, step))
+        count = int(rng.choice(list(recipe.counts)))
+        rows = [_one(places[i], recipe, count, rng) for i in rng.choice(len(places), recipe.batch, p=chance)]
         yield Sample(*(np.stack(part) for part in zip(*rows, strict=True)))
         step += 1
 
 
-def _one(
-    place: Ground, zoom: int, patch: int, side: int, margin: int, count: int, rng: np.random.Generator
-) -> tuple[Array, ...]:
+def _one(place: Ground, recipe: DatesRecipe, count: int, rng: np.random.Generator) -> tuple[Array, ...]:
+    zoom, patch = recipe.zoom, recipe.patch
+    margin = MARGIN * zoom
+    side = patch * zoom + 2 * margin
     height, width = place.valid.shape
     y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     turn = int(rng.integers(8))
@@ -313,7 +292,7 @@ class DatesTask:
         """Batches from number `first` on, for ever."""
         recipe = self.recipe
         places = [replace(place, unit=_unit(place, recipe.zoom)) for place in self.train]
-        return samples(places, recipe.zoom, recipe.batch, recipe.patch, recipe.seed, start=first, counts=recipe.counts)
+        return samples(places, recipe, first)
 
     def loss(self, network: nn.Module, batch: Sample, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean absolute errors, each patch's in units of the largest of three.

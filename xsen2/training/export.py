@@ -16,10 +16,9 @@ from xsen2 import files
 from xsen2.errors import WeightsError
 from xsen2.networks.cards import WEIGHTS, Card
 from xsen2.networks.load import build, halo_of, infinite
-from xsen2.training.fit import DatesRecipe, Plan, Recipe
-from xsen2.training.patches import Pair
+from xsen2.training.fit import DatesRecipe, Plan
 
-__all__ = ["FRAMES", "describe", "save", "save_finer", "write"]
+__all__ = ["FRAMES", "describe", "save", "write"]
 
 FRAMES = 8
 """Dates that each date is made of by a network for many, unless the caller says otherwise."""
@@ -27,57 +26,32 @@ FRAMES = 8
 
 def save(
     weights: Mapping[str, torch.Tensor],
-    recipe: Recipe,
+    recipe: Plan,
     run: Path,
     *,
     network: str,
     operator: str,
-    pairs: Sequence[Sequence[Pair]],
+    scenes: Sequence[str],
 ) -> Card:
-    """Write `weights` as fp16, and their card beside them, into the folder that `fit` logged into.
+    """Write `weights` as fp16, and their card beside them, into the folder that the training logged into.
 
     Parameters
     ----------
     network : str
         What ``method=`` will take once the card lies among the installed ones.
     operator : str
-        How the pairs were degraded.
+        How scenes were degraded.
+    scenes : sequence of str
+        Names of the places that it was trained on.
 
     Returns
     -------
     Card
         Weights and card of an earlier, shorter run in the folder are replaced.
     """
-    scenes = sorted({scene[0].place.removesuffix(", surrogate") for scene in pairs})
-    return _saved(weights, recipe, run, f"{network}-{10 * recipe.ratio}m", network, operator, scenes, {})
-
-
-def save_finer(
-    weights: Mapping[str, torch.Tensor], recipe: DatesRecipe, run: Path, *, network: str, scenes: Sequence[str]
-) -> Card:
-    """The same for a network that makes finer pixels of many dates.
-
-    Parameters
-    ----------
-    scenes : sequence of str
-        Names of the places that it was trained on.
-    """
-    gsd = 10 / recipe.zoom
-    names = sorted({name.split("/")[0] for name in scenes})
-    more = {"gsd": gsd, "frames": FRAMES}
-    return _saved(weights, recipe, run, f"{network}-{gsd:g}m", network, "mtf", names, more)
-
-
-def _saved(
-    weights: Mapping[str, torch.Tensor],
-    recipe: Plan,
-    run: Path,
-    name: str,
-    network: str,
-    operator: str,
-    scenes: Sequence[str],
-    more: Mapping[str, Any],
-) -> Card:
+    finer = isinstance(recipe, DatesRecipe)
+    gsd = 10 / recipe.zoom if isinstance(recipe, DatesRecipe) else 10.0 * recipe.ratio
+    name = f"{network}-{gsd:g}m"
     last = _last(run / "log.jsonl")
     with files.named(run):
         for old in (run / f"{name}.json", run / f"{name}.safetensors"):
@@ -95,12 +69,12 @@ def _saved(
         training={
             "recipe": asdict(recipe),
             "operator": operator,
-            "scenes": list(scenes),
+            "scenes": sorted(set(scenes)),
             "hours": round(last.get("seconds", 0) / 3600, 2),
             "device": _device(),
             "last_log": last,
         },
-        **more,
+        **({"gsd": gsd, "frames": FRAMES} if finer else {}),
     )
 
 

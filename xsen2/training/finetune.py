@@ -222,7 +222,7 @@ def _adapt(
 ) -> Adapted:
     from xsen2.networks.load import build
     from xsen2.training.export import write
-    from xsen2.training.fit import Recipe, fit, score
+    from xsen2.training.fit import Recipe, Run, fit, score
 
     recipe = Recipe(
         card.architecture,
@@ -245,7 +245,7 @@ def _adapt(
 
         with tempfile.TemporaryDirectory() as folder:
             try:
-                return fit(list(data), [], recipe, folder, initial=general, every=steps, device=device, progress=told)
+                return fit(list(data), [], recipe, Run(folder, general, steps, device, progress=told))
             except Cancelled:
                 reporter.check()  # says that it is this call which has stopped
                 raise

@@ -21,9 +21,22 @@ from xsen2.errors import WeightsError
 from xsen2.networks.inference import best_device, best_dtype
 from xsen2.networks.load import build, checkpoint, misfit
 from xsen2.progress import ProgressLike, Reporter
-from xsen2.training.patches import Pair, balance, batches
+from xsen2.training.patches import Draw, Pair, balance, batches
 
-__all__ = ["HALF", "DatesRecipe", "Optimiser", "Plan", "Recipe", "Task", "build", "fit", "learn", "score"]
+__all__ = [
+    "HALF",
+    "BandsTask",
+    "DatesRecipe",
+    "Optimiser",
+    "Plan",
+    "Recipe",
+    "Run",
+    "Task",
+    "build",
+    "fit",
+    "learn",
+    "score",
+]
 
 
 # The optimiser: Muon for the convolutions, NAdam for the rest.
@@ -98,10 +111,8 @@ class Recipe:
         Learning rates of Muon (inner convolutions) and of NAdam (all else).
     batch, patch : int
         Patches in a batch, and their side in pixels of the finest grid.
-    noise : float
-        Standard deviation, in DN, of the noise added to the inputs.
-    haze, share, real, vary, alien
-        As `xsen2.training.patches.batches` takes them.
+    noise, haze, share, real, vary, alien
+        As `xsen2.training.patches.Draw` has them.
     ema : float
         Memory of the averaged weights, which are what is kept.
     """
@@ -123,6 +134,22 @@ class Recipe:
     alien: float = 0.0
     ema: float = 0.998
     seed: int = 0
+
+    @property
+    def draw(self) -> Draw:
+        """How patches are drawn."""
+        return Draw(
+            self.ratio,
+            self.batch,
+            self.patch,
+            self.seed,
+            self.noise,
+            self.haze,
+            self.share,
+            self.real,
+            self.vary,
+            self.alien,
+        )
 
     def factor(self, step: int) -> float:
         """What the rates are multiplied by in a step: 100 to warm up, then flat, then falling."""
@@ -234,6 +261,38 @@ def _loss(network: nn.Module, batch: Sequence[torch.Tensor | None]) -> tuple[tor
 Batch = TypeVar("Batch")
 
 
+@dataclass(frozen=True)
+class Run:
+    """Where and how a training runs: nothing of it decides the outcome, but for what it starts from.
+
+    Attributes
+    ----------
+    folder : path
+        Receives ``checkpoint.pt`` and ``log.jsonl``, from which the same run goes on.
+    initial : mapping, optional
+        Weights to start from.
+    every : int
+        Steps between lines of the log, at which the network is judged and a checkpoint is made.
+    device : str
+        As `xsen2.networks.inference.best_device` takes it. bfloat16 where that is faster.
+    threads : int, optional
+        Threads of torch; all cores by default.
+    progress : bool or callable
+        Show a bar, or tell a function after each step, see `xsen2.Progress`. If that stops the training, a checkpoint
+        is made of the last step, from which the same call goes on.
+    about : str
+        What stands before the bar.
+    """
+
+    folder: str | Path
+    initial: Mapping[str, torch.Tensor] | None = None
+    every: int = 200
+    device: str = "auto"
+    threads: int | None = None
+    progress: ProgressLike = True
+    about: str = "training"
+
+
 class Task(Protocol[Batch]):
     """What a network is to learn: where batches come from, and what is wrong with what it makes of them."""
 
@@ -251,7 +310,7 @@ class Task(Protocol[Batch]):
 
 
 @dataclass(frozen=True)
-class _Bands:
+class BandsTask:
     """The 20 m or 60 m bands of one date."""
 
     train: list[list[Pair]]
@@ -259,58 +318,43 @@ class _Bands:
     recipe: Recipe
 
     def stream(self, first: int) -> Iterator[Any]:
-        recipe = self.recipe
-        return batches(
-            balance(self.train),
-            recipe.ratio,
-            recipe.batch,
-            recipe.patch,
-            recipe.seed,
-            start=first,
-            noise=recipe.noise,
-            haze=recipe.haze,
-            share=recipe.share,
-            real=recipe.real,
-            vary=recipe.vary,
-            alien=recipe.alien,
-        )
+        """Patches, as the recipe draws them."""
+        return batches(balance(self.train), self.recipe.draw, first)
 
     def loss(self, network: nn.Module, batch: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted absolute error, and the quantile loss of the standard errors."""
         return _loss(network, tuple(_tensors(batch, device)))
 
     def judge(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+        """RMSE divided by bicubic's: mean over places, and the worst."""
         ratios = score(network, self.validation, dtype)
         if not ratios:
             return {}
         return {"validation": round(float(np.mean(list(ratios.values()))), 4), "worst": max(ratios.values())}
 
     def start(self, network: nn.Module, initial: Mapping[str, torch.Tensor]) -> None:
-        _start(network, initial, self.recipe)
+        """Put weights into the network, or say which of them do not fit."""
+        recipe = self.recipe
+        if wrong := misfit(network, initial):
+            raise WeightsError(
+                f"the weights to start from do not fit {recipe.architecture} with {dict(recipe.arguments)} and ratio "
+                f"{recipe.ratio}: {wrong}. Give those of the same network and ratio"
+            )
+        network.load_state_dict({k: v.float() for k, v in initial.items()})
 
 
-def fit(
-    train: list[list[Pair]],
-    validation: Sequence[Pair],
-    recipe: Recipe,
-    folder: str | Path,
-    *,
-    initial: Mapping[str, torch.Tensor] | None = None,
-    every: int = 200,
-    device: str = "auto",
-    threads: int | None = None,
-    progress: ProgressLike = True,
-    about: str = "training",
-) -> dict[str, torch.Tensor]:
-    """Train as `recipe` says, going on from ``folder/checkpoint.pt`` if it is there.
+def fit(train: list[list[Pair]], validation: Sequence[Pair], recipe: Recipe, how: Run) -> dict[str, torch.Tensor]:
+    """Train as `recipe` says, going on from the checkpoint of an earlier run if there is one.
 
     Parameters
     ----------
     train : list of list of Pair
         Per scene, its pairs.
     validation : sequence of Pair
-        Other places; their error divided by bicubic's is logged every `every` steps and never used to train.
-    recipe, folder, initial, every, device, threads, progress, about
-        As `learn` takes them. `initial` holds all weights that the network has, in its shapes, and no others.
+        Other places; their error divided by bicubic's is logged and never used to train.
+    recipe : Recipe
+    how : Run
+        Its `initial` holds all weights that the network has, in its shapes, and no others.
 
     Returns
     -------
@@ -322,53 +366,18 @@ def fit(
     Cancelled, WeightsError, StoreError
         As `learn`.
     """
-    return learn(
-        _Bands(train, validation, recipe),
-        recipe,
-        folder,
-        initial=initial,
-        every=every,
-        device=device,
-        threads=threads,
-        progress=progress,
-        about=about,
-    )
+    return learn(BandsTask(train, validation, recipe), recipe, how)
 
 
-def learn(
-    task: Task[Any],
-    recipe: Plan,
-    folder: str | Path,
-    *,
-    initial: Mapping[str, torch.Tensor] | None = None,
-    every: int = 200,
-    device: str = "auto",
-    threads: int | None = None,
-    progress: ProgressLike = True,
-    about: str = "training",
-) -> dict[str, torch.Tensor]:
-    """Train a network on a task, going on from ``folder/checkpoint.pt`` if it is there.
+def learn(task: Task[Any], recipe: Plan, how: Run) -> dict[str, torch.Tensor]:
+    """Train a network on a task, going on from the checkpoint of an earlier run if there is one.
 
     Parameters
     ----------
     task : Task
-    recipe : Plan
-        A dataclass; what it says beside its `steps` and `cool` is what a checkpoint is held against.
-    folder : path
-        Receives ``checkpoint.pt`` and ``log.jsonl``.
-    initial : mapping, optional
-        Weights to start from.
-    every : int
-        Steps between lines of the log, at which the network is judged and a checkpoint is made.
-    device : str
-        As `xsen2.networks.inference.best_device` takes it. bfloat16 where that is faster.
-    threads : int, optional
-        Threads of torch; all cores by default.
-    progress : bool or callable
-        Show a bar, or tell a function after each step, see `xsen2.Progress`. If that stops the training, a checkpoint
-        is made of the last step, from which the same call goes on.
-    about : str
-        What stands before the bar.
+    recipe : Recipe or DatesRecipe
+        What it says beside its `steps` and `cool` is what a checkpoint is held against.
+    how : Run
 
     Returns
     -------
@@ -378,24 +387,24 @@ def learn(
     Raises
     ------
     Cancelled
-        If `progress` stopped it.
+        If the run's `progress` stopped it.
     WeightsError
-        If `initial` does not fit the network of the recipe, or if the checkpoint is damaged or of another recipe; only
-        `steps` and `cool` may change between runs.
+        If its `initial` does not fit the network of the recipe, or if the checkpoint is damaged or of another recipe;
+        only `steps` and `cool` may change between runs.
     StoreError
         If the disk is full, or may not be written to.
     """
-    folder = Path(folder)
+    folder = Path(how.folder)
     with files.named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if threads:
-        torch.set_num_threads(threads)
-    where = best_device(device)
+    if how.threads:
+        torch.set_num_threads(how.threads)
+    where = best_device(how.device)
     dtype = best_dtype(where)
     torch.manual_seed(recipe.seed)
     network = build(recipe.architecture, recipe.ratio, recipe.arguments).to(where)
-    if initial is not None:
-        task.start(network, initial)
+    if how.initial is not None:
+        task.start(network, how.initial)
     optimiser = Optimiser(network, recipe.rate, recipe.fine_rate)
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     saved, first, seconds = folder / "checkpoint.pt", 0, 0.0
@@ -435,7 +444,7 @@ def learn(
     with (
         files.named(folder),
         (folder / "log.jsonl").open("a") as log,
-        Reporter(progress, recipe.steps, "step", about, done=first, after=after) as reporter,
+        Reporter(how.progress, recipe.steps, "step", how.about, done=first, after=after) as reporter,
     ):
         for step in range(first, recipe.steps):
             batch = next(stream)
@@ -447,7 +456,7 @@ def learn(
             for key, value in network.state_dict().items():
                 average[key].lerp_(value, 1 - memory)
             losses.append((float(loss.detach()), float(doubt.detach())))
-            if (step + 1) % every and step + 1 != recipe.steps:
+            if (step + 1) % how.every and step + 1 != recipe.steps:
                 if not reporter.update(step + 1):
                     keep(step + 1)
                     reporter.check()
@@ -466,16 +475,6 @@ def learn(
             reporter.update(step + 1)
             reporter.check()
     return {k: v.cpu() for k, v in average.items()}
-
-
-def _start(network: nn.Module, initial: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
-    """Put weights into the network, or say which of them do not fit."""
-    if wrong := misfit(network, initial):
-        raise WeightsError(
-            f"the weights to start from do not fit {recipe.architecture} with {dict(recipe.arguments)} and ratio "
-            f"{recipe.ratio}: {wrong}. Give those of the same network and ratio"
-        )
-    network.load_state_dict({k: v.float() for k, v in initial.items()})
 
 
 def _with(recipe: Plan, weights: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:

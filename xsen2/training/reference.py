@@ -25,7 +25,7 @@ from xsen2.networks.load import tensors
 from xsen2.progress import ProgressLike
 from xsen2.training.dates import Sample, observe
 from xsen2.training.export import write
-from xsen2.training.fit import HALF, DatesRecipe, learn
+from xsen2.training.fit import HALF, DatesRecipe, Run, learn
 
 __all__ = [
     "Acquisition",
@@ -539,10 +539,9 @@ def adapt(
         seed=seed,
     )  # fmt: skip
     task = ReferenceTask(train, validation, recipe, loss or Loss())
-    weights = learn(
-        task, recipe, folder, initial=tensors(card), every=max(1, min(100, steps)), device=device, progress=progress,
-        about="adapting",
-    )  # fmt: skip
+    every = max(1, min(100, steps))
+    how = Run(folder, tensors(card), every, device, progress=progress, about="adapting")
+    weights = learn(task, recipe, how)
     return write(
         weights,
         Path(folder),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,14 @@ import numpy as np
 
 from xsen2.errors import MethodError, SourceError
 from xsen2.networks.cards import GSDS, Card
-from xsen2.networks.load import start
-from xsen2.progress import ProgressLike
 from xsen2.training.dates import DatesTask, grounds, least
-from xsen2.training.export import save, save_finer
+from xsen2.training.export import save
 from xsen2.training.finetune import coarser
-from xsen2.training.fit import DatesRecipe, Recipe, fit, learn
-from xsen2.training.patches import Blur, Pair, impostors, pairs, surrogates
+from xsen2.training.fit import BandsTask, DatesRecipe, Plan, Recipe, Run, learn
+from xsen2.training.patches import SURROGATE, Blur, Pair, impostors, pairs, surrogates
 from xsen2.training.scenes import Scene, hold_out, read_scenes
 
-__all__ = ["FINER", "NETWORKS", "data_for", "finer_recipe_for", "recipe_for", "run", "run_finer"]
+__all__ = ["COOL", "FINER", "NETWORKS", "STEPS", "Source", "data_for", "finer_recipe_for", "recipe_for", "run"]
 
 
 # What a training run does unless it is told otherwise: the recipes of the shipped weights.
@@ -40,6 +39,8 @@ FINER: dict[str, tuple[str, dict[str, Any]]] = {
     "highresnet": ("manydates.HighResNet", {"features": 64, "blocks": 2}),
 }
 """The same of networks that make pixels finer than 10 m of many dates."""
+
+STEPS, COOL = 5000, 1500
 
 _SENSOR = (Blur("mtf"), Blur("mtf", 0.9, (0.15, -0.1)), Blur("mtf", 1.1, (-0.1, 0.15)))
 BLURS: dict[str, tuple[Blur, ...]] = {
@@ -65,10 +66,11 @@ def blind(many: int, seed: int) -> list[Blur]:
     return out
 
 
-def recipe_for(
-    network: str, ratio: int, *, steps: int, cool: int, rate: float, noise: float, haze: float, seed: int
-) -> Recipe:
-    """The recipe of a network; patches and batches are such that one holds about 147 000 pixels."""
+def recipe_for(network: str, ratio: int, **changes: Any) -> Recipe:
+    """The recipe of a network; patches and batches are such that one holds about 147 000 pixels.
+
+    `changes` are fields of `xsen2.training.fit.Recipe` that are to be others.
+    """
     if network not in NETWORKS:
         raise MethodError(f"network {network!r}: use one of {', '.join(NETWORKS)}")
     architecture, arguments = NETWORKS[network]
@@ -79,22 +81,20 @@ def recipe_for(
         patch, batch = (144, 8) if ratio == 6 else (96, 8)
     elif network != "twogrid":  # four times the work per pixel, and more
         batch //= 4
-    return Recipe(
+    blind = network in ("blend", "refined")
+    recipe = Recipe(
         architecture,
         ratio,
-        steps,
-        cool,
+        STEPS,
+        COOL,
         arguments,
-        rate=rate,
         batch=batch,
         patch=patch,
-        noise=noise,
-        haze=haze,
-        seed=seed,
         real=0.6 if network == "blend" and ratio == 6 else None,
-        vary=network in ("blend", "refined"),
-        alien=0.15 if network in ("blend", "refined") else 0.0,
+        vary=blind,
+        alien=0.15 if blind else 0.0,
     )
+    return replace(recipe, **changes)
 
 
 def data_for(
@@ -133,139 +133,104 @@ def _blind(
     return [some for some in data if some], judged
 
 
-def run(
-    data: Path,
-    out: Path,
-    *,
-    network: str = "twogrid",
-    ratio: int = 2,
-    operator: str = "mtf",
-    steps: int = 5000,
-    cool: int = 1500,
-    rate: float = 0.02,
-    noise: float = 0.0,
-    haze: float = 0.0,
-    more: bool = False,
-    coarse: bool = False,
-    initial: Path | None = None,
-    validation: Path | None = None,
-    every: int = 200,
-    seed: int = 0,
-    device: str = "auto",
-    threads: int | None = None,
-    progress: ProgressLike = True,
-) -> Card:
-    """What ``xsen2 train`` does; its options are described there.
+@dataclass(frozen=True)
+class Source:
+    """What a network learns from.
 
-    `progress` is that of `xsen2.training.fit.fit`: a function is told of each step, and can stop the run, which the
-    same call then takes up at its checkpoint. With True, lines about data and weights are printed as well.
-
-    Returns
-    -------
-    Card
-        Of the weights that were written into `out`.
+    Attributes
+    ----------
+    data : path
+        Folder of scenes; or of two, ``train`` and ``validation``.
+    validation : path, optional
+        Folder of other places. Without it and such a folder, whole places are held out.
+    operator : {"mtf", "dsen2", "both", "blind"}
+        How scenes are degraded; a network for many dates learns from ``mtf`` alone.
+    surrogates : bool
+        For the 60 m bands: whether others play them too.
+    coarser : bool
+        Make scenes twice as coarse first: what a network that has learnt from those does with scenes as they are says
+        how far one scale speaks for the next.
     """
-    initially = None if initial is None else start(initial)  # before scenes are read, which takes longer
-    recipe = recipe_for(network, ratio, steps=steps, cool=cool, rate=rate, noise=noise, haze=haze, seed=seed)
-    scenes, judges = _split(data, validation, Blur("dsen2" if operator == "dsen2" else "mtf") if coarse else None)
-    pairs, judged = data_for(scenes, judges, recipe, operator, more=more)
-    if not pairs:
+
+    data: Path
+    validation: Path | None = None
+    operator: str = "mtf"
+    surrogates: bool = False
+    coarser: bool = False
+
+
+def run(network: str, source: Source, recipe: Plan, how: Run) -> Card:
+    """What ``xsen2 train`` does: weights with their card in the run's folder.
+
+    Parameters
+    ----------
+    network : str
+        What ``method=`` will take once the card lies among the installed ones.
+    source : Source
+    recipe : Recipe or DatesRecipe
+        For the 20 m or 60 m bands of one date, `recipe_for` makes one; for pixels of 5 or 2.5 m from many dates,
+        `finer_recipe_for`. The latter are learnt one scale up, where the truth is known: the 10 m bands are the truth,
+        and the frames what a sensor with pixels of 20 or 40 m would have seen of them.
+    how : Run
+        If its `progress` stops the training, the same call takes it up at its checkpoint. With True, lines about data
+        and weights are printed as well.
+    """
+    task: DatesTask | BandsTask
+    if isinstance(recipe, DatesRecipe):
+        operator, needed = "mtf", "10 m bands"
+        task, names = _dates(*_split(source, Blur("mtf")), recipe)
+    else:
+        operator = source.operator
+        needed = f"{10 * recipe.ratio} m bands that are needed, over an area large enough to be degraded"
+        parts = _split(source, Blur("dsen2" if operator == "dsen2" else "mtf"))
+        task, names = _bands(*parts, source, recipe)
+    if not names:
         raise SourceError(
-            f"nothing in {data} can be learnt from: no scene has valid pixels of all {10 * ratio} m bands that are "
-            "needed, over an area large enough to be degraded. Add scenes that have"
+            f"nothing in {source.data} can be learnt from: no scene has valid pixels of all {needed}. Add some that do"
         )
-    say = click.echo if progress is True else (lambda line: None)
-    say(f"{len(pairs)} scenes to train on, {len(judged)} of other places to validate on")
-    weights = fit(
-        pairs,
-        judged,
-        recipe,
-        out,
-        initial=initially,
-        every=every,
-        device=device,
-        threads=threads,
-        progress=progress,
-    )
-    card = save(weights, recipe, out, network=network, operator=operator, pairs=pairs)
-    say(f"{card.file}: pass method={str(out)!r}")
+    say = click.echo if how.progress is True else (lambda line: None)
+    say(f"{len(names)} scenes to train on, {len(task.validation)} of other places to validate on")
+    weights = learn(task, recipe, how)
+    card = save(weights, recipe, Path(how.folder), network=network, operator=operator, scenes=names)
+    say(f"{card.file}: pass method={str(how.folder)!r}")
     return card
 
 
-def _split(data: Path, validation: Path | None, how: Blur | None = None) -> tuple[list[Scene], list[Scene]]:
-    """Scenes to train on, and those of other places that judge; twice as coarse, if it is said how."""
+def _bands(
+    scenes: Sequence[Scene], judges: Sequence[Scene], source: Source, recipe: Recipe
+) -> tuple[BandsTask, list[str]]:
+    pairs, judged = data_for(scenes, judges, recipe, source.operator, more=source.surrogates)
+    return BandsTask(pairs, judged, recipe), [scene[0].place.removesuffix(SURROGATE) for scene in pairs]
+
+
+def _dates(scenes: Sequence[Scene], judges: Sequence[Scene], recipe: DatesRecipe) -> tuple[DatesTask, list[str]]:
+    places, judged = grounds(scenes, least(recipe)), grounds(judges, least(recipe))
+    # Patches of a stack judge nothing: they are too small for what eight dates see of them.
+    task = DatesTask(places, [g for g in judged if "/" not in g.name], recipe)
+    return task, [place.name.split("/")[0] for place in places]
+
+
+def _split(source: Source, how: Blur) -> tuple[list[Scene], list[Scene]]:
+    """Scenes to train on, and those of other places that judge; degraded so, if they are to be coarser."""
+    data, validation = source.data, source.validation
     if (data / "train").is_dir():
         scenes = list(read_scenes(data / "train"))
         other = validation or (data / "validation" if (data / "validation").is_dir() else None)
     else:
         scenes, other = list(read_scenes(data)), validation
     parts = hold_out(scenes) if other is None else (scenes, list(read_scenes(other)))
-    if how is None:
+    if not source.coarser:
         return parts
     train, judges = ([coarser(scene, how) for scene in part] for part in parts)
     return train, judges
 
 
-def finer_recipe_for(network: str, gsd: float, *, steps: int, cool: int, rate: float, seed: int) -> DatesRecipe:
-    """The recipe of a network that makes 5 or 2.5 m pixels of many dates."""
+def finer_recipe_for(network: str, gsd: float, **changes: Any) -> DatesRecipe:
+    """The recipe of a network that makes 5 or 2.5 m pixels of many dates; `changes` as for `recipe_for`."""
     if network not in FINER:
         raise MethodError(f"network {network!r} makes no {gsd:g} m pixels: use one of {', '.join(FINER)}")
     if gsd not in GSDS:
         raise MethodError(f"gsd={gsd:g}: networks are trained for {' and '.join(f'{g:g}' for g in GSDS)} m")
     architecture, arguments = FINER[network]
-    return DatesRecipe(architecture, steps, cool, {"zoom": round(10 / gsd), **arguments}, rate=rate, seed=seed)
-
-
-def run_finer(
-    data: Path,
-    out: Path,
-    *,
-    gsd: float,
-    network: str = "fusion",
-    steps: int = 5000,
-    cool: int = 1500,
-    rate: float = 0.02,
-    coarse: bool = False,
-    initial: Path | None = None,
-    validation: Path | None = None,
-    every: int = 200,
-    seed: int = 0,
-    device: str = "auto",
-    threads: int | None = None,
-    progress: ProgressLike = True,
-) -> Card:
-    """What ``xsen2 train --gsd`` does: a network that makes pixels finer than 10 m of many dates.
-
-    It learns one scale up, where the truth is known: the 10 m bands are the truth, and the frames what a sensor with
-    pixels of 20 m (`gsd` 5) or 40 m (2.5) would have seen of them.
-
-    Parameters
-    ----------
-    gsd : float
-        5 or 2.5.
-    coarse : bool
-        Make scenes twice as coarse first, so that it learns from 40 (80) to 20 m: what such a network does from 20 (40)
-        to 10 m says how far one scale speaks for the next, see `xsen2.evaluation.ladder_report.ladder`.
-    initial : path, optional
-        Weights to start from. Of a network for the other pixel size, those are taken that have the same shape.
-
-    Returns
-    -------
-    Card
-        Of the weights that were written into `out`.
-    """
-    initially = None if initial is None else start(initial)
-    recipe = finer_recipe_for(network, gsd, steps=steps, cool=cool, rate=rate, seed=seed)
-    scenes, judges = _split(data, validation, Blur("mtf") if coarse else None)
-    places = grounds(scenes, least(recipe))
-    if not places:
-        raise SourceError(f"nothing in {data} can be learnt from: no scene has valid pixels of all 10 m bands")
-    task = DatesTask(places, [g for g in grounds(judges, least(recipe)) if "/" not in g.name], recipe)
-    say = click.echo if progress is True else (lambda line: None)
-    say(f"{len(places)} scenes to train on, {len(task.validation)} of other places to validate on")
-    weights = learn(
-        task, recipe, out, initial=initially, every=every, device=device, threads=threads, progress=progress
-    )
-    card = save_finer(weights, recipe, out, network=network, scenes=[place.name for place in places])
-    say(f"{card.file}: pass method={str(out)!r}")
-    return card
+    recipe = DatesRecipe(architecture, STEPS, COOL, {"zoom": round(10 / gsd), **arguments})
+    return replace(recipe, **changes)
