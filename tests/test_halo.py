@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsen2.engine.halo import Layer, map_windows, split
+from xsen2.engine.halo import Cut, Layer, map_windows, split
 
 
 class Check:
@@ -48,7 +48,7 @@ def test_windows_are_parts_of_the_mirrored_image(rows, columns, halo, chunks, se
     images = [(rng.random((1, rows * 6 // f, columns * 6 // f)).astype("f4"), f) for f in (1, 2, 6)]
     layers = [Layer([da.from_array(x, chunks=(1, c, c))], f) for (x, f), c in zip(images, chunks, strict=True)]
     blocks = (split(layers[0].arrays[0].chunks[1], 6), split(layers[0].arrays[0].chunks[2], 6))
-    out = map_windows(Check(images, halo), layers, shape=(rows * 6, columns * 6), halo=halo, chunks=blocks, bands=1)
+    out = map_windows(Check(images, halo), layers, Cut((rows * 6, columns * 6), blocks, halo), bands=1)
     want = sum(x.repeat(f, 1).repeat(f, 2) for x, f in images)
     np.testing.assert_array_equal(out.compute(scheduler="sync")[0], want)
 
@@ -69,7 +69,7 @@ def test_split_keeps_the_total_and_the_multiples(chunks, cell):
 
 def test_layers_of_mixed_dtype_and_chunks():
     one, two = da.ones((8, 8), chunks=4, dtype="u2"), da.full((8, 8), 0.5, chunks=3)
-    out = map_windows(_total, [Layer([one, two], 1)], shape=(8, 8), halo=0, chunks=((4, 4), (8,)), bands=1)
+    out = map_windows(_total, [Layer([one, two], 1)], Cut((8, 8), ((4, 4), (8,)), 0), bands=1)
     np.testing.assert_array_equal(out.compute(), np.full((1, 8, 8), 1.5))
 
 
@@ -82,7 +82,7 @@ def test_graph_of_a_year_of_tiles_is_small_and_pickles():
     a = [da.zeros((12, 10980, 10980), chunks=(1, 1200, 1200), dtype="u2", name=f"a{i}") for i in range(4)]
     b = [da.zeros((12, 5490, 5490), chunks=(1, 600, 600), dtype="u2", name=f"b{i}") for i in range(6)]
     blocks = (split(a[0].chunks[1], 6), split(a[0].chunks[2], 6))
-    out = map_windows(_total, [Layer(a, 1), Layer(b, 2)], shape=(10980, 10980), halo=32, chunks=blocks, bands=6)
+    out = map_windows(_total, [Layer(a, 1), Layer(b, 2)], Cut((10980, 10980), blocks, 32), bands=6)
     layer = out.dask.layers[out.name]
     runs = [k for k in layer if k[0] == out.name]
     assert len(runs) == 12 * 100
@@ -93,9 +93,9 @@ def test_graph_of_a_year_of_tiles_is_small_and_pickles():
 
 def test_the_name_follows_the_arguments():
     x = da.ones((12, 12), chunks=6)
-    first = map_windows(_total, [Layer([x], 1)], shape=(12, 12), halo=0, chunks=((6, 6), (6, 6)), bands=1)
-    again = map_windows(_total, [Layer([x], 1)], shape=(12, 12), halo=0, chunks=((6, 6), (6, 6)), bands=1)
-    other = map_windows(_total, [Layer([x], 1)], shape=(12, 12), halo=2, chunks=((6, 6), (6, 6)), bands=1)
+    first = map_windows(_total, [Layer([x], 1)], Cut((12, 12), ((6, 6), (6, 6)), 0), bands=1)
+    again = map_windows(_total, [Layer([x], 1)], Cut((12, 12), ((6, 6), (6, 6)), 0), bands=1)
+    other = map_windows(_total, [Layer([x], 1)], Cut((12, 12), ((6, 6), (6, 6)), 2), bands=1)
     assert first.name == again.name != other.name
 
 
@@ -103,6 +103,6 @@ def test_an_error_in_the_function_comes_through():
     def fail(windows):
         raise ValueError("at a block")
 
-    out = map_windows(fail, [Layer([da.ones((6, 6))], 1)], shape=(6, 6), halo=0, chunks=((6,), (6,)), bands=1)
+    out = map_windows(fail, [Layer([da.ones((6, 6))], 1)], Cut((6, 6), ((6,), (6,)), 0), bands=1)
     with pytest.raises(ValueError, match="at a block"):
         out.compute()

@@ -14,7 +14,7 @@ import xarray as xr
 from xsen2.bands import A, factor_of
 from xsen2.cube import Cube, carried, lazy, recognise, write_crs
 from xsen2.dates import Target, targets_of
-from xsen2.engine.halo import Layer, blocks, common_dates, map_windows, trim
+from xsen2.engine.halo import Cut, Layer, blocks, common_dates, map_windows, trim
 from xsen2.engine.statistics import each, learnt
 from xsen2.errors import BandError, ShiftWarning, TimeError, warn_once
 from xsen2.masks import Mask, automatic, hide, read
@@ -249,9 +249,7 @@ def _move(data: da.Array, shifts: da.Array, factor: int, scale: Scale | None) ->
     out: da.Array = map_windows(
         each(_Move, shifts, factor, halo, scale),
         [Layer([data.rechunk({0: 1})], 1)],
-        shape=(data.shape[-2], data.shape[-1]),
-        halo=halo,
-        chunks=blocks(rows, columns, 1, halo),
+        Cut((data.shape[-2], data.shape[-1]), blocks(rows, columns, 1, halo), halo),
         bands=1,
         dtype=kind,
         label="xsen2-align",

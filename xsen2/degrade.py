@@ -14,7 +14,7 @@ import xarray as xr
 from xsen2.arguments import whole
 from xsen2.bands import GRIDS, grid_of
 from xsen2.cube import DIMS, Cube, carried, lazy, recognise, write_crs
-from xsen2.engine.halo import Layer, blocks, map_windows
+from xsen2.engine.halo import Cut, Layer, blocks, map_windows
 from xsen2.engine.operators import OPERATORS, Kernel, Operator, degrade_array, kernels, support
 from xsen2.errors import GridError, MethodError
 from xsen2.grid import metres
@@ -112,11 +112,8 @@ def _band(small: Cube, band: str, array: xr.DataArray, unit: Scale, scale: int, 
     out = map_windows(
         block,
         [Layer([data], 1)],
-        shape=(array.shape[-2], array.shape[-1]),
-        halo=halo,
-        chunks=blocks(rows, columns, scale, halo),
+        Cut((array.shape[-2], array.shape[-1]), blocks(rows, columns, scale, halo), halo, per_pixel=scale),
         bands=1,
-        per_pixel=scale,
         label=f"xsen2-degrade-{operator}",
     )[0]
     gsd = grid_of(band)

@@ -39,32 +39,21 @@ __all__ = ["context_of", "superresolve"]
 
 
 def assemble(
-    cube: Cube,
-    made: Mapping[str, da.Array],
-    errors: Mapping[str, da.Array],
-    chunks: tuple[tuple[int, ...], tuple[int, ...]],
-    attrs: Mapping[str, str],
-    scales: Mapping[str, Scale],
-    zoom: int = 1,
-    frames: da.Array | None = None,
+    cube: Cube, made: _Made, attrs: Mapping[str, str], scales: Mapping[str, Scale], zoom: int = 1
 ) -> xr.Dataset:
     """Put together what was made.
 
     Parameters
     ----------
     cube : Cube
-    made, errors : mapping
-        Band → ``([time,] y, x)`` pixels, and their standard errors.
-    chunks : tuple
-        Rows and columns of the blocks, in 10 m pixels.
+        Of the dates that were made.
+    made : _Made
     attrs : mapping
         Attributes that are added to the cube's.
     scales : mapping
         Band → what its values mean.
     zoom : int
         Pixels of the result, along each side, per 10 m pixel.
-    frames : dask.array.Array, optional
-        Of how many dates each pixel was made.
 
     Returns
     -------
@@ -80,8 +69,8 @@ def assemble(
     if zoom > 1:
         for dim, centres in zip("yx", cube.centres(10 / zoom), strict=True):
             coords[dim] = xr.DataArray(centres, dims=dim, attrs=like[dim].attrs)
-    for band in (b for b in BANDS if b in made):
-        out = xr.DataArray(made[band], coords, (*lead, "y", "x"), attrs=carried(cube.bands[band].attrs))
+    for band in (b for b in BANDS if b in made.bands):
+        out = xr.DataArray(made.bands[band], coords, (*lead, "y", "x"), attrs=carried(cube.bands[band].attrs))
         scale = scales[band]
         if scale.gain != 1:  # reflectance: said in the way that CF decoding leaves behind too, for whatever comes after
             out.encoding["scale_factor"] = 1 / scale.gain
@@ -90,22 +79,22 @@ def assemble(
         out.attrs |= units | {"gsd": size, "native_gsd": round(cube.resolution * factor_of(band))}
         own_name = cube.names[band]
         variables[own_name] = out
-        if band in errors:
+        if band in made.errors:
             out.attrs["ancillary_variables"] = f"{own_name}_se"
             attrs_se = {"long_name": f"standard error of {own_name}", "gsd": size} | units
-            variables[f"{own_name}_se"] = xr.DataArray(errors[band], coords, (*lead, "y", "x"), attrs=attrs_se)
+            variables[f"{own_name}_se"] = xr.DataArray(made.errors[band], coords, (*lead, "y", "x"), attrs=attrs_se)
             variables[f"{own_name}_se"].encoding = dict(out.encoding)
-    if frames is not None:
+    if made.frames is not None:
         about = {"long_name": "number of dates that a pixel was made of", "gsd": size}
-        variables["clear_frames"] = xr.DataArray(frames, coords, (*lead, "y", "x"), attrs=about)
-    dates = next(iter(made.values())).chunks[:-2]
+        variables["clear_frames"] = xr.DataArray(made.frames, coords, (*lead, "y", "x"), attrs=about)
+    dates = next(iter(made.bands.values())).chunks[:-2]
     for name, (gsd, extra) in cube.extras.items():
         if gsd is None:
             variables[name] = extra
             continue
         dims = (*(("time",) if "time" in extra.dims else ()), "y", "x")
         own = {n: c for n, c in coords.items() if set(c.dims) <= set(dims)}
-        wide = tuple(tuple(n * zoom for n in sizes) for sizes in chunks)
+        wide = tuple(tuple(n * zoom for n in sizes) for sizes in made.chunks)
         data = nearest(extra, gsd, zoom).rechunk((*(dates if "time" in extra.dims else ()), *wide))
         if data.dtype.kind == "f":
             data = da.map_blocks(finite, data, dtype=data.dtype, meta=data._meta)
@@ -400,7 +389,7 @@ def superresolve(
     if hidden is not None:
         attrs["xsen2_mask"] = hidden.what
     shown = cube if dates is None else at(cube, dates)
-    out = assemble(shown, made.bands, made.errors, chunks, attrs, scales, zoom, made.frames)
+    out = assemble(shown, made, attrs, scales, zoom)
     out = out.assign_coords(_renamed(made.notes, cube))
     return out if aoi is None else aoi.finer(zoom).cut(out, cube.dims, clip)
 

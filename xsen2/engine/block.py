@@ -15,7 +15,7 @@ from xsen2.cube import Cube
 from xsen2.engine.consistency import Projection, places
 from xsen2.engine.fill import fill
 from xsen2.engine.frames import frames_of, layers_of, neighbours
-from xsen2.engine.halo import Layer, map_windows, trim
+from xsen2.engine.halo import Cut, Layer, map_windows, trim
 from xsen2.engine.statistics import each, learnt
 from xsen2.errors import MethodError
 from xsen2.methods.protocol import Array, Mask, Method, finest_halo, tile, zoom_of
@@ -309,11 +309,8 @@ def apply(
     planes = map_windows(
         block if found is None else each(_with_method, found, block),
         layers,
-        shape=shape,
-        halo=block.halo,
-        chunks=chunks,
+        Cut(shape, chunks, block.halo, zoom=block.zoom),
         bands=block.bands,
-        zoom=block.zoom,
         label=f"xsen2-{method.name}",
     )
     return Applied(planes, found)

@@ -25,7 +25,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import GraphNode, Task, TaskRef
 
-__all__ = ["Layer", "blocks", "common_dates", "map_windows", "renamed", "split", "thinnest", "trim"]
+__all__ = ["Cut", "Layer", "blocks", "common_dates", "map_windows", "renamed", "split", "thinnest", "trim"]
 
 # What a forked process must not inherit: threads that the fork has left behind.
 #
@@ -168,21 +168,40 @@ def common_dates(arrays: Mapping[str, da.Array]) -> dict[str, da.Array]:
     return {name: a.rechunk({0: dates}) if a.ndim == 3 and a.chunks[0] != dates else a for name, a in arrays.items()}
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How an image is cut into blocks.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows and columns of the finest grid.
+    chunks : tuple
+        Rows and columns of the blocks, in pixels of the finest grid; `split` makes them.
+    halo : int
+        Context on each side, in pixels of the finest grid, a multiple of every factor.
+    per_pixel : int
+        Finest pixels per output pixel.
+    zoom : int
+        Output pixels per finest pixel, along each side.
+    """
+
+    shape: tuple[int, int]
+    chunks: tuple[tuple[int, ...], tuple[int, ...]]
+    halo: int = 0
+    per_pixel: int = 1
+    zoom: int = 1
+
+
 def map_windows(
     func: Callable[[list[Array]], Any] | da.Array,
     layers: Sequence[Layer],
-    *,
-    shape: tuple[int, int],
-    halo: int,
-    chunks: tuple[tuple[int, ...], tuple[int, ...]],
-    bands: int,
-    per_pixel: int = 1,
-    zoom: int = 1,
+    cut: Cut,
+    bands: int | None,
     dtype: npt.DTypeLike = np.float32,
     label: str = "windows",
-    reduces: bool = False,
 ) -> da.Array:
-    """Apply `func` to every block, with `halo` pixels of context on each side.
+    """Apply `func` to every block, with context on each side.
 
     Parameters
     ----------
@@ -190,36 +209,29 @@ def map_windows(
         One for all dates, or a lazy array with one for each, ``(time,)`` or ``()``, in chunks of one.
         Takes one array ``(band, [time,] h, w)`` per layer: the block and its halo, mirrored
         at the outer edges of the image (symmetric, the edge pixel repeats). Gives
-        ``(bands, [time,] h, w)`` of the block alone, `per_pixel` times coarser, or `zoom` times finer.
+        ``(bands, [time,] h, w)`` of the block alone, on the grid that `cut` says.
     layers : sequence of Layer
         Nested grids with the same outer edges.
-    shape : tuple of int
-        Rows and columns of the finest grid.
-    halo : int
-        In pixels of the finest grid, a multiple of every factor.
-    chunks : tuple
-        Rows and columns of the blocks, in pixels of the finest grid; `split` makes them.
-    bands : int
-        How many bands `func` gives.
-    per_pixel : int
-        Finest pixels per output pixel.
-    zoom : int
-        Output pixels per finest pixel, along each side.
-    reduces : bool
-        Whether `func` gives one object per block, of whatever kind, not pixels.
+    cut : Cut
+    bands : int or None
+        How many bands `func` gives; None if it reduces a block to one object, of whatever kind.
+    dtype : numpy.dtype
+    label : str
+        What the tasks' names begin with.
 
     Returns
     -------
     dask.array.Array
         ``(bands, [time,] y, x)``, one task and one chunk per block and date; of size 1 if `func` reduces.
     """
+    shape, halo, chunks = cut.shape, cut.halo, cut.chunks
     layers = [Layer(_same_chunks(layer.arrays), layer.factor) for layer in layers]
     lead = layers[0].arrays[0].chunks[:-2]
     if any(array.chunks[:-2] != lead for layer in layers for array in layer.arrays):
         raise ValueError("all layers need the same chunks along time: see common_dates")
     # The same windows of the same pixels have the same name in every process: what is computed once is found again.
     what = tokenize(func.name if isinstance(func, da.Array) else func, [[a.name for a in la.arrays] for la in layers])
-    name = f"{label}-{tokenize(what, shape, halo, chunks, per_pixel, zoom)}"
+    name = f"{label}-{tokenize(what, shape, halo, chunks, cut.per_pixel, cut.zoom)}"
     graph: dict[Any, Task] = {}
     rows, columns = (_spans(c) for c in chunks)
     plans = [_plan(layer, rows, columns, shape, halo) for layer in layers]
@@ -255,7 +267,8 @@ def map_windows(
             plan = tuple((*rest, tuple(p.resolved(where) for p in pasted)) for *rest, pasted in layout)
             key = (name, 0, *date, i, j)
             graph[key] = Task(key, _run, call, plan, *refs)
-    out_chunks = ((bands,), *lead, *(tuple(1 if reduces else n * zoom // per_pixel for n in c) for c in chunks))
+    sizes = (tuple(1 if bands is None else n * cut.zoom // cut.per_pixel for n in c) for c in chunks)
+    out_chunks = ((bands or 1,), *lead, *sizes)
     arrays: list[Any] = [a for layer in layers for a in layer.arrays] + ([func] if isinstance(func, da.Array) else [])
     meta = np.empty((0,) * len(out_chunks), dtype=dtype)
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=arrays), name, out_chunks, meta=meta)

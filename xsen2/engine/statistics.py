@@ -21,7 +21,7 @@ from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
 from xsen2.engine.fill import fill
 from xsen2.engine.frames import frames_of, layers_of
-from xsen2.engine.halo import map_windows, renamed, trim
+from xsen2.engine.halo import Cut, map_windows, renamed, trim
 from xsen2.methods.protocol import Mask, Method, finest_halo
 from xsen2.radiometry import Scale
 
@@ -118,12 +118,9 @@ def learnt(
         sums = map_windows(
             gather if found is None else each(_with, found, gather),
             layers,
-            shape=cube.shape(10),
-            halo=2 * gather.context,
-            chunks=chunks,
-            bands=1,
+            Cut(cube.shape(10), chunks, 2 * gather.context),
+            bands=None,
             label=f"xsen2-{method.name}-statistics",
-            reduces=True,
         )
         found = _learn(method if found is None else found, sums)
     assert found is not None

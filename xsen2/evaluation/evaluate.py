@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import xarray as xr
 
@@ -18,7 +18,7 @@ from xsen2.evaluation.noreference import assess
 from xsen2.methods.protocol import Method, finest_halo, tile
 from xsen2.methods.registry import resolve
 from xsen2.radiometry import scale_of
-from xsen2.superresolve import superresolve
+from xsen2.superresolve import Options, superresolve
 
 __all__ = ["Trial", "evaluate", "trial"]
 
@@ -92,21 +92,14 @@ def evaluate(
     (('method', 'band'), ('method',))
     """
     _listed(methods)
+    options: Options = {"device": device, "dtype": dtype, "quantification": quantification}
     scale = whole(scale, "scale", MethodError, least=1, hint="use 2 for the 20 m bands, 6 for the 60 m ones, or 1")
     if scale == 1:
-        out = _full_scale(ds, methods, operator, border, consistency, device, dtype, quantification)
+        if border:
+            raise GridError(f"border={border}: at scale 1 all pixels count, leave it out")
+        out = _full_scale(ds, methods, operator, consistency, **options)
     else:
-        out = trial(
-            ds,
-            methods,
-            scale,
-            operator,
-            border=border,
-            consistency=consistency,
-            device=device,
-            dtype=dtype,
-            quantification=quantification,
-        ).scores
+        out = trial(ds, methods, scale, operator, border, consistency, **options).scores
     if compute:
         out = out.compute()
     return out
@@ -127,38 +120,26 @@ def trial(
     methods: Sequence[str | Method],
     scale: int,
     operator: Operator,
-    *,
     border: int | None = None,
     consistency: bool | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantification: float | None = None,
+    **options: Unpack[Options],
 ) -> Trial:
     """What `evaluate` compares at a coarser scale, along with the scores; its arguments."""
+    running = options.get("device", "auto"), options.get("dtype", "auto")
     coarse, truth = pair(ds, scale, operator)
     bands = [str(band) for band in truth.data_vars]
     side = min(truth.sizes["y"], truth.sizes["x"])
     if border is not None:
         border = whole(border, "border", GridError, least=0, hint="use a number of pixels, or None")
     if border is None:
-        made = [one for method in methods for one in resolve(method, bands, device, dtype, operator)]
+        made = [one for method in methods for one in resolve(method, bands, *running, operator)]
         border = min(max(finest_halo(one) - tile(one) for one in made), side // 4)  # a tile is no context
     if border < 0 or 2 * border >= side:
         raise GridError(f"border={border} leaves nothing of {side} pixels: use less, or a larger area")
     cut = {dim: slice(border, truth.sizes[dim] - border) for dim in ("y", "x")}
-    gain = scale_of(recognise(coarse).bands[bands[0]], quantification).gain
+    gain = scale_of(recognise(coarse).bands[bands[0]], options.get("quantification")).gain
     estimates = [
-        superresolve(
-            coarse,
-            bands,
-            method,
-            native=False,
-            consistency=consistency,
-            operator=operator,
-            device=device,
-            dtype=dtype,
-            quantification=quantification,
-        )
+        superresolve(coarse, bands, method, native=False, consistency=consistency, operator=operator, **options)
         for method in methods
     ]
     scores = [compare(sr.isel(cut), truth.isel(cut), ratio=scale, gain=gain) for sr in estimates]
@@ -171,18 +152,13 @@ def _full_scale(
     ds: xr.Dataset | xr.DataTree,
     methods: Sequence[str | Method],
     operator: Operator,
-    border: int | None,
     consistency: bool | None,
-    device: str,
-    dtype: str,
-    quantification: float | None,
+    **options: Unpack[Options],
 ) -> xr.Dataset:
     """Scores without a truth."""
-    if border:
-        raise GridError(f"border={border}: at scale 1 all pixels count, leave it out")
     cube = recognise(ds)
     coarse = [band for band in cube.bands if grid_of(band) != 10]
-    gain = scale_of(next(iter(cube.bands.values())), quantification).gain
+    gain = scale_of(next(iter(cube.bands.values())), options.get("quantification")).gain
     band_of = {name: band for band, name in cube.names.items()}
     scores = []
     for method in methods:
@@ -194,9 +170,7 @@ def _full_scale(
             native=False,
             consistency=consistency,
             operator=operator,
-            device=device,
-            dtype=dtype,
-            quantification=quantification,
+            **options,
         )
         found = assess(_plain(sr, band_of), ds, operator=operator, gain=gain)
         per_band = found.drop_dims("grid")

@@ -14,7 +14,7 @@ import xarray as xr
 
 from xsen2.bands import GRIDS, grid_of
 from xsen2.cube import Cube, lazy, recognise
-from xsen2.engine.halo import Layer, blocks, common_dates, map_windows
+from xsen2.engine.halo import Cut, Layer, blocks, common_dates, map_windows
 from xsen2.engine.operators import OPERATORS, Operator, degrade_array, kernels, support
 from xsen2.errors import BandError, GridError, MethodError
 from xsen2.evaluation.metrics import Place, compare, pool
@@ -162,11 +162,8 @@ def _coarser(arrays: dict[str, da.Array], scale: int, operator: str) -> dict[str
     out = map_windows(
         _Degrade(tuple(arrays), scale, operator, halo),
         [Layer(layer, 1)],
-        shape=layer[0].shape[-2:],
-        halo=halo,
-        chunks=blocks(rows, columns, scale, halo),
+        Cut(layer[0].shape[-2:], blocks(rows, columns, scale, halo), halo, per_pixel=scale),
         bands=len(layer),
-        per_pixel=scale,
         label=f"xsen2-assess-{operator}",
     )
     return {band: out[i] for i, band in enumerate(arrays)}
