@@ -103,7 +103,7 @@ def test_nothing_is_seen_beyond_the_radius(ratio, which):
     changed = [z.clone() for z in x]
     changed[which][:, :, 180 // factor, 180 // factor] += 2
     with torch.no_grad():
-        moved = (network(*x, doubt=True) - network(*changed, doubt=True))[0].abs().amax(dim=0) > 1e-6
+        moved = (network(*x, uncertainty=True) - network(*changed, uncertainty=True))[0].abs().amax(dim=0) > 1e-6
     rows = torch.nonzero(moved)
     assert len(rows) > 500
     assert (rows >= 180 - network.radius).all()
@@ -122,9 +122,9 @@ def test_they_make_the_same_wherever_an_image_is_cut(ratio):
     ]
     spare = network.spare
     with torch.no_grad():
-        whole = network(*x, doubt=True)[..., top + edge : top + height - edge, left + edge : left + width - edge]
+        whole = network(*x, uncertainty=True)[..., top + edge : top + height - edge, left + edge : left + width - edge]
         for skip in {0, spare}:
-            out = network(*part, doubt=True, **({"spare": skip} if skip else {}))
+            out = network(*part, uncertainty=True, **({"spare": skip} if skip else {}))
             inner = edge - skip
             out = out[..., inner : out.shape[-2] - inner, inner : out.shape[-1] - inner]
             count = whole.shape[1] // 2
@@ -168,11 +168,11 @@ def test_doubt_teaches_the_estimate_nothing(ratio):
     network = made(ratio, 0.05)
     n = 6 if ratio == 2 else 2
     x, _ = scene(ratio, "mtf", 60)
-    network(*x, doubt=True)[:, n:].sum().backward()
+    network(*x, uncertainty=True)[:, n:].sum().backward()
     touched = {k for k, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert touched
     assert all(k.startswith("doubt.") for k in touched)
-    assert (network(*x, doubt=True)[:, n:] > 0).all()
+    assert (network(*x, uncertainty=True)[:, n:] > 0).all()
 
 
 @settings(max_examples=8)

@@ -160,7 +160,7 @@ def test_what_a_mask_hides_changes_nothing():
 def test_one_scale_for_all_bands_and_standard_errors_are_positive():
     network = networks()[0]
     frames, mask, shifts = dates(2)
-    out = network(frames, mask, shifts, doubt=True)
+    out = network(frames, mask, shifts, uncertainty=True)
     assert out.shape[1] == 8
     assert (out[:, 4:] > 0).all()
     torch.testing.assert_close(out[:, :4], network(frames, mask, shifts))
@@ -195,7 +195,7 @@ def test_holes_stay_where_they_are(card: Card):
     holed[0, :, 70:76, 70:80] = np.nan
     holed[1, 2, 60:64, 70:80] = np.nan
     holed[:, :, 72, 75] = np.nan  # no date has it
-    given = [fuse(card, x, shifts, device="cpu", dtype="float32", doubt=True, reach=3) for x in (frames, holed)]
+    given = [fuse(card, x, shifts, device="cpu", dtype="float32", uncertainty=True, reach=3) for x in (frames, holed)]
     assert np.isfinite(given[1]).all()
     far = np.ones(given[0].shape[1:], bool)
     reach = card.halo + 3

@@ -181,7 +181,7 @@ def test_muon_moves_inner_kernels_only_through_shared_memory():
     assert {n for n, p in network.named_parameters() if any(p is q for q, _ in optimiser.inner)} == {
         f"{n}.weight" for n in ("stem.1", "enter", "body.0.conv1", "body.0.conv2", "leave", "join", "doubt.0")
     }
-    out = network(torch.rand(1, 4, 12, 12), torch.rand(1, 6, 6, 6), doubt=True)
+    out = network(torch.rand(1, 4, 12, 12), torch.rand(1, 6, 6, 6), uncertainty=True)
     out.sum().backward()
     optimiser.step(1.0)
     after = network.state_dict()
@@ -280,7 +280,7 @@ def test_training_learns_and_says_how_sure_it_is(scene, tmp_path):
     assert score(network, data[0])["sample"] == pytest.approx(lines[-1]["validation"], abs=0.01)
     pair = data[0][0]
     with torch.inference_mode():
-        out = network(torch.from_numpy(pair.a)[None], torch.from_numpy(pair.b)[None], doubt=True)[0].numpy()
+        out = network(torch.from_numpy(pair.a)[None], torch.from_numpy(pair.b)[None], uncertainty=True)[0].numpy()
     inside = np.mean(np.abs(out[:6] - pair.truth) < out[6:])
     assert 0.5 < inside < 0.85  # calibrated later; 0.68 is aimed at
 

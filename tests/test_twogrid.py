@@ -40,7 +40,7 @@ def test_upsample_is_keys_bicubic(ratio, shape):
 def test_untrained_it_is_bicubic(ratio):
     x = inputs(ratio)
     with torch.no_grad():
-        out = TwoGrid(ratio)(*x, doubt=True)
+        out = TwoGrid(ratio)(*x, uncertainty=True)
     made = 6 if ratio == 2 else 2
     np.testing.assert_allclose(out[0, :made], bicubic.upsample(x[-1][0].numpy(), ratio), atol=1e-6)
     assert (out[:, made:] > 0).all()
@@ -66,7 +66,7 @@ def test_nothing_is_seen_beyond_the_radius(ratio, which, guided):
     changed = [z.clone() for z in x]
     changed[which][:, :, at, at] += 50
     with torch.no_grad():
-        moved = (network(*x, doubt=True) - network(*changed, doubt=True))[0].abs().amax(dim=0) > 1e-6
+        moved = (network(*x, uncertainty=True) - network(*changed, uncertainty=True))[0].abs().amax(dim=0) > 1e-6
     rows = torch.nonzero(moved)
     first, last = 120, 120 + factor - 1
     assert len(rows) > 500  # it is seen far off
@@ -76,7 +76,7 @@ def test_nothing_is_seen_beyond_the_radius(ratio, which, guided):
 
 def test_doubt_teaches_the_estimate_nothing():
     network = trained(2, thin=4, wide=8, blocks=1)
-    network(*inputs(2), doubt=True)[:, 6:].sum().backward()
+    network(*inputs(2), uncertainty=True)[:, 6:].sum().backward()
     touched = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert touched
     assert all(n.startswith("doubt.") for n in touched)

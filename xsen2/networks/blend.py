@@ -225,7 +225,7 @@ class Blend(Network):
         b: torch.Tensor,
         c: torch.Tensor | None = None,
         *,
-        doubt: bool = False,
+        uncertainty: bool = False,
         spare: int = 0,
     ) -> torch.Tensor:
         """Super-resolve one batch, as `xsen2.networks.twogrid.TwoGrid` does.
@@ -265,7 +265,7 @@ class Blend(Network):
         out: torch.Tensor = wide[:, :2] + finer + wide[:, 6:8] * more
         if not self.training:  # where it is, nothing could be learnt
             out = floored(out, inner(c, spare // 6), 6)
-        if not doubt:
+        if not uncertainty:
             return out
         sure = F.pixel_shuffle(self.doubt(x.detach()).float(), 2).clamp(-8, 8)
         made = torch.cat([out, wide[:, 8:].abs() * torch.exp(sure - 1)], 1)

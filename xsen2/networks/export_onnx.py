@@ -61,19 +61,19 @@ class Exported:
 class _Trimmed(nn.Module):
     """A network that gives what has all of its context, and calibrated standard errors beside it."""
 
-    def __init__(self, network: Network, card: Card, doubt: bool) -> None:
+    def __init__(self, network: Network, card: Card, uncertainty: bool) -> None:
         super().__init__()
-        self.network, self.doubt = network, doubt
+        self.network, self.uncertainty = network, uncertainty
         self.edge = margin(card) - network.spare
         self.register_buffer("spread", torch.tensor(card.spread or [1.0])[:, None, None], persistent=False)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        more: dict[str, Any] = {"doubt": True} if self.doubt else {}
+        more: dict[str, Any] = {"uncertainty": True} if self.uncertainty else {}
         if self.network.spare:
             more["spare"] = self.network.spare
         made = self.network(*inputs, **more)
         made = made[:, :, self.edge : -self.edge, self.edge : -self.edge]
-        if not self.doubt:
+        if not self.uncertainty:
             return (made,)
         many = made.shape[1] // 2
         return made[:, :many], made[:, many:] * self.spread
@@ -152,7 +152,7 @@ def _traced(model: _Trimmed, card: Card) -> bytes:
     inputs = tuple(
         torch.rand(1, len(bands), *size, generator=generator) for bands, size in zip(_grids(card), sizes, strict=True)
     )
-    names, outputs = _names(card), ["bands", UNCERTAINTY][: 1 + model.doubt]
+    names, outputs = _names(card), ["bands", UNCERTAINTY][: 1 + model.uncertainty]
     axes = {name: {2: f"rows_{name}", 3: f"columns_{name}"} for name in [*names, *outputs]}
     out = io.BytesIO()
     # Traced, not through torch.export: that takes minutes for the thousands of small sums of the regressions.

@@ -119,7 +119,7 @@ class Capacity:
 
 
 def infer(
-    card: Card, a: Array, b: Array, c: Array, *, device: str = "auto", dtype: str = "auto", doubt: bool = False
+    card: Card, a: Array, b: Array, c: Array, *, device: str = "auto", dtype: str = "auto", uncertainty: bool = False
 ) -> Array:
     """Super-resolve one block, halo included.
 
@@ -129,7 +129,7 @@ def infer(
         float32 DN on the native grids, as `xsen2.methods.protocol.Method` says.
     device, dtype : str
         As `best_device` and `best_dtype` take them.
-    doubt : bool
+    uncertainty : bool
         Whether standard errors follow, one per band. The network must have that branch (`Card.spread`).
 
     Returns
@@ -159,12 +159,12 @@ def infer(
     layers = [(_whole(x, step // f), f) for x, f in ((a, 1), (b, 2), (c, 6)) if f <= card.ratio]
 
     def compute(batches: list[list[tuple[int, int]]], size: tuple[int, int]) -> Array:
-        return _compute(network, layers, where, batches, size, halo, doubt)
+        return _compute(network, layers, where, batches, size, halo, uncertainty)
 
     out = _retreating(compute, card, key, where, kind, layers[0][0].shape[1:], halo, step, network.side)
     out = out[:, : a.shape[1], : a.shape[2]]
     sane = all(np.abs(x).max() < SANE for x, _ in layers)
-    return _checked(out, card, kind, sane, doubt)
+    return _checked(out, card, kind, sane, uncertainty)
 
 
 def _retreating(
@@ -203,14 +203,14 @@ def _retreating(
         devices.free(where)  # only here: the error held on to the tensors
 
 
-def _checked(out: Array, card: Card, kind: torch.dtype, sane: bool, doubt: bool) -> Array:
+def _checked(out: Array, card: Card, kind: torch.dtype, sane: bool, uncertainty: bool) -> Array:
     """What came out, with its standard errors calibrated."""
     if not np.isfinite(out).all() and sane:
         raise WeightsError(
             f"{card.name} gives values that are not finite numbers in {_named(kind)}: "
             + ("its weights are of no use" if kind == torch.float32 else "use dtype='float32'")
         )
-    if doubt:  # calibrated on scenes: a factor per band
+    if uncertainty:  # calibrated on scenes: a factor per band
         out[len(out) // 2 :] *= np.array(card.spread, np.float32)[:, None, None]
     return out
 
@@ -224,7 +224,7 @@ def fuse(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    doubt: bool = False,
+    uncertainty: bool = False,
     reach: int = 0,
 ) -> Array:
     """Make one block of a finer image of many dates, halo included.
@@ -242,7 +242,7 @@ def fuse(
         ``(N,)``: variance of what differs between a frame and the first, as a share of the first's.
     errors : numpy.ndarray, optional
         ``(N,)``: standard errors of the shifts; infinite where they are not known.
-    device, dtype, doubt
+    device, dtype, uncertainty
         As `infer` takes them.
     reach : int
         Pixels of the halo that are there for pixels hidden on the first date, see `filled`.
@@ -282,7 +282,7 @@ def fuse(
             with torch.autocast(where.type, kind, enabled=kind != torch.float32):
                 many = len(corners)
                 others = [None if z is None else z.expand(many, -1) for z in more]
-                made = network(cut[0].div_(GAIN), cut[1], placed.expand(many, -1, -1), *others, doubt=doubt)
+                made = network(cut[0].div_(GAIN), cut[1], placed.expand(many, -1, -1), *others, uncertainty=uncertainty)
             if out is None:
                 out = torch.zeros((made.shape[1], *(n * zoom for n in x.shape[-2:])), device=where)
             edge = halo * zoom
@@ -294,7 +294,7 @@ def fuse(
 
     key = (card.sha256, str(where), str(kind), str(len(x)))
     out = _retreating(compute, card, key, where, kind, x.shape[-2:], halo, 1, network.side, len(x))
-    return _checked(out, card, kind, float(np.abs(x).max()) < SANE, doubt)
+    return _checked(out, card, kind, float(np.abs(x).max()) < SANE, uncertainty)
 
 
 def filled(frames: Array, there: npt.NDArray[np.bool_], steps: int) -> Array:
@@ -354,12 +354,12 @@ def _compute(
     batches: list[list[tuple[int, int]]],
     size: tuple[int, int],
     halo: int,
-    doubt: bool,
+    uncertainty: bool,
 ) -> Array:
     """All patches of a block. It travels to the device whole and once, not with every patch's halo."""
     whole = [(devices.upload(x, where), factor) for x, factor in layers]
     height, width = layers[0][0].shape[1:]
-    more: dict[str, Any] = {"doubt": True} if doubt else {}
+    more: dict[str, Any] = {"uncertainty": True} if uncertainty else {}
     if spare := network.spare:  # context that only a part of the network sees
         more["spare"] = spare
     edge = halo - spare

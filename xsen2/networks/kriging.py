@@ -64,7 +64,7 @@ def weights(
     zoom: int,
     radius: int,
     noises: Sequence[float],
-    doubt: torch.Tensor | float = SHIFT,
+    shift_error: torch.Tensor | float = SHIFT,
     change: torch.Tensor | None = None,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Kernels that make the finer pixels, and what variance they leave.
@@ -80,7 +80,7 @@ def weights(
         Native pixels on each side that are read.
     noises : sequence of float
         Variances of the noise, in units of the ground's; for each of them there are kernels.
-    doubt : float or torch.Tensor
+    shift_error : float or torch.Tensor
         Standard error of the shifts, in native pixels; (B, N) if frames differ in it.
     change : torch.Tensor, optional
         (B, N): variance of what differs from the reference, of other ground, as a share of the ground's.
@@ -98,7 +98,7 @@ def weights(
     left = _covariance(*_apart(places, places), 2, sigma)
     # A wrong shift adds the slope times it: the curvature of the covariance at 0 is the slope's variance.
     slope = sum(s * w**2 / (w**2 + 2 * sigma**2) ** 2 for w, s in zip(SIGMAS, SHARES, strict=True)) * zoom**2
-    error = torch.where(known, doubt, 0.3) ** 2 * 2 * slope
+    error = torch.where(known, shift_error, 0.3) ** 2 * 2 * slope
     error[:, 0] = 0
     if change is not None:
         own = torch.arange(frames, device=shifts.device).repeat_interleave((2 * radius + 1) ** 2)

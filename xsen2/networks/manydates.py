@@ -54,7 +54,7 @@ class MultiDate(Network):
         change: torch.Tensor | None = None,
         errors: torch.Tensor | None = None,
         *,
-        doubt: bool = False,
+        uncertainty: bool = False,
     ) -> torch.Tensor:
         """Make one batch.
 
@@ -72,7 +72,7 @@ class MultiDate(Network):
             (B, N): variance of what differs between a frame and the first, as a share of the first's; none by default.
         errors : torch.Tensor, optional
             (B, N): standard errors of the shifts, in native pixels; a twentieth by default.
-        doubt : bool
+        uncertainty : bool
             Whether standard errors follow.
 
         Returns
@@ -146,8 +146,8 @@ class ManyDates(MultiDate):
             change, errors = (None if z is None else z.cpu() for z in (change, errors))
             predictors = kriging.predictors(exact, self.zoom, self.RADIUS, self.NOISE[0])
             window = self.WINDOW if exact.shape[1] > 2 else self.RADIUS
-            doubt = kriging.SHIFT if errors is None else errors.double().clamp(min=SURE)
-            made = kriging.weights(exact, self.zoom, window, self.NOISE, doubt, change)
+            spread = kriging.SHIFT if errors is None else errors.double().clamp(min=SURE)
+            made = kriging.weights(exact, self.zoom, window, self.NOISE, spread, change)
             kept = (predictors, made[0][0], made[1][0], made[0][1])
             return tuple(z.float().to(where) for z in kept)
 
@@ -159,7 +159,7 @@ class ManyDates(MultiDate):
         change: torch.Tensor | None = None,
         errors: torch.Tensor | None = None,
         *,
-        doubt: bool = False,
+        uncertainty: bool = False,
     ) -> torch.Tensor:
         batch, count, channels, height, width = frames.shape
         predictors, sharp, calm, variance = self.prepare(shifts, change, errors)
@@ -205,7 +205,7 @@ class ManyDates(MultiDate):
         if not self.training:
             with torch.autocast(frames.device.type, enabled=False):
                 out = self._calm(out, reference, level, contrast, count)
-        if not doubt:
+        if not uncertainty:
             return out
         spread = torch.exp(F.pixel_shuffle(STEP * self.doubt(y.detach()).float(), self.zoom).clamp(-10, 6)) * 0.01
         return torch.cat([out, spread], 1)
@@ -260,9 +260,9 @@ class HighResNet(MultiDate):
         change: torch.Tensor | None = None,
         errors: torch.Tensor | None = None,
         *,
-        doubt: bool = False,
+        uncertainty: bool = False,
     ) -> torch.Tensor:
-        if doubt:
+        if uncertainty:
             raise NotImplementedError("HighResNet has no branch for standard errors")
         batch, count, _, height, width = frames.shape
         reference = frames[:, :1]

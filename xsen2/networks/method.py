@@ -58,7 +58,7 @@ class NetworkMethod(Method):
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
         from xsen2.networks.inference import infer
 
-        return infer(self.card, a, b, c, device=self.device, dtype=self.dtype, doubt=self.uncertainty)
+        return infer(self.card, a, b, c, device=self.device, dtype=self.dtype, uncertainty=self.uncertainty)
 
     def with_uncertainty(self) -> NetworkMethod:
         """The same method, which gives standard errors too.
@@ -116,7 +116,7 @@ class FusionNetwork(Fusion):
             fit.errors,
             device=self.device,
             dtype=self.dtype,
-            doubt=self.uncertainty,
+            uncertainty=self.uncertainty,
             reach=FILLED,
         )
 

@@ -48,7 +48,7 @@ class Network(nn.Module):
     def uncertainty(self) -> bool:
         """Whether it has a branch for standard errors: a module called `doubt`.
 
-        If it has, `forward` takes ``doubt=True`` and gives them after the bands, as many again.
+        If it has, `forward` takes ``uncertainty=True`` and gives them after the bands, as many again.
         """
         return "doubt" in self._modules
 

@@ -217,7 +217,7 @@ class Refined(Folded):
         b: torch.Tensor,
         c: torch.Tensor | None = None,
         *,
-        doubt: bool = False,
+        uncertainty: bool = False,
         spare: int = 0,
     ) -> torch.Tensor:
         """Super-resolve one batch, as `xsen2.networks.twogrid.TwoGrid` does.
@@ -229,10 +229,10 @@ class Refined(Folded):
         edges = [-n % 6 for n in size]
         if any(edges):
             a, b = (F.pad(x, (0, edges[1] // f, 0, edges[0] // f), mode="replicate") for x, f in ((a, 1), (b, 2)))
-        out = self._made(a, b, doubt, spare)
+        out = self._made(a, b, uncertainty, spare)
         return out[..., : size[0] - 2 * spare, : size[1] - 2 * spare] if any(edges) else out
 
-    def _made(self, a: torch.Tensor, b: torch.Tensor, doubt: bool, spare: int) -> torch.Tensor:
+    def _made(self, a: torch.Tensor, b: torch.Tensor, uncertainty: bool, spare: int) -> torch.Tensor:
         with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
             found = start(a, b, spare)
             a = inner(a, spare)
@@ -254,7 +254,7 @@ class Refined(Folded):
         out: torch.Tensor = found.base + trust * found.detail + (1 - trust) * more / gain
         if not self.training:  # where it is, nothing could be learnt
             out = floored(out, inner(b, spare // 2), 2)
-        if not doubt:
+        if not uncertainty:
             return out
         sure: torch.Tensor = self.doubt(x.detach()).float().clamp(-8, 8)
         return torch.cat([out, up2(found.unit) * torch.exp(sure - 1)], 1)

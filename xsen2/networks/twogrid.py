@@ -167,7 +167,7 @@ class TwoGrid(Folded):
         return fine + 2 + 2 * coarse + reads
 
     def forward(
-        self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None, *, doubt: bool = False
+        self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None, *, uncertainty: bool = False
     ) -> torch.Tensor:
         """Super-resolve one batch.
 
@@ -176,7 +176,7 @@ class TwoGrid(Folded):
         a, b, c : torch.Tensor
             DN / 2000 on their native grids: ``(N, 4, H, W)``, ``(N, 6, H/2, W/2)`` and, for
             ratio 6, ``(N, 2, H/6, W/6)``. float32.
-        doubt : bool
+        uncertainty : bool
             Whether the standard errors follow the estimates, along the band axis.
 
         Returns
@@ -201,7 +201,7 @@ class TwoGrid(Folded):
         detail = 4 * (a - mean.repeat_interleave(2, 2).repeat_interleave(2, 3))
         x = self._features(detail, torch.cat([mean, *coarse], dim=1))
         out: torch.Tensor = self.tail(x).float().add_(base)
-        if not doubt:
+        if not uncertainty:
             return out
         return torch.cat([out, self._spread(x.detach())], dim=1)
 

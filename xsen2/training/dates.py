@@ -303,7 +303,7 @@ class DatesTask:
         *given, truth, weight = (torch.from_numpy(x).to(device) for x in vars(batch).values())
         frames = given[0]
         doubtful = bool(network.uncertainty)
-        out = network(*given, doubt=doubtful)
+        out = network(*given, uncertainty=doubtful)
         bands = truth.shape[1]
         error = (out[:, :bands] - truth).abs()
         with torch.no_grad():

@@ -248,7 +248,7 @@ def _loss(network: nn.Module, batch: Sequence[torch.Tensor | None]) -> tuple[tor
     weight = weight[:, None]
     weight = weight / ((weight > 0).sum() * truth.shape[1]).clamp(min=1)
     doubtful = network.uncertainty
-    out = network(a, b, c, doubt=True) if doubtful else network(a, b, c)
+    out = network(a, b, c, uncertainty=True) if doubtful else network(a, b, c)
     error = (out[:, : truth.shape[1]] - truth).abs()
     loss = (error * weight).sum()
     if doubtful:

@@ -399,7 +399,7 @@ class ReferenceTask:
         frames = given[0]
         weight = weight[:, None]
         doubtful = bool(network.uncertainty)
-        out = network(*given, doubt=doubtful)
+        out = network(*given, uncertainty=doubtful)
         made = out[:, : truth.shape[1]].float()
         total = self.loss_of(made, truth, weight, frames[:, 0])
         if not doubtful:
