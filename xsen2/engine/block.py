@@ -13,7 +13,7 @@ import numpy.typing as npt
 from xsen2.bands import GRIDS, factor_of
 from xsen2.cube import Cube
 from xsen2.engine.consistency import Projection, places
-from xsen2.engine.fill import fill
+from xsen2.engine.fill import fill, fill_together
 from xsen2.engine.frames import frames_of, layers_of, neighbours
 from xsen2.engine.halo import Cut, Layer, map_windows, trim
 from xsen2.engine.statistics import each, learnt
@@ -150,6 +150,13 @@ class Block:
             return self._date(windows)
         return np.stack([self._date([w[:, t] for w in windows]) for t in range(windows[0].shape[1])], axis=1)
 
+    def _filled(self, layers: dict[int, Array], valid: dict[int, Mask]) -> dict[int, Array]:
+        """Without nodata, as far as the method sees from a pixel that has all bands."""
+        cell = max(layers)
+        if len(layers) > 1:
+            return fill_together(layers, valid, -(-self.spare // cell))
+        return {cell: fill(layers[cell], valid[cell], -(-self.spare // cell))}
+
     def _date(self, windows: list[npt.NDArray[Any]]) -> Array:
         """One date of the block: read, look for nodata, fill it, run the method, make consistent, back to units.
 
@@ -200,14 +207,14 @@ class Block:
             inputs = {factor: trim(x, less // factor) for factor, x in inputs.items()}
             seen = {factor: trim(x, less // factor) for factor, x in seen.items()}
             measured = {band: trim(y, less // factor_of(band)) for band, y in measured.items()}
-        for factor, x in inputs.items():
-            missing = factor in seen and not seen[factor].all()
-            if self.fuses:
-                inputs[factor] = np.where(seen[factor], x, np.float32(np.nan)) if missing else x
-            else:
-                if missing:
-                    x = fill(x[0], seen[factor][0], -(-self.spare // factor))[None]
-                inputs[factor] = np.ascontiguousarray(trim(x, self.spare // factor)[0])
+        holes = not all(there.all() for there in seen.values())
+        if self.fuses:
+            inputs |= {f: np.where(seen[f], inputs[f], np.float32(np.nan)) for f in seen if holes}
+        else:
+            one = {factor: x[0] for factor, x in inputs.items()}
+            if holes:
+                one |= self._filled({f: one[f] for f in seen}, {f: there[0] for f, there in seen.items()})
+            inputs = {f: np.ascontiguousarray(trim(x, self.spare // f)) for f, x in one.items()}
         out = self.method(inputs[1], inputs[2], inputs[6])
         want = (self.bands, *((n - 2 * self.spare) * zoom for n in size))
         if out.shape != want:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["fill"]
+__all__ = ["fill", "fill_together"]
 
 _NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 
@@ -55,3 +57,89 @@ def fill(x: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], steps: int) -
             rim = np.unique(beside[inside[beside] & ~known[beside]])
         band[:] = values.reshape(x.shape[1] + 2, width)[1:-1, 1:-1]
     return out
+
+
+def fill_together(
+    layers: Mapping[int, npt.NDArray[np.float32]], valid: Mapping[int, npt.NDArray[np.bool_]], steps: int
+) -> dict[int, npt.NDArray[np.float32]]:
+    """Fill nodata of several nested grids with what was measured elsewhere, all bands of a cell from one place.
+
+    What a method finds out from how bands go together, as a regression does, stays true beyond the edge of the data
+    then: grown band by band and grid by grid, as `fill` does, what lies there follows no relation, and spoilt up to a
+    third of the pixels beside an edge. Cells are the pixels of the coarsest grid. One in which no pixel has all bands
+    is a mirror image of the neighbour that is nearest to what was measured, one step at a time; in all others what is
+    missing grows from the pixels of the same cell and band.
+
+    Parameters
+    ----------
+    layers : mapping
+        Factor → ``(band, h, w)``, whole cells, nested, with the same outer edges.
+    valid : mapping
+        Factor → ``(band, h, w)``, False where a layer is nodata.
+    steps : int
+        Reach in cells: those farther from the nearest with a pixel of all bands become 0. A cell within reach depends
+        on no cell that is farther than that one.
+
+    Examples
+    --------
+    >>> fine, coarse = np.float32([[[1, 2, 0, 0]] * 2]), np.float32([[[10, 0]]])
+    >>> fill_together({1: fine, 2: coarse}, {1: fine > 0, 2: coarse > 0}, 1)[1]
+    array([[[1., 2., 2., 1.],
+            [1., 2., 2., 1.]]], dtype=float32)
+    """
+    finest, cell = min(layers), max(layers)
+    ratio = cell // finest
+    height, width = layers[cell].shape[1:]
+    whole = np.ones((height * ratio, width * ratio), bool)
+    for factor, there in valid.items():
+        times = factor // finest
+        whole &= there.all(axis=0).repeat(times, axis=0).repeat(times, axis=1)
+    known = np.pad(whole.reshape(height, ratio, width, ratio).any(axis=(1, 3)), 1)
+    # (band, h, side, w, side), in a frame of cells that nobody knows.
+    cells = {}
+    for factor, x in layers.items():
+        side = cell // factor
+        y = np.where(valid[factor], x, np.float32(0)).reshape(len(x), height, side, width, side)
+        ok = valid[factor].reshape(y.shape)
+        rows, columns = np.nonzero(known[1:-1, 1:-1] & ~ok.all(axis=(0, 2, 4)))
+        if len(rows):
+            y[:, rows, :, columns] = _grown_within(y[:, rows, :, columns], ok[:, rows, :, columns])
+        cells[factor] = np.pad(y, [(0, 0), (1, 1), (0, 0), (1, 1), (0, 0)])
+    inside = np.pad(np.ones((height, width), bool), 1)
+    for y in cells.values():
+        y.swapaxes(2, 3)[:, ~known] = 0
+    for _ in range(steps):
+        unknown = inside & ~known
+        made = known.copy()
+        for dy, dx in _NEAREST_FIRST:
+            rows, columns = np.nonzero(unknown & np.roll(known, (-dy, -dx), (0, 1)))
+            if not len(rows):
+                continue
+            for y in cells.values():
+                there = y[:, rows + dy, :, columns + dx]  # (cell, band, side, side)
+                y[:, rows, :, columns] = there[..., :: -1 if dy else 1, :: -1 if dx else 1]
+            unknown[rows, columns], made[rows, columns] = False, True
+        if (made == known).all():
+            break
+        known = made
+    return {factor: y[:, 1:-1, :, 1:-1].reshape(layers[factor].shape) for factor, y in cells.items()}
+
+
+_NEAREST_FIRST = [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)]
+
+
+def _grown_within(x: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Small images ``(…, side, side)``, each grown from its own valid pixels, of which it has one at least."""
+    side = x.shape[-1]
+    edge = [(0, 0)] * (x.ndim - 2) + [(1, 1), (1, 1)]
+    while not ok.all():
+        values, there = np.pad(np.where(ok, x, np.float32(0)), edge), np.pad(ok, edge)
+        total, count = np.zeros_like(x), np.zeros_like(x)
+        for dy, dx in _NEIGHBOURS:
+            part = (..., slice(1 + dy, 1 + dy + side), slice(1 + dx, 1 + dx + side))
+            total += values[part]
+            count += there[part]
+        new = ~ok & (count > 0)
+        x = np.where(new, total / np.maximum(count, 1), x)
+        ok = ok | new
+    return x
