@@ -197,8 +197,9 @@ def grow(mask, pixels):
     return out
 
 
-@for_every_method
-@few_or_more
+@pytest.mark.parametrize(
+    ("method", "count"), [*((m, 2) for m in METHODS), pytest.param("bicubic", 6, marks=pytest.mark.slow)]
+)
 def test_georeferencing_and_names(method, count):
     """Promise 6: grid, CRS, dates and the caller's names come out as they went in."""
 
