@@ -17,18 +17,22 @@ import pytest
 from cubes import make_cube
 from test_benchmark import save
 from test_convert import Model
+from tiny import train_small
 
 import xsen2
 from xsen2.cli.main import main as cli
 from xsen2.evaluation import timing
 from xsen2.networks.convert import convert
+from xsen2.networks.dsen2 import DSen2
+from xsen2.training import run as training
+from xsen2.training.export import write
 from xsen2.training.fit import Run
-from xsen2.training.run import Source, recipe_for, run
 
 NO_DISK = 77
 """Exit status where nothing can be mounted."""
 
 timing.SIDE = 120
+timing._child = timing._measure
 
 
 def refused(call: Callable[[], object], said: str) -> None:
@@ -36,9 +40,10 @@ def refused(call: Callable[[], object], said: str) -> None:
         call()
 
 
-def main(folder: Path, what: str) -> None:
+def check(make: Callable[[Path, Path], Callable[[], object]], folder: Path) -> None:
+    """One of the calls below, on a disk of its own."""
     disk = folder / "disk"
-    disk.mkdir()
+    disk.mkdir(parents=True)
 
     def mount(options: str) -> None:
         if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], check=False).returncode:
@@ -49,8 +54,7 @@ def main(folder: Path, what: str) -> None:
         assert not left, left
 
     mount("size=64k")
-    calls = {f.__name__: f for f in (train, finetune, keep, converted, evaluate, demo)}
-    call = calls[what](folder, disk / "out")
+    call = make(folder, disk / "out")
     refused(call, "the disk is full while .*: free space, ")
     whole()
     mount("remount,ro")
@@ -65,23 +69,33 @@ def train(folder: Path, out: Path) -> Callable[[], object]:
         cube = make_cube(20, 20, seed=seed)
         cube = cube.assign_coords({x: cube[x] + 60000 * seed for x in ("x", "x_20m", "x_60m")})
         cube.to_zarr(folder / "data" / f"{name}.zarr")
-    recipe = recipe_for("twogrid", 2, steps=2, cool=1)
-    return lambda: run("twogrid", Source(folder / "data"), recipe, Run(out, threads=1, progress=False))
+    train_small(pytest.MonkeyPatch())
+    recipe = training.recipe_for("twogrid", 2, steps=2, cool=1)
+    how = Run(out, threads=1, progress=False)
+    return lambda: training.run("twogrid", training.Source(folder / "data"), recipe, how)
+
+
+def network(folder: Path) -> Path:
+    """Weights that are small, but no disk of 64 kB holds them."""
+    weights = DSen2(2, blocks=1, features=48).state_dict()
+    said = {"architecture": "dsen2.DSen2", "arguments": {"blocks": 1, "features": 48}, "network": "mine"}
+    write(weights, folder / "w", **said, name="mine", ratio=2, licence="CC0-1.0", source="a test", training={})
+    return folder / "w"
 
 
 def finetune(folder: Path, out: Path) -> Callable[[], object]:
-    cube = make_cube(12, 12)
+    cube, method = make_cube(12, 12), network(folder)
     tempfile.tempdir = str(out.parent)
 
     def call() -> object:
-        return cube.dsen2.finetune(steps=1, progress=False)
+        return cube.dsen2.finetune(method, steps=1, progress=False)
 
     return call
 
 
 def keep(folder: Path, out: Path) -> Callable[[], object]:
     tempfile.tempdir = str(folder)
-    made = make_cube(12, 12).dsen2.finetune(steps=1, progress=False)
+    made = make_cube(12, 12).dsen2.finetune(network(folder), steps=1, progress=False)
     return lambda: made.save(out)
 
 
@@ -111,4 +125,7 @@ def demo(folder: Path, out: Path) -> Callable[[], object]:
 
 if __name__ == "__main__":
     os.environ["XSEN2_WEIGHTS"] = str(Path(sys.argv[1]) / "none")
-    main(Path(sys.argv[1]), sys.argv[2])
+    for make in (train, finetune, keep, converted, evaluate, demo):
+        tempfile.tempdir = None
+        print(make.__name__, file=sys.stderr)  # what is said of an error says of which
+        check(make, Path(sys.argv[1]) / make.__name__)

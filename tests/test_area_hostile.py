@@ -173,7 +173,7 @@ def lonlat(ring: np.ndarray) -> np.ndarray:
     return np.column_stack(Transformer.from_crs(UTM, 4326, always_xy=True).transform(*ring.T))
 
 
-@pytest.mark.parametrize("n", [1_000, 20_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [1_000, 20_000])
 def test_many_vertices_work_in_bounded_memory(n: int) -> None:
     """A coastline: the pixels of the same shape drawn at once."""
     ds = make_cube(9, 8, chunks=18)
@@ -190,19 +190,19 @@ def test_many_vertices_work_in_bounded_memory(n: int) -> None:
 
 @pytest.mark.slow
 def test_zigzag_over_continents() -> None:
-    """1e5 vertices whose edges run over half of the world: refused, or done, but not in gigabytes."""
-    n = 100_000
+    """4e4 vertices whose edges run over half of the world: refused, or done, but not in gigabytes."""
+    n = 40_000
     lat = np.linspace(-80, 80, n)
     lon = np.where(np.arange(n) % 2, 80.0, -80.0)
     wild = np.concatenate([np.column_stack([lon, lat]), [[-85.0, 80.0], [-85.0, -80.0], [lon[0], lat[0]]]])
     cube = recognise(make_cube(9, 8))
     found, memory = measured(lambda: locate(cube, polygon(wild)))
     assert (found.rows, found.columns) == (slice(0, 54), slice(0, 48))
-    assert memory < 200
+    assert memory < 80
     tile = geobox((499980, 4890240, 609780, 5000040), 10, 32631)
     found, memory = measured(lambda: part_of(tile, geometry.read(polygon(wild)), 6))
     assert found == tile
-    assert memory < 400
+    assert memory < 160
 
 
 def test_edges_that_would_take_too_many_points() -> None:
@@ -221,11 +221,10 @@ def test_edges_that_would_take_too_many_points() -> None:
     assert locate(cube, shapely.geometry.shape(area).bounds).columns == slice(0, 48)
 
 
-@pytest.mark.parametrize("most", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_more_vertices_than_may_be(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    if most != geometry.MOST_VERTICES:
-        assert geometry.MOST_VERTICES == 1_000_000
-        monkeypatch.setattr(geometry, "MOST_VERTICES", most)
+def test_more_vertices_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert geometry.MOST_VERTICES == 1_000_000
+    most = 10_000
+    monkeypatch.setattr(geometry, "MOST_VERTICES", most)
     for area in (
         shapely.Polygon(star(most + most // 10)),
         {"type": "MultiPoint", "coordinates": [[4.2, 45.1]] * (most + most // 10)},
@@ -238,7 +237,7 @@ def test_more_vertices_than_may_be(most: int, monkeypatch: pytest.MonkeyPatch) -
 def test_many_small_parts_are_quick() -> None:
     """The fields of a country."""
     rng = np.random.default_rng(0)
-    west, south = rng.uniform(WEST, WEST + 400, 4_000), rng.uniform(NORTH - 500, NORTH, 4_000)
+    west, south = rng.uniform(WEST, WEST + 400, 1_500), rng.uniform(NORTH - 500, NORTH, 1_500)
     fields = shapely.box(west, south, west + 8, south + 8)
     ds = make_cube(9, 8)
     _, memory = measured(
@@ -246,7 +245,7 @@ def test_many_small_parts_are_quick() -> None:
             ["B05"], "bicubic", area=shapely.MultiPolygon(list(fields)), area_crs=UTM, clip=True
         ).B05.compute()
     )
-    assert memory < 100
+    assert memory < 50
     points = {"type": "MultiPoint", "coordinates": lonlat(np.column_stack([west, south])).tolist()}
     found = locate(recognise(ds), points)
     assert found.columns.stop - found.columns.start in (40, 41)

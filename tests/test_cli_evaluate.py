@@ -8,6 +8,7 @@ import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from xsen2.evaluation.page import Heading, Picture, Table, as_html, as_markdown,
 from xsen2.evaluation.plots import bars, error_maps, maps, strips
 from xsen2.evaluation.tables import PUBLISHED, averages, relative, summary_numbers
 from xsen2.evaluation.timing import enlarged
+from xsen2.methods import registry
 from xsen2.networks.cards import cards
 from xsen2.sinks.zarr import to_zarr
 
@@ -229,8 +231,11 @@ def test_published_numbers_stand_beside_their_system_only() -> None:
 
 
 @pytest.mark.slow
-def test_networks_and_transfer_have_their_table(folder: Path, tmp_path: Path) -> None:
-    weights = next(card.file for card in cards()["twogrid-paper"] if card.ratio == 2)
+def test_networks_and_transfer_have_their_table(
+    folder: Path, tmp_path: Path, tiny_cards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "cards", lambda: tiny_cards)
+    weights = next(card.file for card in tiny_cards["twogrid-paper"] if card.ratio == 2)
     args = ("--methods", "twogrid", "--operators", "dsen2", "--scales", "2,6", "--transfer", weights, "--quiet")
     result = evaluate(folder, "--out", tmp_path, *args)
     assert result.exit_code == 0, result.output

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cubes import make_cube
+from tiny import adapt_small
 
 import xsen2
 from xsen2.networks.cards import DEFAULT, cards
@@ -18,6 +19,15 @@ from xsen2.training.export import write
 from xsen2.training.finetune import coarser
 from xsen2.training.patches import Blur
 from xsen2.training.scenes import scenes_of
+
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_patches():
+    with pytest.MonkeyPatch.context() as patch:
+        adapt_small(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +42,7 @@ def told():
 
 
 @pytest.fixture(scope="module")
-def adapted(cube, told):
+def adapted(cube, told, tiny_networks):
     return cube.dsen2.finetune(steps=6, progress=told.append)
 
 
@@ -101,7 +111,7 @@ def test_the_same_seed_gives_the_same_weights(cube):
     assert hashes[0] == hashes[1]
 
 
-def test_what_does_not_help_is_not_kept(cube, monkeypatch):
+def test_what_does_not_help_is_not_kept(cube, monkeypatch, real_networks):
     """A network that only gets worse comes back as it was."""
     from xsen2.training import fit
 
@@ -183,13 +193,13 @@ def test_refusals(cube):
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_it_does_not_hurt_where_it_was_not_trained(shared):
+def test_it_does_not_hurt_where_it_was_not_trained(shared, real_networks):
     """Adapted on 80 → 40 m, judged on 40 → 20 m: mountains, where a plain trial lost most."""
     from xsen2.training.scenes import read_scenes
 
     scene = next(s for s in read_scenes(shared / "data" / "validation") if s.name == "terramind_433D_629L_3_1_L1C")
     coarse, truth = scene.cube().degrade.pair(2)
-    made = coarse.dsen2.finetune(progress=False)
+    made = coarse.dsen2.finetune(steps=12, progress=False)
     errors = []
     for method in (DEFAULT, made):
         sr = coarse.dsen2.superresolve(method=method, native=False).compute()

@@ -20,11 +20,10 @@ ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["train", "finetune", "keep", "converted", "evaluate", "demo"])
-def test_full_and_read_only_disk(tmp_path: Path, what: str) -> None:
+def test_full_and_read_only_disk(tmp_path: Path) -> None:
     if not shutil.which("unshare"):
         pytest.skip("needs unshare")
-    command = ["unshare", "--map-root-user", "--mount", sys.executable, full_disk.__file__, str(tmp_path), what]
+    command = ["unshare", "--map-root-user", "--mount", sys.executable, full_disk.__file__, str(tmp_path)]
     done = subprocess.run(command, env=ENV, capture_output=True, text=True, check=False, timeout=600)
     if done.stderr.startswith("unshare:") or done.returncode == full_disk.NO_DISK:
         pytest.skip("a disk cannot be mounted here")
@@ -36,7 +35,8 @@ def test_a_killed_evaluation_leaves_nothing_that_the_next_does_not_take_away(tmp
     save(tmp_path / "data" / "a.npz", make_cube(6, 6))
     out = tmp_path / "out"
     code = (
-        "import sys, time; from xsen2.evaluation import timing, report; timing.SIDE = 60\n"
+        "import sys, time; from xsen2.evaluation import timing, report\n"
+        "timing.SIDE, timing._child = 60, timing._measure\n"
         "from xsen2.cli.main import main\n"
         "if sys.argv[1] == 'stop':\n"
         "    report.figures = lambda run, folder: (print('drawing', flush=True), time.sleep(600))\n"

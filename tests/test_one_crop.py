@@ -187,26 +187,25 @@ CASES += every(3, (pytest.param(form, True, id=f"{name}, below 0") for name, for
 def test_every_form_gives_the_same_10_m_pixels(
     form: Callable[[scenes.Scene, Path], Iterator[Any]], negative: bool, crops: dict[bool, Crop], tmp_path: Path
 ) -> None:
-    want, scene = crops[negative].sharp, crops[negative].scene
+    want, scene = crops[negative].sharp["default"], crops[negative].scene
     for obj in form(scene, tmp_path):
-        both = compute(*(obj.dsen2.superresolve(method=method) for method in METHODS))  # files are read once
-        for method, found in zip(METHODS, both, strict=True):
-            unit = 10000 if isinstance(obj, xr.DataTree) else 1  # decoded by CF: reflectance
-            names = {str(name).upper(): name for name in found.data_vars}
-            assert set(BANDS) <= set(names)
-            assert found.rio.crs.to_epsg() == want[method].rio.crs.to_epsg() == scene.epsg
-            assert found.rio.transform() == want[method].rio.transform() == from_origin(scene.ulx, scene.uly, 10, 10)
-            for band in BANDS:
-                one = found[names[band]]
-                got, truth = np.squeeze(one.values) * unit, want[method][band.lower()].values
-                assert got.shape == truth.shape == (CELLS[0] * 6, CELLS[1] * 6)
-                np.testing.assert_array_equal(np.isnan(got), np.isnan(truth), err_msg=band)
-                assert np.isnan(one.rio.nodata if one.rio.nodata is not None else np.nan)
-                assert np.nanmax(np.abs(got - truth)) < 0.01, band
+        (found,) = compute(obj.dsen2.superresolve())
+        unit = 10000 if isinstance(obj, xr.DataTree) else 1  # decoded by CF: reflectance
+        names = {str(name).upper(): name for name in found.data_vars}
+        assert set(BANDS) <= set(names)
+        assert found.rio.crs.to_epsg() == want.rio.crs.to_epsg() == scene.epsg
+        assert found.rio.transform() == want.rio.transform() == from_origin(scene.ulx, scene.uly, 10, 10)
+        for band in BANDS:
+            one = found[names[band]]
+            got, truth = np.squeeze(one.values) * unit, want[band.lower()].values
+            assert got.shape == truth.shape == (CELLS[0] * 6, CELLS[1] * 6)
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(truth), err_msg=band)
+            assert np.isnan(one.rio.nodata if one.rio.nodata is not None else np.nan)
+            assert np.nanmax(np.abs(got - truth)) < 0.01, band
 
 
 def test_the_crop_tells_something(crops: dict[bool, Crop]) -> None:
-    """The two crops and methods differ, so that what agrees above could have disagreed."""
+    """The two crops and methods differ, so that what agrees above could have disagreed, whatever the method."""
     for band in ("b11", "b09", "b02"):
         bright, dark = (crops[negative].sharp["bicubic"][band] for negative in (False, True))
         assert float(bright.min()) >= 1

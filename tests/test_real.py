@@ -49,11 +49,14 @@ def test_every_validation_scene_of_the_results_beats_bicubic():
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(
-    "operator", ["mtf", *(pytest.param(name, marks=pytest.mark.slow) for name in ("product", "dsen2"))]
-)
 @pytest.mark.parametrize("scale", [2, 6])
-@pytest.mark.parametrize("name", every(2, SCENES))
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [
+        *every(2, ((name, "mtf") for name in SCENES)),
+        *(pytest.param(n, o, marks=pytest.mark.slow) for n in SCENES[::2] for o in ("product", "dsen2")),
+    ],
+)
 def test_scores_are_those_of_the_results(scenes, name, scale, operator):
     scene = scenes[name]
     if 10 * scale not in scene.bands:

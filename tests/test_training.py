@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from click.testing import CliRunner
 from cubes import make_cube
+from tiny import train_small
 
 import xsen2
 from xsen2.cli.main import main
@@ -355,7 +356,8 @@ def test_networks_that_begin_with_regressions_are_trained_blind(scene, tmp_path,
     assert all(torch.isfinite(x).all() for x in weights.values())
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, monkeypatch):
+    train_small(monkeypatch)
     for name, seed in (("here", 1), ("there", 2)):
         cube = make_cube(20, 20, seed=seed)
         cube = cube.assign_coords({x: cube[x] + 60000 * seed for x in ("x", "x_20m", "x_60m")})

@@ -6,13 +6,18 @@ is left of each body, so what is seen at the edge of the receptive field is felt
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from xsen2.networks.cards import Card, cards, grouped
 from xsen2.networks.load import build
+from xsen2.training import fit, run
 from xsen2.training.export import write
+from xsen2.training.fit import Recipe
 
 SMALL = {
     "dsen2.DSen2": {"blocks": 1, "features": 8},
@@ -47,6 +52,23 @@ def shrunk(card: Card, folder: Path) -> Card:
     said = {key: getattr(card, key) for key in keys}
     more = {"spread": card.spread} if card.spread else {}
     return write(module.state_dict(), folder, **said, arguments=arguments, training={}, **more)
+
+
+def train_small(patch: pytest.MonkeyPatch) -> None:
+    """``xsen2 train`` trains small networks, on a few small patches at a time."""
+    full = run.recipe_for
+
+    def recipe_for(*args: Any, **kwargs: Any) -> Recipe:
+        recipe = full(*args, **kwargs)
+        sizes = {"blocks": 1, "thin": 16, "wide": 16}
+        return replace(recipe, arguments={**recipe.arguments, **sizes}, batch=4, patch=recipe.patch // 2)
+
+    patch.setattr(run, "recipe_for", recipe_for)
+
+
+def adapt_small(patch: pytest.MonkeyPatch) -> None:
+    """`finetune` looks at few patches at a time: whatever network it is, a step is an eighth of the work."""
+    patch.setattr(fit, "Recipe", lambda *args, **kwargs: Recipe(*args, **kwargs | {"batch": 4}))
 
 
 def small(folder: Path) -> dict[str, tuple[Card, ...]]:

@@ -90,7 +90,7 @@ def cut_at(step: int) -> Iterator[None]:
 def begin(target: Any, *args: Any) -> BaseProcess:
     """Call a function in a new process. All of them are forked from one in which the imports are done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["zarr_writer", "distributed"])
+    context.set_forkserver_preload(["append_writer", "cog_writer", "disk_writer", "distributed", "zarr"])
     process = context.Process(target=target, args=args, daemon=True)
     process.start()
     return process

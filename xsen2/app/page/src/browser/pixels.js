@@ -11,37 +11,80 @@ export function mirrored(from, to, size) {
   return out;
 }
 
-/** Grow valid pixels into nodata, a step at a time; what lies farther than `steps` becomes 0. Float32 throughout. */
-export function fill(values, height, width, steps) {
-  let bad = 0;
-  for (const value of values) if (Number.isNaN(value)) bad++;
-  if (!bad) return values;
-  if (bad === values.length) return values.fill(0);
-  const wide = width + 2, many = wide * (height + 2);
-  const out = new Float32Array(many), known = new Uint8Array(many), inside = new Uint8Array(many);
+const AROUND = [-1, 0, 1].flatMap((dy) => [-1, 0, 1].map((dx) => [dy, dx])).filter(([dy, dx]) => dy || dx);
+const NEAREST_FIRST = [[-1, 0], [1, 0], [0, -1], [0, 1], [-1, -1], [-1, 1], [1, -1], [1, 1]];
+
+/**
+ * Fill nodata of nested grids, all bands of a cell from one place: `xsen2.engine.fill.fill_together`.
+ *
+ * `grids` are `{ f, bands: [{ data, height, width }] }`, NaN where there is nothing; a cell is a pixel of the coarsest.
+ */
+export function fillTogether(grids, steps) {
+  if (!grids.some(({ bands }) => bands.some(({ data }) => data.some(Number.isNaN)))) return;
+  const cell = Math.max(...grids.map(({ f }) => f)), finest = Math.min(...grids.map(({ f }) => f)), ratio = cell / finest;
+  const coarsest = grids.find(({ f }) => f === cell).bands[0], height = coarsest.height, width = coarsest.width;
+  // A frame of cells that nobody knows lies round all.
+  const wide = width + 2, at = (y, x) => (y + 1) * wide + x + 1;
+  let known = new Uint8Array(wide * (height + 2));
   for (let y = 0; y < height; y++)
     for (let x = 0; x < width; x++) {
-      const at = (y + 1) * wide + x + 1, value = values[y * width + x];
-      inside[at] = 1;
-      if (!Number.isNaN(value)) { out[at] = value; known[at] = 1; }
+      let some = false;
+      for (let i = 0; i < ratio && !some; i++)
+        for (let j = 0; j < ratio && !some; j++)
+          some = grids.every(({ f, bands }) => bands.every((band) => {
+            const times = f / finest;
+            return !Number.isNaN(band.data[Math.floor((y * ratio + i) / times) * band.width + Math.floor((x * ratio + j) / times)]);
+          }));
+      known[at(y, x)] = some ? 1 : 0;
+      for (const { f, bands } of grids)
+        for (const band of bands) {
+          const side = cell / f;
+          if (some) grownWithin(band, y * side, x * side, side);
+          else for (let i = 0; i < side; i++) band.data.fill(0, (y * side + i) * band.width + x * side, (y * side + i) * band.width + (x + 1) * side);
+        }
     }
-  const around = [-1, 0, 1].flatMap((dy) => [-1, 0, 1].map((dx) => dy * wide + dx)).filter((step) => step);
-  let rim = [];
-  for (let at = 0; at < many; at++) if (inside[at] && !known[at] && around.some((step) => known[at + step])) rim.push(at);
-  for (let step = 0; step < steps && rim.length; step++) {
-    const made = new Float32Array(rim.length);
-    rim.forEach((at, i) => {
-      let total = 0, count = 0;
-      for (const by of around) if (known[at + by]) { total = Math.fround(total + out[at + by]); count++; }
-      made[i] = total / count;
-    });
-    rim.forEach((at, i) => { out[at] = made[i]; known[at] = 1; });
-    const next = new Set();
-    for (const at of rim) for (const by of around) if (inside[at + by] && !known[at + by]) next.add(at + by);
-    rim = [...next];
+  for (let step = 0; step < steps; step++) {
+    const made = [];
+    for (let y = 0; y < height; y++)
+      for (let x = 0; x < width; x++) {
+        if (known[at(y, x)]) continue;
+        const from = NEAREST_FIRST.find(([dy, dx]) => known[at(y + dy, x + dx)]);
+        if (from) made.push([y, x, ...from]);
+      }
+    if (!made.length) break;
+    for (const [y, x, dy, dx] of made)
+      for (const { f, bands } of grids)
+        for (const { data, width: w } of bands) {
+          const side = cell / f;
+          for (let i = 0; i < side; i++)
+            for (let j = 0; j < side; j++) {
+              const row = (y + dy) * side + (dy ? side - 1 - i : i), column = (x + dx) * side + (dx ? side - 1 - j : j);
+              data[(y * side + i) * w + x * side + j] = data[row * w + column];
+            }
+        }
+    for (const [y, x] of made) known[at(y, x)] = 1;
   }
-  for (let y = 0; y < height; y++) values.set(out.subarray((y + 1) * wide + 1, (y + 1) * wide + 1 + width), y * width);
-  return values;
+}
+
+/** What a cell of a band lacks, grown from what it has; Float32 throughout. */
+function grownWithin({ data, width }, top, left, side) {
+  const place = (i, j) => (top + i) * width + left + j, holes = [];
+  for (let i = 0; i < side; i++) for (let j = 0; j < side; j++) if (Number.isNaN(data[place(i, j)])) holes.push([i, j]);
+  for (let rest = holes; rest.length;) {
+    const made = [], still = [];
+    for (const [i, j] of rest) {
+      let total = 0, count = 0;
+      for (const [dy, dx] of AROUND) {
+        if (i + dy < 0 || j + dx < 0 || i + dy >= side || j + dx >= side) continue;
+        const value = data[place(i + dy, j + dx)];
+        if (!Number.isNaN(value)) { total = Math.fround(total + value); count++; }
+      }
+      if (count) made.push([place(i, j), total / count]); else still.push([i, j]);
+    }
+    for (const [where, value] of made) data[where] = value;
+    if (!made.length) return;
+    rest = still;
+  }
 }
 
 /** A window of an image, `{ data, height, width }`. */

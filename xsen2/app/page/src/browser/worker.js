@@ -1,5 +1,5 @@
 // Reads the area's pixels, runs the networks over them block by block, and hands back the bands: off the page's own thread.
-import { cut, fill, mirrored, repeated } from "./pixels.js";
+import { cut, fillTogether, mirrored, repeated } from "./pixels.js";
 import { open } from "./scene.js";
 
 const SIDE = 252; // of a block, in 10 m pixels: as quick as larger ones, and a page shows how far it is
@@ -76,12 +76,12 @@ async function run({ scene, offset, area, models }) {
     tell("starting", counted, models.length * blocks.length, "block", 0.15 + 0.83 * spent / all);
     const network = await session(model), { Tensor } = await ort, margin = model.margin;
     // What the network sees: the area with its margin, nodata filled from what lies up to a margin farther off.
-    const inputs = model.inputs.map((names) => names.map((name) => {
-      const f = Math.round(windows[model.bands[0]].height / windows[name].height), edge = (reach - 2 * margin) / f;
-      const x = cut(windows[name], edge, edge, (whole[0] + 4 * margin) / f, (whole[1] + 4 * margin) / f);
-      fill(x.data, x.height, x.width, Math.ceil(margin / f));
-      return { ...cut(x, margin / f, margin / f, (whole[0] + 2 * margin) / f, (whole[1] + 2 * margin) / f), f };
-    }));
+    const grids = model.inputs.map((names) => {
+      const f = Math.round(windows[model.bands[0]].height / windows[names[0]].height), edge = (reach - 2 * margin) / f;
+      return { f, bands: names.map((name) => cut(windows[name], edge, edge, (whole[0] + 4 * margin) / f, (whole[1] + 4 * margin) / f)) };
+    });
+    fillTogether(grids, Math.ceil(margin / Math.max(...grids.map(({ f }) => f))));
+    const inputs = grids.map(({ f, bands }) => bands.map((x) => ({ ...cut(x, margin / f, margin / f, (whole[0] + 2 * margin) / f, (whole[1] + 2 * margin) / f), f })));
     for (const name of model.produces) { sharp[name] = new Float32Array(whole[0] * whole[1]); error[name] = new Float32Array(whole[0] * whole[1]); }
     for (const [y, x, tall, wide] of blocks) {
       const feeds = Object.fromEntries(inputs.map((bands, i) => {
