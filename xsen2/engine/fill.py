@@ -62,12 +62,12 @@ def fill(x: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], steps: int) -
 def fill_together(
     layers: Mapping[int, npt.NDArray[np.float32]], valid: Mapping[int, npt.NDArray[np.bool_]], steps: int
 ) -> dict[int, npt.NDArray[np.float32]]:
-    """Fill nodata of several nested grids with what was measured elsewhere, all bands of a cell from one place.
+    """Fill nodata of several nested grids so that bands go together there as they do beside it.
 
     What a method finds out from how bands go together, as a regression does, stays true beyond the edge of the data
-    then: grown band by band and grid by grid, as `fill` does, what lies there follows no relation, and spoilt up to a
-    third of the pixels beside an edge. Cells are the pixels of the coarsest grid. One in which no pixel has all bands
-    is a mirror image of the neighbour that is nearest to what was measured, one step at a time; in all others what is
+    then: what is linear in pixels holds for means of them. Grown band by band and grid by grid, as `fill` does, what
+    lies there follows no relation. Cells are the pixels of the coarsest grid. Where no pixel of a cell has all bands,
+    the cell is the mean of its neighbours, mirrored at their common edge, one step at a time; in all others what is
     missing grows from the pixels of the same cell and band.
 
     Parameters
@@ -77,8 +77,8 @@ def fill_together(
     valid : mapping
         Factor → ``(band, h, w)``, False where a layer is nodata.
     steps : int
-        Reach in cells: those farther from the nearest with a pixel of all bands become 0. A cell within reach depends
-        on no cell that is farther than that one.
+        Reach in cells: those farther from the nearest with a pixel of all bands become 0, and nothing comes from
+        farther than that.
 
     Examples
     --------
@@ -105,27 +105,26 @@ def fill_together(
         if len(rows):
             y[:, rows, :, columns] = _grown_within(y[:, rows, :, columns], ok[:, rows, :, columns])
         cells[factor] = np.pad(y, [(0, 0), (1, 1), (0, 0), (1, 1), (0, 0)])
-    inside = np.pad(np.ones((height, width), bool), 1)
     for y in cells.values():
         y.swapaxes(2, 3)[:, ~known] = 0
+    inside = np.pad(np.ones((height, width), bool), 1)
     for _ in range(steps):
-        unknown = inside & ~known
-        made = known.copy()
-        for dy, dx in _NEAREST_FIRST:
-            rows, columns = np.nonzero(unknown & np.roll(known, (-dy, -dx), (0, 1)))
-            if not len(rows):
-                continue
-            for y in cells.values():
-                there = y[:, rows + dy, :, columns + dx]  # (cell, band, side, side)
-                y[:, rows, :, columns] = there[..., :: -1 if dy else 1, :: -1 if dx else 1]
-            unknown[rows, columns], made[rows, columns] = False, True
-        if (made == known).all():
+        near = known[:-2] | known[1:-1] | known[2:]
+        rim = np.pad(near[:, :-2] | near[:, 1:-1] | near[:, 2:], 1) & inside & ~known
+        rows, columns = np.nonzero(rim)
+        if not len(rows):
             break
-        known = made
+        beside = [known[rows + dy, columns + dx] for dy, dx in _NEIGHBOURS]
+        count = np.stack(beside).sum(axis=0, dtype=np.float32).reshape(-1, 1, 1, 1)
+        for y in cells.values():
+            total = np.zeros_like(y[:, rows, :, columns])  # (cell, band, side, side)
+            for (dy, dx), there in zip(_NEIGHBOURS, beside, strict=True):
+                at = np.flatnonzero(there)
+                part = y[:, rows[at] + dy, :, columns[at] + dx]
+                total[at] += part[..., :: -1 if dy else 1, :: -1 if dx else 1]
+            y[:, rows, :, columns] = total / count
+        known = known | rim
     return {factor: y[:, 1:-1, :, 1:-1].reshape(layers[factor].shape) for factor, y in cells.items()}
-
-
-_NEAREST_FIRST = [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)]
 
 
 def _grown_within(x: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:

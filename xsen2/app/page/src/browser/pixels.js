@@ -12,10 +12,9 @@ export function mirrored(from, to, size) {
 }
 
 const AROUND = [-1, 0, 1].flatMap((dy) => [-1, 0, 1].map((dx) => [dy, dx])).filter(([dy, dx]) => dy || dx);
-const NEAREST_FIRST = [[-1, 0], [1, 0], [0, -1], [0, 1], [-1, -1], [-1, 1], [1, -1], [1, 1]];
 
 /**
- * Fill nodata of nested grids, all bands of a cell from one place: `xsen2.engine.fill.fill_together`.
+ * Fill nodata of nested grids, all bands of a cell alike: `xsen2.engine.fill.fill_together`.
  *
  * `grids` are `{ f, bands: [{ data, height, width }] }`, NaN where there is nothing; a cell is a pixel of the coarsest.
  */
@@ -25,7 +24,7 @@ export function fillTogether(grids, steps) {
   const coarsest = grids.find(({ f }) => f === cell).bands[0], height = coarsest.height, width = coarsest.width;
   // A frame of cells that nobody knows lies round all.
   const wide = width + 2, at = (y, x) => (y + 1) * wide + x + 1;
-  let known = new Uint8Array(wide * (height + 2));
+  const known = new Uint8Array(wide * (height + 2));
   for (let y = 0; y < height; y++)
     for (let x = 0; x < width; x++) {
       let some = false;
@@ -44,25 +43,28 @@ export function fillTogether(grids, steps) {
         }
     }
   for (let step = 0; step < steps; step++) {
-    const made = [];
+    const rim = [];
     for (let y = 0; y < height; y++)
       for (let x = 0; x < width; x++) {
         if (known[at(y, x)]) continue;
-        const from = NEAREST_FIRST.find(([dy, dx]) => known[at(y + dy, x + dx)]);
-        if (from) made.push([y, x, ...from]);
+        const beside = AROUND.filter(([dy, dx]) => known[at(y + dy, x + dx)]);
+        if (beside.length) rim.push([y, x, beside]);
       }
-    if (!made.length) break;
-    for (const [y, x, dy, dx] of made)
+    if (!rim.length) break;
+    // The mean of the neighbours, mirrored at the common edge; only known cells are read, so that order is no matter.
+    for (const [y, x, beside] of rim)
       for (const { f, bands } of grids)
         for (const { data, width: w } of bands) {
           const side = cell / f;
           for (let i = 0; i < side; i++)
             for (let j = 0; j < side; j++) {
-              const row = (y + dy) * side + (dy ? side - 1 - i : i), column = (x + dx) * side + (dx ? side - 1 - j : j);
-              data[(y * side + i) * w + x * side + j] = data[row * w + column];
+              let total = 0;
+              for (const [dy, dx] of beside)
+                total = Math.fround(total + data[((y + dy) * side + (dy ? side - 1 - i : i)) * w + (x + dx) * side + (dx ? side - 1 - j : j)]);
+              data[(y * side + i) * w + x * side + j] = total / beside.length;
             }
         }
-    for (const [y, x] of made) known[at(y, x)] = 1;
+    for (const [y, x] of rim) known[at(y, x)] = 1;
   }
 }
 
