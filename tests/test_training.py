@@ -26,7 +26,7 @@ from xsen2.networks.twogrid import TwoGrid
 from xsen2.sources.sample import sample
 from xsen2.training.export import save, write
 from xsen2.training.fit import Optimiser, Recipe, Run, build, fit, score
-from xsen2.training.patches import SURROGATE, Blur, Draw, balance, batches, impostors, pairs, surrogates
+from xsen2.training.patches import SURROGATE, Blur, balance, batches, impostors, pairs, surrogates
 from xsen2.training.run import blind, data_for, recipe_for
 from xsen2.training.scenes import Scene, hold_out, read_scenes, scenes_of
 
@@ -130,10 +130,15 @@ def test_places_are_held_out_whole(scene):
         hold_out([])
 
 
+def drawn(ratio, batch, patch, **more):
+    """A recipe, as far as it says how patches are drawn: places by their area."""
+    return Recipe("twogrid.TwoGrid", ratio, 1, 0, batch=batch, patch=patch, share=1.0, **more)
+
+
 @pytest.mark.parametrize("ratio", [2, 6])
 def test_batches_are_aligned_and_repeatable(scene, ratio):
     data = [list(pairs(scene, ratio, [Blur("box")], least=48))]
-    stream = batches(data, Draw(ratio, 3, 48, seed=1))
+    stream = batches(data, drawn(ratio, 3, 48, seed=1))
     first, second = next(stream), next(stream)
     a, b, _c, truth, weight = first
     assert a.shape == (3, 4, 48, 48)
@@ -143,16 +148,16 @@ def test_batches_are_aligned_and_repeatable(scene, ratio):
     cells = truth.reshape(*truth.shape[:2], 48 // ratio, ratio, 48 // ratio, ratio).mean(axis=(3, 5))
     seen = weight.reshape(3, 1, 48 // ratio, ratio, 48 // ratio, ratio).all(axis=(3, 5)).repeat(truth.shape[1], 1)
     np.testing.assert_allclose(cells[seen], low[seen], rtol=1e-4)
-    resumed = next(batches(data, Draw(ratio, 3, 48, seed=1), start=1))
+    resumed = next(batches(data, drawn(ratio, 3, 48, seed=1), start=1))
     np.testing.assert_array_equal(resumed[0], second[0])
 
 
 def test_haze_changes_inputs_and_truth_alike(scene):
     data = [list(pairs(scene, 2, [Blur("box")]))]
-    _, b, _, truth, _ = next(batches(data, Draw(2, 4, 48, seed=0, haze=1.0)))
+    _, b, _, truth, _ = next(batches(data, drawn(2, 4, 48, seed=0, haze=1.0)))
     cells = truth.reshape(4, 6, 24, 2, 24, 2).mean(axis=(3, 5))
     np.testing.assert_allclose(cells, b, rtol=0, atol=1e-5)
-    plain = next(batches(data, Draw(2, 4, 48, seed=0)))[1]
+    plain = next(batches(data, drawn(2, 4, 48, seed=0)))[1]
     assert np.abs(plain - b).max() > 0.01
 
 
@@ -314,29 +319,29 @@ def test_impostors_cannot_be_copied(scene):
 
 def test_some_bands_are_made_strangers(scene):
     data = balance([list(pairs(scene, 2, [Blur("box")], least=48))])
-    plain = next(batches(data, Draw(2, 12, 48, seed=3)))
-    odd = next(batches(data, Draw(2, 12, 48, seed=3, alien=1.0)))
+    plain = next(batches(data, drawn(2, 12, 48, seed=3)))
+    odd = next(batches(data, drawn(2, 12, 48, seed=3, alien=1.0)))
     np.testing.assert_array_equal(plain[0], odd[0])
     changed = [np.abs(p - o).max(axis=(1, 2)) > 1e-6 for p, o in zip(plain[1], odd[1], strict=True)]
     assert 0.1 < np.mean(changed) < 0.8
     for low, truth, moved in zip(odd[1], odd[3], changed, strict=True):
         means = truth.reshape(6, truth.shape[1] // 2, 2, -1, 2).mean(axis=(2, 4))
         np.testing.assert_allclose(low[moved], means[moved], atol=0.05)  # the truth is that of the stranger
-    np.testing.assert_array_equal(plain[1], next(batches(data, Draw(2, 12, 48, seed=3, alien=0.0)))[1])
+    np.testing.assert_array_equal(plain[1], next(batches(data, drawn(2, 12, 48, seed=3, alien=0.0)))[1])
 
 
 def test_noise_varies_and_real_pairs_have_their_share(scene):
     real, made = list(pairs(scene, 6, [Blur("box")], 60)), list(impostors(scene, [Blur("box")] * 2, 60, seed=0))
     data = balance([real, made])
     for share in (0.0, 1.0):
-        got = next(batches(data, Draw(6, 6, 60, seed=1, real=share)))
-        other = next(batches([data[0] if share else data[1]], Draw(6, 6, 60, seed=1)))
+        got = next(batches(data, drawn(6, 6, 60, seed=1, real=share)))
+        other = next(batches([data[0] if share else data[1]], drawn(6, 6, 60, seed=1)))
         assert got[3].shape == other[3].shape
         limit = max(p.truth.max() for p in data[0 if share else 1])
         assert got[3].max() <= limit
     spread = []
     for seed in range(8):
-        still, noisy = (next(batches(data, Draw(6, 1, 60, seed=seed, noise=n, vary=True)))[2] for n in (0.0, 50.0))
+        still, noisy = (next(batches(data, drawn(6, 1, 60, seed=seed, noise=n, vary=True)))[2] for n in (0.0, 50.0))
         assert still is not None
         assert noisy is not None
         spread.append(float((noisy - still).std()) * GAIN)

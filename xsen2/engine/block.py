@@ -153,7 +153,7 @@ class Block:
     def _filled(self, layers: dict[int, Array], valid: dict[int, Mask]) -> dict[int, Array]:
         """Without nodata, as far as the method sees from a pixel that has all bands."""
         cell = max(layers)
-        if len(layers) > 1:
+        if len(layers) > 1:  # bands of one grid alone are interpolated, each by itself
             return fill_together(layers, valid, -(-self.spare // cell))
         return {cell: fill(layers[cell], valid[cell], -(-self.spare // cell))}
 

@@ -38,9 +38,7 @@ def fill(x: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], steps: int) -
         values = np.pad(band, 1).ravel()
         known = np.pad(seen, 1).ravel()
         inside = np.pad(np.ones_like(seen), 1).ravel()
-        near = np.pad(seen, 1)
-        near = near[:-2] | near[1:-1] | near[2:]
-        rim = np.flatnonzero(np.pad((near[:, :-2] | near[:, 1:-1] | near[:, 2:]) & ~seen, 1))
+        rim = np.flatnonzero(np.pad(_widened(seen) & ~seen, 1))
         for _ in range(steps):
             if not len(rim):
                 break
@@ -109,8 +107,7 @@ def fill_together(
         y.swapaxes(2, 3)[:, ~known] = 0
     inside = np.pad(np.ones((height, width), bool), 1)
     for _ in range(steps):
-        near = known[:-2] | known[1:-1] | known[2:]
-        rim = np.pad(near[:, :-2] | near[:, 1:-1] | near[:, 2:], 1) & inside & ~known
+        rim = _widened(known) & inside & ~known
         rows, columns = np.nonzero(rim)
         if not len(rows):
             break
@@ -127,8 +124,15 @@ def fill_together(
     return {factor: y[:, 1:-1, :, 1:-1].reshape(layers[factor].shape) for factor, y in cells.items()}
 
 
+def _widened(x: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """True also beside what is."""
+    wide = np.pad(x, 1)
+    rows = wide[:-2] | wide[1:-1] | wide[2:]
+    return np.asarray(rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:])
+
+
 def _grown_within(x: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Small images ``(…, side, side)``, each grown from its own valid pixels, of which it has one at least."""
+    """As `fill`, many small images ``(…, side, side)`` at a time, each of which has a valid pixel at least."""
     side = x.shape[-1]
     edge = [(0, 0)] * (x.ndim - 2) + [(1, 1), (1, 1)]
     while not ok.all():

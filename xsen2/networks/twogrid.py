@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from xsen2.engine.operators import support, taps
 from xsen2.methods.bicubic import keys
-from xsen2.networks.fits import along, products, solve
+from xsen2.networks.fits import along, around, grow, products, reduce, solve
 from xsen2.networks.network import Network, conv
 
 __all__ = ["OPERATORS", "TwoGrid", "guess", "reach", "regress", "upsample"]
@@ -230,47 +230,7 @@ def reach(ratio: int) -> int:
 def _degrade(a: torch.Tensor, ratio: int, operator: str) -> torch.Tensor:
     """The 10 m bands as coarse as the others, all with the blur of B08; symmetric edges."""
     weights, before = taps("B08", ratio, operator)
-    after = len(weights) - before - ratio
-    for dim in (2, 3):
-        n = a.shape[dim]
-        place = torch.arange(-before, n + after, device=a.device)
-        place = torch.where(place < 0, -1 - place, place) % (2 * n)
-        x = a.index_select(dim, torch.where(place >= n, 2 * n - 1 - place, place))
-        cells = n // ratio
-        step = (slice(None),) * dim + (slice(None, None, ratio),)
-        a = x.narrow(dim, 0, ratio * (cells - 1) + 1)[step] * float(weights[0])
-        for j, weight in enumerate(weights[1:], 1):
-            a.add_(x.narrow(dim, j, ratio * (cells - 1) + 1)[step], alpha=float(weight))
-    return a
-
-
-def _around(x: torch.Tensor, weights: list[float]) -> torch.Tensor:
-    """Weighted sums round every pixel of ``(N, C, h, w)``; what is beyond the edges counts as 0."""
-    far = len(weights) // 2
-    for dim in (2, 3):
-        edges = (0, 0, far, far) if dim == 2 else (far, far, 0, 0)
-        wide, n = F.pad(x, edges), x.shape[dim]
-        # Not a convolution of the library's: those round differently for other sizes, and a variance that is the
-        # difference of two large numbers would show it.
-        x = wide.narrow(dim, 0, n) * weights[0]
-        for k, weight in enumerate(weights[1:], 1):
-            x.add_(wide.narrow(dim, k, n), alpha=weight)
-    return x
-
-
-def _fine(x: torch.Tensor, ratio: int) -> torch.Tensor:
-    """Bilinear interpolation, half-pixel centres; each phase with its own two weights, wherever a block begins."""
-    for dim in (2, 3):
-        n = x.shape[dim]
-        wide = torch.cat([x.narrow(dim, 0, 1), x, x.narrow(dim, n - 1, 1)], dim)
-        phases = []
-        for phase in range(ratio):
-            place = (phase + 0.5) / ratio + 0.5
-            base = math.floor(place)
-            low, high = wide.narrow(dim, base, n), wide.narrow(dim, base + 1, n)
-            phases.append(torch.lerp(low, high, place - base))
-        x = torch.stack(phases, dim + 1).flatten(dim, dim + 1)
-    return x
+    return reduce(a, [float(weight) for weight in weights], before, ratio)
 
 
 def guess(a: torch.Tensor, y: torch.Tensor, ratio: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -302,8 +262,8 @@ def guess(a: torch.Tensor, y: torch.Tensor, ratio: int) -> tuple[torch.Tensor, t
     constant = sum(fit.constant * (n / total) for fit, n in zip(fits, counts, strict=True))
     assert isinstance(slopes, torch.Tensor)
     assert isinstance(constant, torch.Tensor)
-    wide = _fine(slopes.flatten(1, 2), ratio).view(*slopes.shape[:3], *a.shape[2:])
-    found: torch.Tensor = (wide * a[:, None]).sum(2) + _fine(constant, ratio)
+    wide = grow(slopes.flatten(1, 2), ratio).view(*slopes.shape[:3], *a.shape[2:])
+    found: torch.Tensor = (wide * a[:, None]).sum(2) + grow(constant, ratio)
     return found, counts[0] / total
 
 
@@ -329,7 +289,7 @@ def regress(a: torch.Tensor, y: torch.Tensor, ratio: int, operator: str) -> Fit:
     pairs = bands * (bands + 1) // 2
     terms = [torch.ones_like(low[:, :1]), low, y, y * y]
     terms += [products(low, 1), (low[:, None] * y[:, :, None]).flatten(1, 2)]
-    sums = _around(torch.cat(terms, 1), _NEAR)
+    sums = around(torch.cat(terms, 1), _NEAR)
     sums = sums[:, 1:] / sums[:, :1]
     mean, level, power, squares, mixed = torch.split(sums, [bands, made, made, pairs, made * bands], 1)
     mixed = mixed.view(len(mixed), made, bands, *mixed.shape[2:]) - level[:, :, None] * mean[:, None]
@@ -338,4 +298,4 @@ def regress(a: torch.Tensor, y: torch.Tensor, ratio: int, operator: str) -> Fit:
     error = (y - (slopes * low[:, None]).sum(2) - constant) ** 2
     share = (error / ((power - level * level).clamp(min=0) + _LEAST)).mean(1, keepdim=True)
     ones = torch.ones_like(share)
-    return Fit(slopes, constant, _around(share, _WIDE) / _around(ones, _WIDE) + 1e-6)
+    return Fit(slopes, constant, around(share, _WIDE) / around(ones, _WIDE) + 1e-6)

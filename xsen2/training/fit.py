@@ -8,9 +8,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from xsen2.errors import WeightsError
 from xsen2.networks.inference import best_device, best_dtype
 from xsen2.networks.load import build, checkpoint, misfit
 from xsen2.progress import ProgressLike, Reporter
-from xsen2.training.patches import Draw, Pair, balance, batches
+from xsen2.training.patches import Pair, balance, batches
+from xsen2.training.recipes import DatesRecipe, Plan, Recipe
 
 __all__ = [
     "HALF",
@@ -92,115 +93,6 @@ class Optimiser:
 
 HALF = 0.6827
 """Share of errors within one standard error, if they are normal."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the outcome of a run, besides the data.
-
-    Attributes
-    ----------
-    architecture : str
-        Class in `xsen2.networks`, built with `arguments`.
-    ratio : {2, 6}
-        2: the 20 m bands; 6: the 60 m bands.
-    steps, cool : int
-        Updates, and at the end of them those during which the rates fall to a fiftieth. Until then the
-        rates stay, so a run can be made longer after the fact.
-    rate, fine_rate : float
-        Learning rates of Muon (inner convolutions) and of NAdam (all else).
-    batch, patch : int
-        Patches in a batch, and their side in pixels of the finest grid.
-    noise, haze, share, real, vary, alien
-        As `xsen2.training.patches.Draw` has them.
-    ema : float
-        Memory of the averaged weights, which are what is kept.
-    """
-
-    architecture: str
-    ratio: int
-    steps: int
-    cool: int
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    rate: float = 0.02
-    fine_rate: float = 1e-3
-    batch: int = 64
-    patch: int = 48
-    noise: float = 0.0
-    haze: float = 0.0
-    share: float = 0.5
-    real: float | None = None
-    vary: bool = False
-    alien: float = 0.0
-    ema: float = 0.998
-    seed: int = 0
-
-    @property
-    def draw(self) -> Draw:
-        """How patches are drawn."""
-        return Draw(
-            self.ratio,
-            self.batch,
-            self.patch,
-            self.seed,
-            self.noise,
-            self.haze,
-            self.share,
-            self.real,
-            self.vary,
-            self.alien,
-        )
-
-    def factor(self, step: int) -> float:
-        """What the rates are multiplied by in a step: 100 to warm up, then flat, then falling."""
-        return _factor(step, self.steps, self.cool)
-
-
-def _factor(step: int, steps: int, cool: int) -> float:
-    left = (steps - step) / max(1, cool)
-    return min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 0.98 * left)
-
-
-@dataclass(frozen=True)
-class DatesRecipe:
-    """Everything that decides the outcome of a run for many dates, besides the data.
-
-    Attributes
-    ----------
-    architecture : str
-        Class in `xsen2.networks`, built with `arguments`, `zoom` among them.
-    steps, cool, rate, fine_rate, ema, seed
-        As those of `xsen2.training.fit.Recipe`.
-    batch, patch : int
-        Patches in a batch, and their side in coarse pixels.
-    counts : tuple of int
-        Numbers of frames, of which each batch has one.
-    """
-
-    architecture: str
-    steps: int
-    cool: int
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    rate: float = 0.02
-    fine_rate: float = 1e-3
-    batch: int = 12
-    patch: int = 32
-    counts: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 8, 8, 12)
-    ema: float = 0.995
-    seed: int = 0
-    ratio: ClassVar[int] = 1
-
-    def factor(self, step: int) -> float:
-        """What the rates are multiplied by in a step."""
-        return _factor(step, self.steps, self.cool)
-
-    @property
-    def zoom(self) -> int:
-        """Finer pixels along each side of a native one."""
-        return int(self.arguments["zoom"])
-
-
-Plan = Recipe | DatesRecipe
 
 
 def _tensors(arrays: Sequence[np.ndarray[Any, Any] | None], device: torch.device) -> Iterator[torch.Tensor | None]:
@@ -319,7 +211,7 @@ class BandsTask:
 
     def stream(self, first: int) -> Iterator[Any]:
         """Patches, as the recipe draws them."""
-        return batches(balance(self.train), self.recipe.draw, first)
+        return batches(balance(self.train), self.recipe, first)
 
     def loss(self, network: nn.Module, batch: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted absolute error, and the quantile loss of the standard errors."""

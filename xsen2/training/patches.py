@@ -19,9 +19,10 @@ from xsen2.engine.operators import degrade_array, taps
 from xsen2.errors import SourceError
 from xsen2.methods.bicubic import upsample
 from xsen2.networks.cards import GAIN
+from xsen2.training.recipes import Recipe
 from xsen2.training.scenes import Scene
 
-__all__ = ["Blur", "Draw", "Pair", "balance", "batches", "degrade_bands", "impostors", "pairs", "surrogates"]
+__all__ = ["Blur", "Pair", "balance", "batches", "degrade_bands", "impostors", "pairs", "surrogates"]
 
 Array = npt.NDArray[np.float32]
 
@@ -273,45 +274,8 @@ def _moved(low: Array, truth: Array, weight: Array, rng: np.random.Generator) ->
     return low, truth, weight
 
 
-@dataclass(frozen=True)
-class Draw:
-    """How patches are drawn from pairs, and what is done to them.
-
-    Attributes
-    ----------
-    ratio, seed : int
-    size, patch : int
-        Patches in a batch, and their side on the finest grid, a multiple of `ratio`.
-    noise : float
-        Standard deviation, in DN, of the noise added to the inputs.
-    haze : float
-        Share of patches that lose part of what all their pixels have in common, band by band, and get other gains, as
-        atmospheric correction does: what was learnt on L1C then serves L2A.
-    share : float
-        A patch picks a place by ``area ** share``, in it a scene by area, then one of its pairs.
-    real : float, optional
-        Share of patches that are no surrogates; as their areas say by default.
-    vary : bool
-        Whether `noise` is the most a patch gets, instead of what every patch gets.
-    alien : float
-        Share of patches some of whose coarse bands have little to do with the others: they are of another patch, drown
-        in noise, as the short-wave infrared does over ice and water, or lie elsewhere, as those of clouds do.
-    """
-
-    ratio: int
-    size: int
-    patch: int
-    seed: int = 0
-    noise: float = 0.0
-    haze: float = 0.0
-    share: float = 1.0
-    real: float | None = None
-    vary: bool = False
-    alien: float = 0.0
-
-
 def batches(
-    data: list[list[Pair]], draw: Draw, start: int = 0
+    data: list[list[Pair]], recipe: Recipe, start: int = 0
 ) -> Iterator[tuple[Array, Array, Array | None, Array, Array]]:
     """Random patches for ever: ``(a, b, c, truth, weight)``, each with a leading batch axis.
 
@@ -319,27 +283,27 @@ def batches(
     ----------
     data : list of list of Pair
         Per scene, its pairs.
-    draw : Draw
+    recipe : Recipe
     start : int
         Batch number ``start + i`` is a function of the seed and that number alone, so that a training that resumes
         sees what an undisturbed one would have seen.
     """
-    patch, ratio = draw.patch, draw.ratio
+    patch, ratio = recipe.patch, recipe.ratio
     area: dict[str, float] = defaultdict(float)
     for scene in data:
         area[scene[0].place] += scene[0].weight.size
-    chance = np.array([scene[0].weight.size * area[scene[0].place] ** (draw.share - 1) for scene in data], float)
+    chance = np.array([scene[0].weight.size * area[scene[0].place] ** (recipe.share - 1) for scene in data], float)
     chance /= chance.sum()
-    if draw.real is not None:
+    if recipe.real is not None:
         made = np.array([scene[0].place.endswith(SURROGATE) for scene in data])
         if made.any() and not made.all():
-            chance[made] *= (1 - draw.real) / chance[made].sum()
-            chance[~made] *= draw.real / chance[~made].sum()
+            chance[made] *= (1 - recipe.real) / chance[made].sum()
+            chance[~made] *= recipe.real / chance[~made].sum()
     step = start
     while True:
-        rng = np.random.default_rng((draw.seed, step))
+        rng = np.random.default_rng((recipe.seed, step))
         rows: list[Row] = []
-        for which in rng.choice(len(data), size=draw.size, p=chance):
+        for which in rng.choice(len(data), size=recipe.batch, p=chance):
             pair = data[which][rng.integers(len(data[which]))]
             side = min(patch, *(n // ratio * ratio for n in pair.weight.shape))
             if side < patch:
@@ -351,17 +315,17 @@ def batches(
                 return _dihedral(z[..., y // f : (y + patch) // f, x // f : (x + patch) // f], turn)
 
             inputs = [cut(pair.a, 1), cut(pair.b, 2)] + ([] if pair.c is None else [cut(pair.c, 6)])
-            if draw.noise:
-                sigma = np.float32(draw.noise / GAIN)
-                if draw.vary:
+            if recipe.noise:
+                sigma = np.float32(recipe.noise / GAIN)
+                if recipe.vary:
                     sigma *= np.float32(rng.random())
                 inputs = [z + sigma * rng.standard_normal(z.shape, np.float32) for z in inputs]
             truth = cut(pair.truth, 1)
-            if draw.haze and rng.random() < draw.haze:
+            if recipe.haze and rng.random() < recipe.haze:
                 inputs, truth = _clear(inputs, truth, rng)
             rows.append((inputs[0], inputs[1], inputs[2] if len(inputs) == 3 else None, truth, cut(pair.weight, 1)))
-        if draw.alien:
-            rows = _estrange(rows, draw.alien, rng)
+        if recipe.alien:
+            rows = _estrange(rows, recipe.alien, rng)
         a, b, c, truths, weights = zip(*rows, strict=True)
         yield (
             np.stack(a),

@@ -76,12 +76,12 @@ def recipe_for(network: str, ratio: int, **changes: Any) -> Recipe:
     architecture, arguments = NETWORKS[network]
     if network == "twogrid" and ratio == 6:  # at 20 m, where there is more to learn from, it ends at the same error
         arguments = {**arguments, "guide": True}
+    regressive = network in ("blend", "refined")  # begins with regressions
     patch, batch = (48, 64) if ratio == 2 else (96, 16)
-    if network in ("blend", "refined"):
+    if regressive:
         patch, batch = (144, 8) if ratio == 6 else (96, 8)
     elif network != "twogrid":  # four times the work per pixel, and more
         batch //= 4
-    blind = network in ("blend", "refined")
     recipe = Recipe(
         architecture,
         ratio,
@@ -91,8 +91,8 @@ def recipe_for(network: str, ratio: int, **changes: Any) -> Recipe:
         batch=batch,
         patch=patch,
         real=0.6 if network == "blend" and ratio == 6 else None,
-        vary=blind,
-        alien=0.15 if blind else 0.0,
+        vary=regressive,
+        alien=0.15 if regressive else 0.0,
     )
     return replace(recipe, **changes)
 
@@ -174,6 +174,11 @@ def run(network: str, source: Source, recipe: Plan, how: Run) -> Card:
     how : Run
         If its `progress` stops the training, the same call takes it up at its checkpoint. With True, lines about data
         and weights are printed as well.
+
+    Returns
+    -------
+    Card
+        Of the weights that were written.
     """
     task: DatesTask | BandsTask
     if isinstance(recipe, DatesRecipe):
