@@ -21,7 +21,7 @@ from tiny import one_of_each
 import xsen2
 from xsen2.bands import BANDS, A, B, C, grid_of
 from xsen2.cube import lazy, recognise
-from xsen2.engine.statistics import learnt
+from xsen2.engine.statistics import fitted
 from xsen2.methods.protocol import Method, finest_halo
 from xsen2.methods.registry import resolve
 from xsen2.networks.cards import cards
@@ -63,7 +63,7 @@ def taught(ds, name):
     for one in resolve(name, [*B, *C], dtype="float32"):
         if one.rounds:
             chunks = tuple((n,) for n in cube.shape(10))
-            one = Taught(learnt(cube, one, chunks, scales_of(cube, None), arrays).compute())
+            one = Taught(fitted(cube, one, chunks, scales_of(cube, None), arrays).compute())
         out.append(one)
     return out
 

@@ -15,7 +15,7 @@ from xsen2.bands import A, factor_of
 from xsen2.cube import Cube, carried, lazy, recognise, write_crs
 from xsen2.dates import Target, targets_of
 from xsen2.engine.halo import Cut, Layer, blocks, common_dates, map_windows, trim
-from xsen2.engine.statistics import each, learnt
+from xsen2.engine.statistics import each, fitted
 from xsen2.errors import BandError, ShiftWarning, TimeError, warn_once
 from xsen2.masks import Mask, automatic, hide, read
 from xsen2.methods.protocol import Array
@@ -115,7 +115,7 @@ def align(
     else:
         near = [[number, i] for i in range(len(times))]
     plain = {b: Scale(str(cube.names[b]), scales[b].gain, None, sure=True) for b in bands}
-    found = learnt(cube, Shifts(bands), chunks, plain, seen, near)
+    found = fitted(cube, Shifts(bands), chunks, plain, seen, near)
     what = MEDIAN if number is None else str(times[number])[:19]
     coords = _told(found, times, cube)
     out = _moved(cube, found, scales) if apply else (ds if isinstance(ds, xr.Dataset) else cube.dataset())

@@ -16,7 +16,7 @@ from xsen2.engine.consistency import Projection, places
 from xsen2.engine.fill import fill, fill_together
 from xsen2.engine.frames import frames_of, layers_of, neighbours
 from xsen2.engine.halo import Cut, Layer, map_windows, trim
-from xsen2.engine.statistics import each, learnt
+from xsen2.engine.statistics import each, fitted
 from xsen2.errors import MethodError
 from xsen2.methods.protocol import Array, Mask, Method, finest_halo, tile, zoom_of
 from xsen2.radiometry import Scale, check_dn
@@ -166,35 +166,34 @@ class Block:
         reach, zoom = self.reach, self.zoom
         first = factor_of(self.windows[0][0])
         size = (windows[0].shape[1] * first, windows[0].shape[2] * first)
-        made = self.spare + finest_halo(self.method)  # from the windows' edge to what the method makes
+        margin = self.spare + finest_halo(self.method)  # from the windows' edge to what the method makes
         inputs = {g // 10: np.empty((self.frames, 0, size[0] * 10 // g, size[1] * 10 // g), np.float32) for g in GRIDS}
         seen: dict[int, Mask] = {}
         measured: dict[str, Array] = {}
-        whole = np.ones((self.frames, size[0] - 2 * made, size[1] - 2 * made), bool)  # frames that have all bands there
+        complete = np.ones((self.frames, size[0] - 2 * margin, size[1] - 2 * margin), bool)  # all bands have data
         for names, window, scales in zip(self.windows, windows, self.scales, strict=False):
             factor = factor_of(names[0])
-            dn, there = frames_of(window, scales, self.frames)
+            dn, mask = frames_of(window, scales, self.frames)
             if self.projection is not None:
                 for band in set(names) & set(self.projection.measured):
                     i = names.index(band)
-                    y = np.where(there[0, i], dn[0, i], np.float32(np.nan))  # the first frame is the date itself
-                    measured[band] = trim(y, made // factor)
+                    y = np.where(mask[0, i], dn[0, i], np.float32(np.nan))  # the first frame is the date itself
+                    measured[band] = trim(y, margin // factor)
             needed = [i for i, band in enumerate(names) if band in self.method.needs]
             if not needed:
                 continue
             if len(needed) < len(names):
-                dn, there = dn[:, needed], there[:, needed]
-            inputs[factor], seen[factor] = dn, there
+                dn, mask = dn[:, needed], mask[:, needed]
+            inputs[factor], seen[factor] = dn, mask
             # One band alone may be as dark as that, in water; only classical methods, which are linear, read one.
             if len(needed) > 2 and scales[0].gain == 1 and not all(scales[i].sure for i in needed):
-                for frame, known in zip(dn, there, strict=True):
+                for frame, known in zip(dn, mask, strict=True):
                     check_dn(list(frame), list(known))
-            inner = trim(there, made // factor).all(axis=1)
+            inner = trim(mask, margin // factor).all(axis=1)
             if not inner.all():
-                whole &= inner.repeat(factor, axis=1).repeat(factor, axis=2)
-        valid: Mask = np.asarray(
-            whole.any(axis=0)
-        )  # a pixel is nodata where no frame is whole: of one date, where a band has no data
+                complete &= inner.repeat(factor, axis=1).repeat(factor, axis=2)
+        # A pixel is nodata where no frame is complete: of one date, where a band has no data.
+        valid: Mask = np.asarray(complete.any(axis=0))
         core = trim(valid, reach)
         if not core.any():  # nothing that the method could make would be kept
             return np.full((self.bands, core.shape[0] * zoom, core.shape[1] * zoom), np.nan, np.float32)
@@ -207,14 +206,14 @@ class Block:
             inputs = {factor: trim(x, less // factor) for factor, x in inputs.items()}
             seen = {factor: trim(x, less // factor) for factor, x in seen.items()}
             measured = {band: trim(y, less // factor_of(band)) for band, y in measured.items()}
-        holes = not all(there.all() for there in seen.values())
+        holes = not all(mask.all() for mask in seen.values())
         if self.fuses:
             inputs |= {f: np.where(seen[f], inputs[f], np.float32(np.nan)) for f in seen if holes}
         else:
-            one = {factor: x[0] for factor, x in inputs.items()}
+            single = {factor: x[0] for factor, x in inputs.items()}
             if holes:
-                one |= self._filled({f: one[f] for f in seen}, {f: there[0] for f, there in seen.items()})
-            inputs = {f: np.ascontiguousarray(trim(x, self.spare // f)) for f, x in one.items()}
+                single |= self._filled({f: single[f] for f in seen}, {f: mask[0] for f, mask in seen.items()})
+            inputs = {f: np.ascontiguousarray(trim(x, self.spare // f)) for f, x in single.items()}
         out = self.method(inputs[1], inputs[2], inputs[6])
         want = (self.bands, *((n - 2 * self.spare) * zoom for n in size))
         if out.shape != want:
@@ -310,17 +309,17 @@ def apply(
         dates = layers[0].arrays[0].chunks[:-2]
         cell = projection.cell // block.zoom
         layers.append(Layer([places(shape, cell, chunks, dates)], cell))
-    found = learnt(cube, method, chunks, scales, arrays, near) if method.rounds else None
-    if found is not None and like is not None:
-        found = each(_alike, found, like)
+    methods = fitted(cube, method, chunks, scales, arrays, near) if method.rounds else None
+    if methods is not None and like is not None:
+        methods = each(_alike, methods, like)
     planes = map_windows(
-        block if found is None else each(_with_method, found, block),
+        block if methods is None else each(_with_method, methods, block),
         layers,
         Cut(shape, chunks, block.halo, zoom=block.zoom),
         bands=block.bands,
         label=f"xsen2-{method.name}",
     )
-    return Applied(planes, found)
+    return Applied(planes, methods)
 
 
 def _alike(method: Any, other: Any) -> Any:

@@ -86,9 +86,9 @@ def spreader(
     cells = 0
     # The shortest that is near enough: every coarse pixel of reach is context that each block has to compute.
     while True:
-        found = _least(weights, before, scale, cells)
-        if cells == most or _norm(found, weights, before, scale) <= 1 + EXCESS:
-            return found
+        kernel = _least(weights, before, scale, cells)
+        if cells == most or _norm(kernel, weights, before, scale) <= 1 + EXCESS:
+            return kernel
         cells += 1
 
 
@@ -256,20 +256,20 @@ class Projection:
     @property
     def near(self) -> int:
         """Context that a pixel of the result depends on, on each side, if there is no nodata within `reach`."""
-        return self._reach(whole=True)
+        return self._reach(complete=True)
 
     @property
     def reach(self) -> int:
         """Context that a pixel depends on in any case."""
-        return self._reach(whole=False)
+        return self._reach(complete=False)
 
-    def _reach(self, whole: bool) -> int:
+    def _reach(self, complete: bool) -> int:
         most = 0
         for band in self.measured:
             scale = factor_of(band) * self.zoom
             # Residuals within a kernel's reach, after the first pass those that fill nodata one further, and the
             # pixels that they read.
-            pairs = _kernels(band, scale, self.operator)[0][: 1 if whole else None]
+            pairs = _kernels(band, scale, self.operator)[0][: 1 if complete else None]
             cells = sum(max(len(kernel) // 2 for kernel in pair) for pair in pairs) + len(pairs) - 1
             most = max(most, cells * scale + len(pairs) * support(band, scale, self.operator))
         return -(-most // self.cell) * self.cell

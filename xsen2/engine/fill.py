@@ -45,9 +45,9 @@ def fill(x: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], steps: int) -
             total = np.zeros(len(rim), np.float32)
             count = np.zeros(len(rim), np.float32)
             for step in around:
-                there = known[rim + step]
-                total += np.where(there, values[rim + step], np.float32(0))
-                count += there
+                present = known[rim + step]
+                total += np.where(present, values[rim + step], np.float32(0))
+                count += present
             values[rim] = total / count
             known[rim] = True
             # Only beside what was filled last can there be more to fill.
@@ -88,11 +88,11 @@ def fill_together(
     finest, cell = min(layers), max(layers)
     ratio = cell // finest
     height, width = layers[cell].shape[1:]
-    whole = np.ones((height * ratio, width * ratio), bool)
-    for factor, there in valid.items():
+    complete = np.ones((height * ratio, width * ratio), bool)
+    for factor, mask in valid.items():
         times = factor // finest
-        whole &= there.all(axis=0).repeat(times, axis=0).repeat(times, axis=1)
-    known = np.pad(whole.reshape(height, ratio, width, ratio).any(axis=(1, 3)), 1)
+        complete &= mask.all(axis=0).repeat(times, axis=0).repeat(times, axis=1)
+    known = np.pad(complete.reshape(height, ratio, width, ratio).any(axis=(1, 3)), 1)
     # (band, h, side, w, side), in a frame of cells that nobody knows.
     cells = {}
     for factor, x in layers.items():
@@ -115,8 +115,8 @@ def fill_together(
         count = np.stack(beside).sum(axis=0, dtype=np.float32).reshape(-1, 1, 1, 1)
         for y in cells.values():
             total = np.zeros_like(y[:, rows, :, columns])  # (cell, band, side, side)
-            for (dy, dx), there in zip(_NEIGHBOURS, beside, strict=True):
-                at = np.flatnonzero(there)
+            for (dy, dx), present in zip(_NEIGHBOURS, beside, strict=True):
+                at = np.flatnonzero(present)
                 part = y[:, rows[at] + dy, :, columns[at] + dx]
                 total[at] += part[..., :: -1 if dy else 1, :: -1 if dx else 1]
             y[:, rows, :, columns] = total / count
@@ -136,12 +136,12 @@ def _grown_within(x: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_]) -> npt.
     side = x.shape[-1]
     edge = [(0, 0)] * (x.ndim - 2) + [(1, 1), (1, 1)]
     while not ok.all():
-        values, there = np.pad(np.where(ok, x, np.float32(0)), edge), np.pad(ok, edge)
+        values, present = np.pad(np.where(ok, x, np.float32(0)), edge), np.pad(ok, edge)
         total, count = np.zeros_like(x), np.zeros_like(x)
         for dy, dx in _NEIGHBOURS:
             part = (..., slice(1 + dy, 1 + dy + side), slice(1 + dx, 1 + dx + side))
             total += values[part]
-            count += there[part]
+            count += present[part]
         new = ~ok & (count > 0)
         x = np.where(new, total / np.maximum(count, 1), x)
         ok = ok | new

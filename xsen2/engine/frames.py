@@ -75,7 +75,7 @@ def layers_of(
 def frames_of(window: npt.NDArray[Any], scales: tuple[Scale, ...], frames: int) -> tuple[Array, Mask]:
     """DN of a window of `layers_of`, and where they are, ``(frame, band, h, w)``."""
     if frames == 1:
-        dn, there = to_dn(window, scales)
-        return dn[None], there[None]
+        dn, valid = to_dn(window, scales)
+        return dn[None], valid[None]
     pairs = [to_dn(window[frame::frames], scales) for frame in range(frames)]
-    return np.stack([dn for dn, _ in pairs]), np.stack([there for _, there in pairs])
+    return np.stack([dn for dn, _ in pairs]), np.stack([valid for _, valid in pairs])

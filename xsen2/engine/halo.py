@@ -152,10 +152,10 @@ def _thickened(sizes: Sequence[int], cell: int, most: int, least: int) -> list[i
     return [*out[:-1], *_joined(out[-1], thin, cell, most)]
 
 
-def _joined(one: int, other: int, cell: int, most: int) -> list[int]:
+def _joined(left: int, right: int, cell: int, most: int) -> list[int]:
     """Two neighbours as one; as two of a size, where that is too large."""
-    both = one + other
-    if both <= most or not one or not other:
+    both = left + right
+    if both <= most or not left or not right:
         return [both]
     first = round(both / 2 / cell) * cell
     return [first, both - first]
@@ -257,14 +257,14 @@ def map_windows(
                         pasted.append(_Paste(oi, oj, (ci, cj), len(parcel)))
                         parcel.append((si or slice(None), sj or slice(None), sources))
                 layout.append((len(layer.arrays), vertical[i], horizontal[j], pasted))
-            where = {}
+            positions = {}
             for corner, parcel in strips.items():
                 key = (f"strips-{name}", *date, i, j, *corner)
                 cuts = tuple((si, sj, len(sources)) for si, sj, sources in parcel)
                 graph[key] = Task(key, _cut, cuts, *(ref for *_, sources in parcel for ref in sources))
-                where[corner] = len(refs)
+                positions[corner] = len(refs)
                 refs.append(TaskRef(key))
-            plan = tuple((*rest, tuple(p.resolved(where) for p in pasted)) for *rest, pasted in layout)
+            plan = tuple((*rest, tuple(p.resolved(positions) for p in pasted)) for *rest, pasted in layout)
             key = (name, 0, *date, i, j)
             graph[key] = Task(key, _run, call, plan, *refs)
     sizes = (tuple(1 if bands is None else n * cut.zoom // cut.per_pixel for n in c) for c in chunks)

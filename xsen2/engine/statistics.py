@@ -25,7 +25,7 @@ from xsen2.engine.halo import Cut, map_windows, renamed, trim
 from xsen2.methods.protocol import Mask, Method, finest_halo
 from xsen2.radiometry import Scale
 
-__all__ = ["Settled", "each", "learnt"]
+__all__ = ["Settled", "each", "fitted"]
 
 _LEARN = "learn-"  # begins the names of what methods have learnt
 _KEPT = 256  # methods that have learnt, a date each: parts of an image come date by date
@@ -56,16 +56,16 @@ class _Gather:
         halo, fuses = self.context, self.method.frames != 1
         factor = factor_of(self.windows[0][0])
         size = tuple(n * factor for n in windows[0].shape[-2:])
-        whole = np.ones((self.frames, size[0] - 2 * halo, size[1] - 2 * halo), bool)
+        complete = np.ones((self.frames, size[0] - 2 * halo, size[1] - 2 * halo), bool)
         inputs = {
-            g // 10: np.empty((self.frames, 0, *(n * 10 // g for n in whole.shape[1:])), np.float32) for g in GRIDS
+            g // 10: np.empty((self.frames, 0, *(n * 10 // g for n in complete.shape[1:])), np.float32) for g in GRIDS
         }
         for names, window, scales in zip(self.windows, windows, self.scales, strict=True):
             factor = factor_of(names[0])
             # Each date has statistics of its own, so a window holds one date, and the frames that it is made of.
             dn, seen = frames_of(window.reshape(-1, *window.shape[-2:]), scales, self.frames)
             steps = halo // factor
-            whole &= trim(seen, steps).all(axis=1).repeat(factor, axis=1).repeat(factor, axis=2)
+            complete &= trim(seen, steps).all(axis=1).repeat(factor, axis=1).repeat(factor, axis=2)
             if seen.all():
                 x = dn
             elif fuses:
@@ -73,17 +73,17 @@ class _Gather:
             else:
                 x = fill(dn[0], seen[0], steps)[None]
             inputs[factor] = np.ascontiguousarray(trim(x, steps) if fuses else trim(x, steps)[0])
-        valid: Mask = np.asarray(whole.any(axis=0))
+        valid: Mask = np.asarray(complete.any(axis=0))
         if not fuses:
             inputs = {factor: x if x.ndim == 3 else x[0] for factor, x in inputs.items()}
-        own = np.zeros_like(valid)
-        trim(own, halo)[:] = trim(valid, halo)
-        if not own.any():
+        counted = np.zeros_like(valid)
+        trim(counted, halo)[:] = trim(valid, halo)
+        if not counted.any():
             return None
-        return self.method.gather(inputs[1], inputs[2], inputs[6], valid, own)
+        return self.method.gather(inputs[1], inputs[2], inputs[6], valid, counted)
 
 
-def learnt(
+def fitted(
     cube: Cube,
     method: Method,
     chunks: tuple[tuple[int, ...], tuple[int, ...]],
@@ -91,7 +91,7 @@ def learnt(
     arrays: Mapping[str, da.Array],
     near: Sequence[Sequence[int]] = (),
 ) -> da.Array:
-    """The method of each date once it has learnt, lazily.
+    """The method of each date, fitted to the statistics of the whole image, lazily.
 
     The pixels are read anew for each round: to hold a whole image until its statistics are known would take memory
     without bound.
@@ -111,20 +111,20 @@ def learnt(
     windows = tuple(names for grid in GRIDS.values() if (names := tuple(b for b in grid if b in method.needs)))
     frames = len(near[0]) if near else 1
     gather = _Gather(method, windows, tuple(tuple(scales[b] for b in names) for names in windows), frames)
-    found: da.Array | None = None
+    methods: da.Array | None = None
     for number in range(method.rounds):
         again = _copies({b: arrays[b] for names in windows for b in names}, f"{method.name}-{number}")
         layers = layers_of(windows, again, near)
         sums = map_windows(
-            gather if found is None else each(_with, found, gather),
+            gather if methods is None else each(_with, methods, gather),
             layers,
             Cut(cube.shape(10), chunks, 2 * gather.context),
             bands=None,
             label=f"xsen2-{method.name}-statistics",
         )
-        found = _learn(method if found is None else found, sums)
-    assert found is not None
-    return found
+        methods = _learn(method if methods is None else methods, sums)
+    assert methods is not None
+    return methods
 
 
 class Settled:
@@ -152,13 +152,13 @@ class Settled:
             for key in tasks:
                 if isinstance(key, tuple) and key[0] in keys:
                     keys[str(key[0])].append(key)
-            unknown = [key for some in keys.values() for key in some if key not in self._known]
+            unknown = [key for group in keys.values() for key in group if key not in self._known]
             if unknown:
-                found = compute_as_if_collection(da.Array, graph, unknown)
-                self._known |= dict(zip(unknown, found, strict=True))
+                results = compute_as_if_collection(da.Array, graph, unknown)
+                self._known |= dict(zip(unknown, results, strict=True))
             values = {
-                name: MaterializedLayer({key: DataNode(key, self._known[key]) for key in some})
-                for name, some in keys.items()
+                name: MaterializedLayer({key: DataNode(key, self._known[key]) for key in group})
+                for name, group in keys.items()
             }
             links = {name: set() if name in values else deps for name, deps in graph.dependencies.items()}
             settled = HighLevelGraph({**graph.layers, **values}, links)
@@ -227,14 +227,14 @@ def _learn(method: Method | da.Array, sums: da.Array) -> da.Array:
                 graph[key] = Task(key, _add, *group)
                 level.append(TaskRef(key))
             depth += 1
-        one = TaskRef((method.name, *date)) if isinstance(method, da.Array) else method
-        graph[name, *date] = Task((name, *date), _taught, one, *level)
+        current = TaskRef((method.name, *date)) if isinstance(method, da.Array) else method
+        graph[name, *date] = Task((name, *date), _taught, current, *level)
     return _objects(name, graph, [sums, *([method] if isinstance(method, da.Array) else [])], dates)
 
 
 def _add(*sums: Sums | None) -> Sums | None:
-    some = [s for s in sums if s is not None]
-    return np.sum(some, axis=0) if some else None
+    present = [s for s in sums if s is not None]
+    return np.sum(present, axis=0) if present else None
 
 
 def _taught(method: Method, *sums: Sums | None) -> Method:

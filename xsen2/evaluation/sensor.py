@@ -15,7 +15,7 @@ from xsen2.bands import A, factor_of, grid_of
 from xsen2.cube import lazy, recognise
 from xsen2.engine.halo import common_dates, split
 from xsen2.engine.operators import Kernel, correlate
-from xsen2.engine.statistics import each, learnt
+from xsen2.engine.statistics import each, fitted
 from xsen2.errors import BandError
 from xsen2.methods.common import UNIT, OneGrid, cells, of_grid, solve
 from xsen2.methods.protocol import Array, Mask
@@ -102,7 +102,7 @@ def sensor(
     chunks = split(rows, cell), split(columns, cell)
     parts, names = [], []
     for some in of_grid(tuple(low)):
-        found = each(_table, learnt(cube, Estimate.of(some), chunks, scales, arrays))
+        found = each(_table, fitted(cube, Estimate.of(some), chunks, scales, arrays))
         parts.append(_numbers(found, len(some)))
         names += list(some)
     table = da.concatenate(parts, axis=-2)

@@ -71,11 +71,11 @@ def fit(squares: Floats, counts: Floats) -> tuple[float, float]:
         ``(20,)``, as `pairs` gives them. Without any pair, or any difference, the sill is 0 and the range 1.
     """
     lags = np.arange(1, LAGS + 1)
-    found = squares / np.maximum(counts, 1) / 2
-    if not found.any():
+    semivariances = squares / np.maximum(counts, 1) / 2
+    if not semivariances.any():
         return 0.0, 1.0
     shapes = 1 - np.exp(-lags / _RANGES[:, None])
-    products = (shapes * found) @ counts
+    products = (shapes * semivariances) @ counts
     sizes = shapes**2 @ counts
     best = int(np.argmax(products**2 / sizes))  # what the best sill of each range takes off the squared error
     return float(products[best] / sizes[best]), float(_RANGES[best])
@@ -141,8 +141,8 @@ def kriging(length: float, ratio: int) -> Floats:
     system[9, 9] = 0
     distance = np.hypot(down[..., :, None], across[..., None, :])
     system[:9, :9] = np.einsum("klij,i,j->kl", np.exp(-distance / length), weights, weights)
-    own, other = np.arange(ratio), np.arange(-ratio, 2 * ratio)
-    apart = other - own[:, None]
+    points, around = np.arange(ratio), np.arange(-ratio, 2 * ratio)
+    apart = around - points[:, None]
     near = np.exp(-np.hypot(apart[:, None, :, None], apart[None, :, None, :]) / length)
     right = np.ones((10, ratio * ratio))
     right[:9] = near.reshape(ratio * ratio, 3, ratio, 3, ratio).mean(axis=(2, 4)).reshape(-1, 9).T
@@ -160,12 +160,12 @@ T = TypeVar("T", bound=np.generic)
 
 def make(bands: tuple[str, ...], operator: str) -> list[ATPRK]:
     """One object per native grid. The paper has a point spread function of its own, whatever the operator."""
-    return [ATPRK(some) for some in of_grid(bands)]
+    return [ATPRK(group) for group in of_grid(bands)]
 
 
 def make_matched(bands: tuple[str, ...], operator: str) -> list[ATPRK]:
     """The same with the point spread function by which the bands came about."""
-    return [ATPRK(some, operator=operator, name="atprk-matched") for some in of_grid(bands)]
+    return [ATPRK(group, operator=operator, name="atprk-matched") for group in of_grid(bands)]
 
 
 @dataclass(frozen=True)
@@ -254,19 +254,19 @@ class ATPRK(OneGrid):
     def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> Floats:
         """Products of all columns; in the second round, squared differences of the residuals by lag."""
         ratio = self._ratio
-        whole = cells(own, ratio)
+        counted = cells(own, ratio)
         if self._learns_weights:
             sums = []
             for band, y in zip(self.bands, b if ratio == 2 else c, strict=True):
-                low = correlate(a, *self._taps(band), ratio)[:, whole]
-                columns = np.concatenate([low, np.full((1, low.shape[1]), 1 / UNIT), y[whole][None]])
+                low = correlate(a, *self._taps(band), ratio)[:, counted]
+                columns = np.concatenate([low, np.full((1, low.shape[1]), 1 / UNIT), y[counted][None]])
                 columns = columns.astype(np.float64) * UNIT
                 sums.append(columns @ columns.T)
             return np.stack(sums).ravel()
         edge = finest_halo(self, self.gather_halo) // ratio
         side = self.lattice // ratio
         residuals = [trim(r, edge) * np.float32(UNIT) for _, r in self._split(a, b, c)]
-        return pairs(_tiles(np.stack(residuals), side), _tiles(trim(whole, edge), side)).ravel()
+        return pairs(_tiles(np.stack(residuals), side), _tiles(trim(counted, edge), side)).ravel()
 
     def learn(self, sums: Floats) -> ATPRK:
         if self._learns_weights:
@@ -277,7 +277,7 @@ class ATPRK(OneGrid):
                 row[used] = solve(products[np.ix_(used, used)], products[used, size])
             return replace(self, weights=weights, variograms=None, filters=None)
         *squares, counts = sums.reshape(-1, LAGS)
-        variograms = [deconvolve(*fit(some, counts), self._ratio) for some in squares]
+        variograms = [deconvolve(*fit(differences, counts), self._ratio) for differences in squares]
         filters = np.stack([kriging(length, self._ratio) for _, length in variograms])
         return replace(self, variograms=np.array(variograms), filters=filters)
 
@@ -300,12 +300,12 @@ class ATPRK(OneGrid):
 
 def _best(products: Floats) -> int:
     """The 10 m band that correlates best with the coarse one, whether or not the sign is the same."""
-    one = len(A)
-    sums, squares = products[one], np.diag(products)
-    covariances = products - np.outer(sums, sums) / max(sums[one], 1)
+    constant = len(A)
+    sums, squares = products[constant], np.diag(products)
+    covariances = products - np.outer(sums, sums) / max(sums[constant], 1)
     variances = np.diag(covariances)
     variances = np.where(variances > 1e-10 * squares, variances, np.inf)  # of a constant band, rounding is left
-    return int(np.argmax(covariances[-1, :one] ** 2 / variances[:one]))
+    return int(np.argmax(covariances[-1, :constant] ** 2 / variances[:constant]))
 
 
 def _kriged(x: Array, weights: Floats) -> Array:
@@ -317,8 +317,8 @@ def _kriged(x: Array, weights: Floats) -> Array:
     height, width = x.shape
     padded = np.pad(x, 1, mode="edge")
     around = [padded[i : i + height, j : j + width] - x for i in range(3) for j in range(3) if (i, j) != (1, 1)]
-    some = np.delete(weights.reshape(-1, 9), 4, axis=1).astype(np.float32)
-    fine = mixed(some, np.stack(around).reshape(8, -1))
+    neighbour_weights = np.delete(weights.reshape(-1, 9), 4, axis=1).astype(np.float32)
+    fine = mixed(neighbour_weights, np.stack(around).reshape(8, -1))
     fine += x.ravel()
     return np.asarray(fine.reshape(ratio, ratio, height, width).transpose(2, 0, 3, 1).reshape(height * ratio, -1))
 

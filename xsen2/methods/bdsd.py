@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 def make(bands: tuple[str, ...], operator: str) -> list[BDSD]:
     """One object per native grid."""
-    return [BDSD(some, operator) for some in of_grid(bands)]
+    return [BDSD(group, operator) for group in of_grid(bands)]
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,18 @@ class BDSD(Sharpening):
         low = [observed(x, band, ratio, self.operator) for band, x in zip(self.needs, a, strict=False)]
         pans = np.stack([self._pan(np.stack(low), band) for band in self.bands])
         lost = (y - blurred)[[self._read.index(band) for band in self.bands]]
-        whole = cells(own, ratio)
-        columns = np.concatenate([x[:, whole] for x in (blurred, pans, lost)]).astype(np.float64) * UNIT
+        counted = cells(own, ratio)
+        columns = np.concatenate([x[:, counted] for x in (blurred, pans, lost)]).astype(np.float64) * UNIT
         return np.asarray((columns @ columns.T).ravel())
 
     def learn(self, sums: Floats) -> BDSD:
-        read, made = self._read, len(self.bands)
-        products = sums.reshape(len(read) + 2 * made, -1)
-        gains = np.zeros((made, len(read) + 1))
+        read, count = self._read, len(self.bands)
+        products = sums.reshape(len(read) + 2 * count, -1)
+        gains = np.zeros((count, len(read) + 1))
         for k, band in enumerate(self.bands):
             image = [i for i, other in enumerate(read) if PAN[other] == PAN[band]]
             columns = [*image, len(read) + k]
-            right = products[columns, len(read) + made + k]
+            right = products[columns, len(read) + count + k]
             gains[k, [*image, -1]] = solve(products[np.ix_(columns, columns)], right)
         return replace(self, gains=gains)
 

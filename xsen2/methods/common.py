@@ -71,8 +71,8 @@ class OneGrid(Method):
 
 def of_grid(bands: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Bands by native grid, canonical order: one method object makes those of one grid."""
-    found = (tuple(b for b in grid if b in bands) for grid in (B, C))
-    return [some for some in found if some]
+    groups = (tuple(b for b in grid if b in bands) for grid in (B, C))
+    return [group for group in groups if group]
 
 
 def pan(a: Array, band: str, held: Sequence[str] = A) -> Array:
@@ -171,7 +171,7 @@ _BRIGHTER = np.float32(1.5)  # than anything that any band shows there
 
 def kept(methods: Iterable[Method]) -> list[Method]:
     """The methods, with results that are `bounded`."""
-    return [Kept(one) for one in methods]
+    return [Kept(method) for method in methods]
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,11 @@ class Kept(Method):
         return Kept(self.method.learn(sums))
 
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
-        made = self.method(a, b, c)
+        out = self.method(a, b, c)
         grid = grid_of(self.produces[0])
-        own = [band for band in self.needs if grid_of(band) == grid]
-        y = (c if self.produces[0] in C else b)[[own.index(band) for band in self.produces]]
-        return bounded(made, y, a)
+        bands = [band for band in self.needs if grid_of(band) == grid]
+        y = (c if self.produces[0] in C else b)[[bands.index(band) for band in self.produces]]
+        return bounded(out, y, a)
 
 
 def bounded(out: Array, y: Array, a: Array) -> Array:
@@ -265,13 +265,13 @@ def bounded(out: Array, y: Array, a: Array) -> Array:
     pixels = a.reshape(bands, height // ratio, ratio, width // ratio, ratio)
     # As a sensor's blur leaves them: coarse pixels see some of their neighbours.
     middle = smooth(pixels.mean(axis=(2, 4), dtype=np.float32), np.array([0.25, 0.5, 0.25]))
-    one = np.float32(1)
+    floor = np.float32(1)
     brightest = _around(pixels.max(axis=(2, 4)), np.maximum) + _ZERO
     darkest = _around(pixels.min(axis=(2, 4)), np.minimum) + _ZERO
-    bright = np.maximum(_around(middle, np.maximum) + _ZERO, one)
-    dark = np.maximum(_around(middle, np.minimum) + _ZERO, one)
+    bright = np.maximum(_around(middle, np.maximum) + _ZERO, floor)
+    dark = np.maximum(_around(middle, np.minimum) + _ZERO, floor)
     up = _WIDER * np.maximum(brightest / bright, 2 - darkest / dark).max(axis=0)
-    down = _WIDER * np.maximum(brightest / bright, dark / np.maximum(darkest, one)).max(axis=0)
+    down = _WIDER * np.maximum(brightest / bright, dark / np.maximum(darkest, floor)).max(axis=0)
     most, least = _around(y, np.maximum) + _ZERO, _around(y, np.minimum) + _ZERO
     seen = np.maximum(most, brightest.max(axis=0))
     most = np.minimum(np.where(most > 0, most * up, most / up), np.maximum(most, _BRIGHTER * seen)) - _ZERO

@@ -25,7 +25,7 @@ _LAPLACIAN = np.array([[1, 4, 1], [4, -20, 4], [1, 4, 1]], np.float32) / 6
 
 def make(bands: tuple[str, ...], operator: str) -> list[GLP]:
     """One object per native grid."""
-    return [GLP(some, operator) for some in of_grid(bands)]
+    return [GLP(group, operator) for group in of_grid(bands)]
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class GLP(Sharpening):
         for k, (band, y) in enumerate(zip(self.bands, b if ratio == 2 else c, strict=True)):
             if self.equal is None:
                 low = observed(self._pan(a, band), band, ratio, self.operator)
-                one, kept = np.full_like(y, 1 / UNIT), cells(own, ratio)
-                columns = np.stack([one, y, low])
+                constant, kept = np.full_like(y, 1 / UNIT), cells(own, ratio)
+                columns = np.stack([constant, y, low])
             else:
                 ms = upsample(y, ratio)
-                one, kept = np.full_like(ms, 1 / UNIT), own
-                columns = np.stack([one, ms, self._fused(a, ms, k)[0]])
+                constant, kept = np.full_like(ms, 1 / UNIT), own
+                columns = np.stack([constant, ms, self._fused(a, ms, k)[0]])
             pixels = columns[:, kept].astype(np.float64) * UNIT
             sums.append((pixels @ pixels.T).ravel())
         return np.concatenate(sums)

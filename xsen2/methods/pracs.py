@@ -24,7 +24,7 @@ _SMALLEST = np.float32(1)  # DN, of what is divided by
 
 def make(bands: tuple[str, ...], operator: str) -> list[PRACS]:
     """One object per native grid; the operator plays no part, the method degrades by bicubic interpolation."""
-    return [PRACS(some) for some in of_grid(bands)]
+    return [PRACS(group) for group in of_grid(bands)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class PRACS(Sharpening):
     def _images(self) -> list[list[int]]:
         """Which of the bands that are read have the same pan."""
         pans = [PAN[band] for band in self._read]
-        return [[i for i, other in enumerate(pans) if other == one] for one in dict.fromkeys(pans)]
+        return [[i for i, other in enumerate(pans) if other == pan] for pan in dict.fromkeys(pans)]
 
     @property
     def halo(self) -> dict[int, int]:
@@ -89,16 +89,16 @@ class PRACS(Sharpening):
     def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> Floats:
         """Moments of each band and its pan; then, for each image, the products of all that is regressed."""
         ms = upsample(b if self._ratio == 2 else c, self._ratio)
-        one = np.full((1, *own.shape), 1 / UNIT, np.float32)
+        constant = np.full((1, *own.shape), 1 / UNIT, np.float32)
         standard = None if self.equal is None else self._standard(ms)
         sums = []
         for image in self._images:
             p = self._pan(a, self._read[image[0]])[None]
             if standard is None:
-                columns = [one, ms[image], p]
+                columns = [constant, ms[image], p]
             else:
                 full = np.concatenate([standard[image], p])
-                columns = [one, full, ms[image], _low(full, self._ratio)]
+                columns = [constant, full, ms[image], _low(full, self._ratio)]
             kept = np.concatenate([x[:, own] for x in columns]).astype(np.float64) * UNIT
             sums.append((kept @ kept.T).ravel())
         return np.concatenate(sums)
@@ -171,18 +171,18 @@ def _fit(moments: Floats, n: int) -> tuple[Floats, Floats]:
         out[: n + 1] = solve(moments[: n + 1, : n + 1], moments[: n + 1] @ of)
         return out
 
-    def alike(one: Floats, other: Floats) -> float:
-        variances = np.array([one @ covariance @ one, other @ covariance @ other])
-        return float(one @ covariance @ other / np.sqrt(variances.prod())) if variances.min() > _FLAT else 0.0
+    def alike(first: Floats, second: Floats) -> float:
+        variances = np.array([first @ covariance @ first, second @ covariance @ second])
+        return float(first @ covariance @ second / np.sqrt(variances.prod())) if variances.min() > _FLAT else 0.0
 
     common = regressed(low_p)
     spread = np.sqrt(np.maximum(np.diag(covariance)[n + 2 : 2 * n + 2], 0))
     synthetic, terms = [], []
     for k in range(n):
         r = alike(common, standard[k])
-        own = regressed(r * low_p + (1 - r) * low_standard[k])
-        mean = (r * p + (1 - r) * standard[k] - own) @ moments[0]
-        weight = _BETA * alike(own, ms[k]) * spread[k] / max(spread.mean(), 1e-9)
-        synthetic.append(own[: n + 1] / np.where(np.arange(n + 1) == 0, UNIT, 1.0))
+        coefficients = regressed(r * low_p + (1 - r) * low_standard[k])
+        mean = (r * p + (1 - r) * standard[k] - coefficients) @ moments[0]
+        weight = _BETA * alike(coefficients, ms[k]) * spread[k] / max(spread.mean(), 1e-9)
+        synthetic.append(coefficients[: n + 1] / np.where(np.arange(n + 1) == 0, UNIT, 1.0))
         terms.append([r, mean / UNIT, weight, alike(common, ms[k])])
     return np.array(synthetic), np.array(terms)

@@ -53,12 +53,12 @@ def _below(of: type[Fusion]) -> Callable[[Request], Sequence[Method]]:
     def make(request: Request) -> Sequence[Method]:
         if request.gsd is not None and request.gsd < _FINEST:
             raise MethodError(f"gsd={request.gsd:g}: 2.5 m is the finest that several dates can tell: use 5 or 2.5")
-        made = of(request.bands)
+        fusion = of(request.bands)
         return [
             replace(
-                made,
-                gsd=request.gsd if request.gsd is not None and request.gsd < 10 else made.gsd,
-                frames=request.frames if request.frames is not None and made.frames != 1 else made.frames,
+                fusion,
+                gsd=request.gsd if request.gsd is not None and request.gsd < 10 else fusion.gsd,
+                frames=request.frames if request.frames is not None and fusion.frames != 1 else fusion.frames,
             )
         ]
 
@@ -121,7 +121,7 @@ GROUP = "xsen2.methods"
 
 
 def _built_in() -> dict[str, Entry]:
-    networks = {name: _network(found) for name, found in cards().items()}
+    networks = {name: _network(group) for name, group in cards().items()}
     ten, below = networks[DEFAULT], _below_default(networks.get(FINER), MULTITEMPORAL[BELOW_10_M])
     default = replace(ten, make=_at_any(ten.make, below), gsd="10, 5, 2.5", frames="1; below 10 m any")
     return {"default": default, **networks, **CLASSICAL, **MULTITEMPORAL}
@@ -131,8 +131,8 @@ def _below_default(network: Entry | None, classical: Entry) -> Callable[[Request
     """The network where it makes the pixel size, else the classical method, which makes any."""
 
     def make(request: Request) -> Sequence[Method]:
-        made = [] if network is None or request.gsd not in GSDS else network.make(request)
-        return made if made and all(one.gsd == request.gsd for one in made) else classical.make(request)
+        parts = [] if network is None or request.gsd not in GSDS else network.make(request)
+        return parts if parts and all(part.gsd == request.gsd for part in parts) else classical.make(request)
 
     return make
 
@@ -142,24 +142,24 @@ def installed() -> tuple[dict[str, tuple[Card, ...]], list[local.Broken]]:
     return local.installed(_built_in())
 
 
-def _network(found: Sequence[Card], broken: Sequence[local.Broken] = ()) -> Entry:
+def _network(group: Sequence[Card], broken: Sequence[local.Broken] = ()) -> Entry:
     def make(request: Request) -> Sequence[Method]:
-        made = network_methods(found, request)
-        if broken and not set(request.bands) <= {b for m in made for b in m.produces}:
+        built = network_methods(group, request)
+        if broken and not set(request.bands) <= {b for m in built for b in m.produces}:
             raise broken[0].error
-        return made
+        return built
 
-    licence, source = ("; ".join(dict.fromkeys(getattr(c, key) for c in found)) for key in ("licence", "source"))
-    sizes = ", ".join(f"{gsd:g}" for gsd in sorted({c.gsd for c in found}, reverse=True))
-    if all(c.ratio == 1 for c in found):
+    licence, source = ("; ".join(dict.fromkeys(getattr(c, key) for c in group)) for key in ("licence", "source"))
+    sizes = ", ".join(f"{gsd:g}" for gsd in sorted({c.gsd for c in group}, reverse=True))
+    if all(c.ratio == 1 for c in group):
         return Entry("multitemporal", licence, source, make, sizes, "any")
     return Entry("network", licence, source, make, sizes)
 
 
-def _own() -> tuple[dict[str, Entry], list[local.Broken]]:
+def _user_networks() -> tuple[dict[str, Entry], list[local.Broken]]:
     """The usable names of the user's own weights, and what is broken among them."""
-    found, broken = installed()
-    return {name: _network(group, [b for b in broken if b.network == name]) for name, group in found.items()}, broken
+    groups, broken = installed()
+    return {name: _network(group, [b for b in broken if b.network == name]) for name, group in groups.items()}, broken
 
 
 def _offered() -> dict[str, Entry]:
@@ -176,14 +176,14 @@ def _offered() -> dict[str, Entry]:
 def _from(point: EntryPoint) -> Callable[[Request], Sequence[Method]]:
     def make(request: Request) -> Sequence[Method]:
         try:
-            found = point.load()
+            loaded = point.load()
         except Exception as error:  # other people's code: whatever it raises, the name says whose it is
             raise MethodError(f"method {point.name!r} ({point.value}) cannot be imported: {error!r}") from error
-        if isinstance(found, type) and issubclass(found, Method):
-            found = found()
-        elif not isinstance(found, Method):
-            found = found(request)
-        return [adopt(one) for one in (found if isinstance(found, list | tuple) else [found])]
+        if isinstance(loaded, type) and issubclass(loaded, Method):
+            loaded = loaded()
+        elif not isinstance(loaded, Method):
+            loaded = loaded(request)
+        return [adopt(method) for method in (loaded if isinstance(loaded, list | tuple) else [loaded])]
 
     return make
 
@@ -212,7 +212,7 @@ def methods() -> pd.DataFrame:
     import pandas as pd
 
     entries = _built_in()
-    for more in (_own()[0], _offered()):
+    for more in (_user_networks()[0], _offered()):
         entries |= {name: entry for name, entry in more.items() if name not in entries}
     shown = ("kind", "licence", "source", "gsd", "frames")
     rows = {name: {key: getattr(entry, key) for key in shown} for name, entry in entries.items()}
@@ -264,13 +264,13 @@ def resolve(
                 f"method {name!r} makes 10 m pixels, not {gsd:g} m: use gsd=10, or one of {', '.join(MULTITEMPORAL)}"
             )
         request = Request(tuple(bands), device, dtype, operator, gsd, frames)
-        found = [adopt(one) for one in make(request)]
-        able = {b for one in found for b in one.produces}
+        parts = [adopt(part) for part in make(request)]
+        able = {b for part in parts for b in part.produces}
         if not set(bands) <= able:
-            able |= {b for one in make(replace(request, bands=(*B, *C))) for b in one.produces}
+            able |= {b for part in make(replace(request, bands=(*B, *C))) for b in part.produces}
     else:
-        found = [adopt(method)]
-        name, able = found[0].name, set(found[0].produces)
+        parts = [adopt(method)]
+        name, able = parts[0].name, set(parts[0].produces)
     missing = [b for b in bands if b not in able]
     if missing:
         grids = ", ".join(f"{b} ({grid_of(b)} m)" for b in missing)
@@ -278,16 +278,16 @@ def resolve(
             f"method {name!r} does not make {grids}: it makes {', '.join(sorted(able))}; ask for those alone, with "
             "bands=[…]"
         )
-    for one in found:
-        if gsd is not None and abs(one.gsd - gsd) > 1e-9:
-            raise MethodError(f"method {name!r} makes {one.gsd:g} m pixels, not {gsd:g} m: use gsd={one.gsd:g}")
-        if frames is not None and one.frames != frames:
+    for part in parts:
+        if gsd is not None and abs(part.gsd - gsd) > 1e-9:
+            raise MethodError(f"method {name!r} makes {part.gsd:g} m pixels, not {gsd:g} m: use gsd={part.gsd:g}")
+        if frames is not None and part.frames != frames:
             raise MethodError(
-                f"method {name!r} makes one date of {one.frames or 'all'}, not of {frames}: use frames={one.frames}"
+                f"method {name!r} makes one date of {part.frames or 'all'}, not of {frames}: use frames={part.frames}"
             )
-    if len({one.gsd for one in found}) > 1:
+    if len({part.gsd for part in parts}) > 1:
         raise MethodError(f"method {name!r} makes pixels of several sizes: ask for bands of one, with bands=[…]")
-    return found
+    return parts
 
 
 def opened(method: str | os.PathLike[str] | Method, device: str = "auto") -> str | os.PathLike[str] | Method:
@@ -299,10 +299,10 @@ def opened(method: str | os.PathLike[str] | Method, device: str = "auto") -> str
 
 def _at(path: str | os.PathLike[str]) -> Entry:
     """What a path names: weights of this library's networks, or somebody else's model with its description."""
-    found = opened(path)
-    if not isinstance(found, ExternalMethod):
+    method = opened(path)
+    if not isinstance(method, ExternalMethod):
         return _network(local.at(path))
-    model = found.model
+    model = method.model
     return Entry("external", model.licence, model.source, lambda request: [ExternalMethod(model, request.device)])
 
 
@@ -332,9 +332,9 @@ def _find(method: str | os.PathLike[str]) -> Entry:
     entries = _built_in()
     if method in entries:  # whatever state the user's folder is in
         return entries[method]
-    own, broken = _own()
-    if method in own:
-        return own[method]
+    user, broken = _user_networks()
+    if method in user:
+        return user[method]
     offered = _offered()
     if method in offered:
         return offered[method]
@@ -345,8 +345,8 @@ def _find(method: str | os.PathLike[str]) -> Entry:
         raise WeightsError(f"there are no weights of {method!r} in {local.folder()}: {local.UNSHIPPED[method]}")
     if local.is_path(method) or is_external(method):
         return _at(method)
-    near = difflib.get_close_matches(method, [*entries, *own, *offered, *local.UNSHIPPED], n=1)
+    near = difflib.get_close_matches(method, [*entries, *user, *offered, *local.UNSHIPPED], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise MethodError(
-        f"unknown method {method!r}: use one of {', '.join([*entries, *own, *offered])}, or the path of weights{hint}"
+        f"unknown method {method!r}: use one of {', '.join([*entries, *user, *offered])}, or the path of weights{hint}"
     )

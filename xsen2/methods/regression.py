@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 def make(bands: tuple[str, ...], operator: str) -> list[Regression]:
     """One object per native grid."""
-    return [Regression(some, operator) for some in of_grid(bands)]
+    return [Regression(group, operator) for group in of_grid(bands)]
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Regression(OneGrid):
     def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> Floats:
         """Normal equations of all bands."""
         ratio = self._ratio
-        whole = cells(own, ratio)
+        counted = cells(own, ratio)
         sums = []
         for band, y in zip(self.bands, b if ratio == 2 else c, strict=True):
-            low = observed(a, band, ratio, self.operator)[:, whole]
-            columns = np.concatenate([low, np.full((1, low.shape[1]), 1 / UNIT), y[whole][None]]).astype(np.float64)
+            low = observed(a, band, ratio, self.operator)[:, counted]
+            columns = np.concatenate([low, np.full((1, low.shape[1]), 1 / UNIT), y[counted][None]]).astype(np.float64)
             columns *= UNIT
             sums.append(columns @ columns[:-1].T)
         return np.stack(sums).ravel()

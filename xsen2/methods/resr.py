@@ -27,7 +27,7 @@ _NOISE = 0.02  # sigma
 
 def make(bands: tuple[str, ...], operator: str) -> list[ResSR]:
     """One object per native grid; the operator plays no part, ResSR takes the mean for the degradation."""
-    return [ResSR(some) for some in of_grid(bands)]
+    return [ResSR(group) for group in of_grid(bands)]
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class ResSR(OneGrid):
         columns[-1] = 1
         counts = []
         for grid, factor in ((a, 1), (b, 2), (c, 6)):
-            whole = cells(own, factor) if len(grid) else own
+            counted = cells(own, factor) if len(grid) else own
             for x in grid:
-                near = np.rint(np.clip(x[whole], _LOWEST, _HIGHEST)).astype(np.int64) - _LOWEST
+                near = np.rint(np.clip(x[counted], _LOWEST, _HIGHEST)).astype(np.int64) - _LOWEST
                 counts.append(np.bincount(near, minlength=_HIGHEST - _LOWEST + 1))
                 columns[len(counts) - 1] = (x if factor == 1 else upsample(x, factor))[own] * np.float32(UNIT)
         return np.concatenate([*counts, (columns @ columns.T).ravel()]).astype(np.float64)
@@ -106,9 +106,9 @@ class ResSR(OneGrid):
         # Directions times singular values, so that the penalty stays finite where there is no variance.
         basis = directions[:, -_RANK:] * np.sqrt(np.sqrt(count) * np.maximum(variances[-_RANK:], 0))
         solution = closed_form(basis, _shares(self.needs))
-        made = [self.needs.index(band) for band in self.bands]
-        weights = (solution * span[:, None] / span)[made]
-        return replace(self, weights=weights, constants=mean[made] - weights @ mean)
+        rows = [self.needs.index(band) for band in self.bands]
+        weights = (solution * span[:, None] / span)[rows]
+        return replace(self, weights=weights, constants=mean[rows] - weights @ mean)
 
     def __call__(self, a: Array, b: Array, c: Array) -> Array:
         ratio = self._ratio

@@ -98,10 +98,10 @@ def _onto_simplex(w: Array) -> None:
     top, low = np.maximum(a, b), np.minimum(a, b)
     more, less = np.maximum(c, d), np.minimum(c, d)
     first, last = np.maximum(top, more), np.minimum(low, less)
-    one, two = np.minimum(top, more), np.maximum(low, less)
+    mid_a, mid_b = np.minimum(top, more), np.maximum(low, less)
     total = first - 1
     excess = total.copy()
-    for n, value in enumerate((np.maximum(one, two), np.minimum(one, two), last), start=2):
+    for n, value in enumerate((np.maximum(mid_a, mid_b), np.minimum(mid_a, mid_b), last), start=2):
         total += value
         np.maximum(excess, total / np.float32(n), out=excess)
     w -= excess
@@ -167,13 +167,13 @@ def shared(a: Array, ratio: int) -> tuple[Array, Array]:
                 w[k] += moves[k]
             _onto_simplex(w)
         share = at_nodes(w.sum(axis=1)) + rest
-        found = np.empty_like(s)
+        updated = np.empty_like(s)
         for band in range(bands):
             error = x[band] - _products([(w[k], corners[k][band]) for k in range(4)])
             asked = at_nodes([(w[k] * error).sum(axis=0) for k in range(4)])
             asked -= rest * (s[band] - start[band])
-            found[band] = s[band] + np.float32(_RELAXATION) * asked / share
-        s = np.maximum(found, lowest)
+            updated[band] = s[band] + np.float32(_RELAXATION) * asked / share
+        s = np.maximum(updated, lowest)
     return w, s
 
 
@@ -209,12 +209,12 @@ def guess(values: Array, low: Array, y: Array) -> tuple[Array, Array]:
             normal[..., i, j] = normal[..., j, i] = _products(pairs)
         normal[..., i, i] += _DETAIL**2
     right = np.moveaxis((values - middle).astype(np.float64), 0, -1)
-    found = np.linalg.solve(normal, right[..., None])[..., 0].astype(np.float32)
+    solution = np.linalg.solve(normal, right[..., None])[..., 0].astype(np.float32)
     touching = _around(y)
-    own, base = _differences(touching)
+    coarse, base = _differences(touching)
     out = base
     for k in range(4):
-        out = out + own[k] * _products([(differences[k][band], found[..., band]) for band in range(bands)])
+        out = out + coarse[k] * _products([(differences[k][band], solution[..., band]) for band in range(bands)])
     lowest = _floor(touching)
     return np.maximum(out, lowest), lowest
 
@@ -229,7 +229,7 @@ _SOLVES = 3  # steps towards shared values that give what was measured; each loo
 
 def make(bands: tuple[str, ...], operator: str) -> list[Sen2Res]:
     """One object per native grid."""
-    return [Sen2Res(some, operator) for some in of_grid(bands)]
+    return [Sen2Res(group, operator) for group in of_grid(bands)]
 
 
 @dataclass(frozen=True)

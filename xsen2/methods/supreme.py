@@ -73,9 +73,9 @@ def _inverse(hat: Array) -> Array:
     return np.asarray(idctn(hat, axes=(1, 2), norm="ortho"))
 
 
-def _dot(one: Array, other: Array) -> float:
+def _dot(x: Array, y: Array) -> float:
     """Sum of products, without a BLAS."""
-    return float((one * other).sum(dtype=np.float64))
+    return float((x * y).sum(dtype=np.float64))
 
 
 def _aliases(size: int, coarsest: int) -> npt.NDArray[np.intp]:
@@ -116,9 +116,9 @@ class _Axis:
             self.small[6] = np.arange(size // 6)
         self.transfers = []
         for kernel in kernels:
-            whole = _transform(sampling(kernel, size)[None])[0][np.ix_(self.small[kernel.ratio], order.ravel())]
+            transfer = _transform(sampling(kernel, size)[None])[0][np.ix_(self.small[kernel.ratio], order.ravel())]
             line = np.arange(size)
-            self.transfers.append(whole[line % len(whole), line].reshape(2, -1))
+            self.transfers.append(transfer[line % len(transfer), line].reshape(2, -1))
         self.smooth = 2 - 2 * np.cos(np.pi * order.reshape(2, -1) / size)
         self.order = order.reshape(2, -1)
 
@@ -160,11 +160,11 @@ class Solver:
         seen = seen.reshape(len(seen), 4 * p, len(u))  # what each band sees of the unknowns of a group
         normal = seen @ seen.transpose(0, 2, 1)
         blocks = normal.reshape(-1, p, 4, p, 4)
-        own = np.arange(4)
-        blocks[:, :, own, :, own] += fine.T @ fine  # (4, groups, p, p)
-        one = np.arange(p)[:, None]
+        aliases = np.arange(4)
+        blocks[:, :, aliases, :, aliases] += fine.T @ fine  # (4, groups, p, p)
+        dims = np.arange(p)[:, None]
         levels = (self._rows.smooth[:, None, :, None] + self._columns.smooth[None, :, None, :]).reshape(4, -1)
-        blocks[:, one, own, one, own] += (penalty[:, None, None] * levels * _WEIGHT).transpose(2, 0, 1)
+        blocks[:, dims, aliases, dims, aliases] += (penalty[:, None, None] * levels * _WEIGHT).transpose(2, 0, 1)
         inverse = np.asarray(np.linalg.inv(normal), np.float64)
         self._inverse = inverse.astype(np.float32).transpose(1, 2, 0).copy()
         if 6 in self._ratios:
@@ -272,12 +272,12 @@ _EDGES = np.append(0, np.geomspace(1e-6, 1e6, 7001))  # of the histogram of grad
 
 def make(bands: tuple[str, ...], operator: str) -> list[Supreme]:
     """One object per native grid, with the PSF of the paper whatever the operator."""
-    return [Supreme(some) for some in of_grid(bands)]
+    return [Supreme(group) for group in of_grid(bands)]
 
 
 def make_matched(bands: tuple[str, ...], operator: str) -> list[Supreme]:
     """One object per native grid, whose PSF is the operator."""
-    return [Supreme(some, operator, "supreme-matched") for some in of_grid(bands)]
+    return [Supreme(group, operator, "supreme-matched") for group in of_grid(bands)]
 
 
 @dataclass(frozen=True)
@@ -402,8 +402,8 @@ class Supreme(OneGrid):
                 for x, r in ((a, 1), (b, 2), (c, 6))
             ]
             solver = _solver(self.needs, self.psf, self.subspace, (height, width))
-            whole = out[:, top : top + height, left : left + width]
-            trim(whole, _OVERLAP)[:] = trim(self._solved(solver, tile), _OVERLAP)
+            target = out[:, top : top + height, left : left + width]
+            trim(target, _OVERLAP)[:] = trim(self._solved(solver, tile), _OVERLAP)
         return out
 
     def _tiles(self, size: int) -> Iterator[tuple[int, int]]:
@@ -428,8 +428,8 @@ class Supreme(OneGrid):
             for x, i in zip(tile, (slice(4), slice(4, 10), slice(10, 12)), strict=True)
         )
         rows = [self.needs.index(band) for band in self.bands]
-        made = solver.image(solver(a, {2: b, 6: c}, weight), subspace[rows].astype(np.float32))
-        return np.asarray((made + level[rows, None, None]) * scale[rows, None, None])
+        image = solver.image(solver(a, {2: b, 6: c}, weight), subspace[rows].astype(np.float32))
+        return np.asarray((image + level[rows, None, None]) * scale[rows, None, None])
 
 
 def _kernel(band: str, psf: str) -> Kernel:
@@ -461,5 +461,5 @@ def _gradient(a: Array, rms: tuple[float, ...]) -> Array:
 def _percentile(counts: Floats, share: float) -> float:
     """A quantile of what a histogram over `_EDGES` counted; the least one that is told apart if there is nothing."""
     rising = np.cumsum(counts)
-    found = int(np.searchsorted(rising, share * rising[-1])) if rising[-1] > 0 else 0
-    return float(_EDGES[found + 1])
+    index = int(np.searchsorted(rising, share * rising[-1])) if rising[-1] > 0 else 0
+    return float(_EDGES[index + 1])

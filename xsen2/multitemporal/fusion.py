@@ -111,15 +111,15 @@ class Fusion(Method):
         chosen, x = fit.take(used), x[used]
         x = (x - chosen.offsets.astype(np.float32)[..., None, None]) / chosen.gains.astype(np.float32)[..., None, None]
         x = np.where(np.isfinite(x).all(axis=1, keepdims=True), x, np.float32(np.nan))  # a pixel counts with all bands
-        made = self.fuse(x, chosen)
-        if not (there := np.isfinite(made)).all():  # at the edge of what a frame has
+        fused = self.fuse(x, chosen)
+        if not (valid := np.isfinite(fused)).all():  # at the edge of what a frame has
             seen = np.isfinite(x)
             mean = np.where(seen, x, np.float32(0)).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
             mean = mean.repeat(self.zoom, axis=1).repeat(self.zoom, axis=2)
-            made = np.where(there, made, np.concatenate([mean] * (len(made) // len(mean))))
+            fused = np.where(valid, fused, np.concatenate([mean] * (len(fused) // len(mean))))
         clear = np.isfinite(x[:, 0]).sum(axis=0, dtype=np.float32)
         clear = clear.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
-        return np.concatenate([made, clear[None]])
+        return np.concatenate([fused, clear[None]])
 
     @abstractmethod
     def fuse(self, frames: Array, fit: Fit) -> Array:

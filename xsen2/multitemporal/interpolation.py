@@ -78,8 +78,8 @@ def middle(x: Array) -> Array:
                 np.minimum(x[i], x[i + 1], out=x[i])
                 x[i + 1] = larger
     if missing.any():
-        there = len(x) - missing.sum(axis=0)[None]
-        places = np.maximum(there - 1, 0) // 2, np.minimum(there // 2, len(x) - 1)
+        count = len(x) - missing.sum(axis=0)[None]
+        places = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(x) - 1)
         low, high = (np.take_along_axis(x, place, 0)[0] for place in places)
     else:
         low, high = x[(len(x) - 1) // 2], x[len(x) // 2]

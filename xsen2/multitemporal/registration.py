@@ -85,15 +85,15 @@ class Fit:
     @classmethod
     def unknown(cls, frames: int, bands: int) -> Fit:
         """Of an image that shows nothing: frames are taken as they are."""
-        by_band, one = np.zeros((frames, bands)), np.ones(frames)
+        by_band, ones = np.zeros((frames, bands)), np.ones(frames)
         return cls(
             shifts=np.zeros((frames, 2)),
             errors=np.full(frames, np.inf),
             gains=by_band + 1,
             offsets=by_band,
             change=np.where(np.arange(frames)[:, None] > 0, 0.1, by_band),
-            clear=one,
-            used=one.astype(bool),
+            clear=ones,
+            used=ones.astype(bool),
             power=np.zeros((bands, _RINGS)),
             level=np.zeros(bands),
         )
@@ -145,10 +145,10 @@ def sums_of(x: npt.NDArray[np.float32], own: Mask) -> Floats:
         for k, i in enumerate((0, n)):
             level[n, k] = np.where(both, x[i], 0).sum(axis=(1, 2), dtype=np.float64)
     for rows, columns in _tiles(own.shape):
-        there = seen[:, rows, columns]
+        valid = seen[:, rows, columns]
         known: dict[bytes, tuple[Any, Floats]] = {}
         for n in range(frames):
-            both = there[0] & there[n]
+            both = valid[0] & valid[n]
             if both.sum() < _SHARE * both.size:
                 continue
             key = both.tobytes()
@@ -159,12 +159,12 @@ def sums_of(x: npt.NDArray[np.float32], own: Mask) -> Floats:
             other = target if n == 0 else _spectrum(x[n, :, rows, columns], both, window)[:, kept]
             counts[n, 2:] += 1, (window**2).sum()
             cross[n] += target.conj() * other
-            for k, one in enumerate((target, other)):
-                weight = twice * np.abs(one) ** 2
+            for k, spectrum in enumerate((target, other)):
+                weight = twice * np.abs(spectrum) ** 2
                 for band in range(bands):
                     power[n, k, band] += np.bincount(rings, weight[band], _RINGS)
-    whole = np.array([seen.any(axis=0).sum()], np.float64)
-    return np.concatenate([part.ravel() for part in (whole, counts, level, cross.view(np.float64), power)])
+    pixels = np.array([seen.any(axis=0).sum()], np.float64)
+    return np.concatenate([part.ravel() for part in (pixels, counts, level, cross.view(np.float64), power)])
 
 
 def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
@@ -175,20 +175,20 @@ def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
                 yield slice(row, row + size[0]), slice(column, column + size[1])
 
 
-def _window(there: Mask) -> Floats:
+def _window(valid: Mask) -> Floats:
     """Weights that fall to zero at the edges of a tile and round its holes."""
     from scipy.ndimage import binary_erosion, uniform_filter  # here: importing it takes a while
 
-    tapers = [np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in there.shape]
+    tapers = [np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in valid.shape]
     out = np.multiply.outer(*tapers)
-    if not there.all():
-        out = out * uniform_filter(binary_erosion(there, np.ones((7, 7)), border_value=1).astype(np.float64), 7)
+    if not valid.all():
+        out = out * uniform_filter(binary_erosion(valid, np.ones((7, 7)), border_value=1).astype(np.float64), 7)
     return np.asarray(out)
 
 
-def _spectrum(x: npt.NDArray[np.float32], there: Mask, window: Floats) -> npt.NDArray[np.complex128]:
+def _spectrum(x: npt.NDArray[np.float32], valid: Mask, window: Floats) -> npt.NDArray[np.complex128]:
     """Of a tile's bands, without their mean, ``(band, TILE * (TILE // 2 + 1))``."""
-    y = np.where(there, x, np.float32(0)).astype(np.float64)
+    y = np.where(valid, x, np.float32(0)).astype(np.float64)
     total = max(window.sum(), 1e-9)
     y -= (y * window).sum(axis=(1, 2), keepdims=True) / total
     return np.asarray(np.fft.rfft2(y * window, s=(TILE, TILE)).reshape(len(x), -1))
@@ -249,9 +249,9 @@ def fitted(sums: Floats, bands: int, frames: int | None, least: float = CLEAR) -
     return fit
 
 
-def _bounded(one: Floats, other: Floats) -> Floats:
+def _bounded(x: Floats, y: Floats) -> Floats:
     """How many times as bright; within bounds, since bands come near 0."""
-    return np.asarray(np.clip(np.maximum(one, 1.0) / np.maximum(other, 1.0), 0.5, 2.0))
+    return np.asarray(np.clip(np.maximum(x, 1.0) / np.maximum(y, 1.0), 0.5, 2.0))
 
 
 @dataclass(frozen=True)
@@ -284,13 +284,13 @@ class _Pair:
         norm = np.sqrt(np.maximum(self.power.prod(axis=0), 1e-30))[:, rings] / self._members[rings]
         phases = self.cross / norm
         weight = np.where((rings > 1) & (rings <= TILE // 4), 1.0, 0.0) * np.ones((len(self.cross), 1))
-        found, error = np.zeros(2), np.inf
+        shift, error = np.zeros(2), np.inf
         for number in range(4):
             total = (weight * phases).sum(axis=0) * twice
             if number == 0:
-                found = _highest(total, f)
-            found, error = _climb(total, f, found)
-            shared = self.coherence(found)
+                shift = _highest(total, f)
+            shift, error = _climb(total, f, shift)
+            shared = self.coherence(shift)
             # Chance alone makes spectra of so few waves look alike.
             floor = 1.5 / np.sqrt(np.maximum(self.tiles * self._members * _INDEPENDENT, 1))
             shared = np.where(shared > floor, shared, 0)
@@ -299,7 +299,7 @@ class _Pair:
             # Bands show the same ground: together they know little more than the best of them.
             ratio = ratio * ratio.max(axis=0) / np.maximum(ratio.sum(axis=0), 1e-12)
             weight = (ratio * self.tiles * _INDEPENDENT)[:, rings]
-        return found, error
+        return shift, error
 
     @property
     def _members(self) -> Floats:
@@ -314,18 +314,18 @@ class _Pair:
         """
         _, f, rings, twice = _frequencies()
         turned = (self.cross * np.exp(2j * np.pi * (f @ shift))).real * twice
-        some = slice(2, TILE // 4 + 1)
-        members = self._members[some]
-        shared = np.stack([np.bincount(rings, band, _RINGS) for band in turned])[:, some]
-        mine, theirs = np.maximum(self.power[:, :, some], 1e-9)
+        used = slice(2, TILE // 4 + 1)
+        members = self._members[used]
+        shared = np.stack([np.bincount(rings, band, _RINGS) for band in turned])[:, used]
+        mine, theirs = np.maximum(self.power[:, :, used], 1e-9)
         noise = noise[:, None] * members
         signal = np.maximum(mine - noise, 0.1 * mine)
         each = shared / signal
         slope = each @ members / members.sum()
         alike = np.clip(slope / np.sqrt(np.maximum((theirs - noise) / signal, 0.1) @ members / members.sum()), 1e-3, 1)
         waves = max(self.tiles * members.sum() / 2 * _INDEPENDENT, 1)
-        doubt = slope**2 * (1 / alike**2 - 1) / waves  # variance of the slope
-        trust = 0.05**2 / (0.05**2 + doubt)
+        variance = slope**2 * (1 / alike**2 - 1) / waves  # variance of the slope
+        trust = 0.05**2 / (0.05**2 + variance)
         gain = np.clip(trust * slope + (1 - trust) * bright, 0.5, 2.0)[:, None]
         left = theirs / gain**2 - 2 * shared / gain + mine - noise * (1 + 1 / gain**2)
         return gain[:, 0], np.maximum(left / signal, 0) @ members / members.sum()

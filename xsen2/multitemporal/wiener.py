@@ -37,17 +37,17 @@ _STRIP = 2**15  # pixels that are made at once
 
 
 @lru_cache(maxsize=64)
-def _covariance(one: float, other: float, slope: float, farthest: float) -> Floats:
+def _covariance(sigma: float, other: float, slope: float, farthest: float) -> Floats:
     """Covariances by distance, in steps of `_STEP`, of two images with Gaussian blurs of these sigmas in pixels.
 
     The scene's power falls as ``(f² + f0²)^(-slope / 2)``, in every direction alike; they are its Hankel transform.
     """
     from scipy.special import j0  # here: importing it takes a while
 
-    highest = 2.5 / (np.pi * np.hypot(one, other))  # cycles per pixel: what is beyond is nothing after the blurs
+    highest = 2.5 / (np.pi * np.hypot(sigma, other))  # cycles per pixel: what is beyond is nothing after the blurs
     f = np.concatenate([np.linspace(0, 0.1, 200, endpoint=False), np.linspace(0.1, highest, 600)])
     middle, width = (f[1:] + f[:-1]) / 2, np.diff(f)
-    power = (middle**2 + _LARGEST**2) ** (-slope / 2) * np.exp(-2 * (np.pi * middle) ** 2 * (one**2 + other**2))
+    power = (middle**2 + _LARGEST**2) ** (-slope / 2) * np.exp(-2 * (np.pi * middle) ** 2 * (sigma**2 + other**2))
     distances = np.arange(int(farthest / _STEP) + 3) * _STEP
     return np.asarray(2 * np.pi * j0(2 * np.pi * np.outer(distances, middle)) @ (power * middle * width))
 
@@ -87,13 +87,13 @@ class Wiener(Fusion):
 
         edge, zoom = 2 * (_RADIUS + _ROUNDED), self.zoom
         seen = np.isfinite(frames[:, 0])
-        whole = seen.all()
+        complete = seen.all()
         height, width = (n - 2 * edge for n in frames.shape[-2:])
         out = np.zeros((len(self.bands), height, zoom, width, zoom), np.float32)
         errors = np.zeros_like(out) if self.uncertainty else None
         offsets = np.rint(fit.shifts).astype(np.intp)
         code = np.zeros((height, width), np.int64)
-        if not whole:
+        if not complete:
             frames = _filled(frames, seen)
             for n, (down, right) in enumerate(offsets):
                 near = minimum_filter(seen[n], 2 * _RADIUS + 1, mode="nearest")
@@ -144,8 +144,8 @@ class Wiener(Fusion):
                 for by in step.ravel():
                     np.subtract(flat[n][place + by], middle, out=x[k])
                     k += 1
-            made = mixed(weights, x) + middle
-            out[r - edge, :, c - edge] = made.T.reshape(-1, zoom, zoom)
+            fine = mixed(weights, x) + middle
+            out[r - edge, :, c - edge] = fine.T.reshape(-1, zoom, zoom)
 
     def weights(self, fit: Fit, band: int) -> tuple[Floats, Floats]:
         """``(zoom², frames * taps)``: what the taps of the frames add to each fine pixel; and its relative variance."""
@@ -159,7 +159,7 @@ class Wiener(Fusion):
         farthest = 2.0 * (_RADIUS + 1) * 1.5
         same = _covariance(sigma, sigma, SLOPE, farthest)
         cross = _covariance(sigma, sigma / self.zoom, SLOPE, farthest)
-        own = _covariance(sigma / self.zoom, sigma / self.zoom, SLOPE, farthest)[0]
+        fine_variance = _covariance(sigma / self.zoom, sigma / self.zoom, SLOPE, farthest)[0]
         near = _at(same, np.hypot(*(at[:, None] - at[None]).transpose(2, 0, 1)))
         change = np.sqrt(fit.change[whose, band])
         shared = np.where(whose[:, None] == whose[None], 1.0, _SHARED)
@@ -167,9 +167,9 @@ class Wiener(Fusion):
         right = _at(cross, np.hypot(*(at[:, None] - fine[None]).transpose(2, 0, 1)))
         system = np.block([[k, np.ones((len(k), 1))], [np.ones((1, len(k))), np.zeros((1, 1))]])
         goal = np.vstack([right, np.ones((1, len(fine)))])
-        found = np.linalg.solve(system, goal)
-        variance = own - (found * goal).sum(axis=0)
-        return found[:-1].T, np.maximum(variance, 0)
+        solution = np.linalg.solve(system, goal)
+        variance = fine_variance - (solution * goal).sum(axis=0)
+        return solution[:-1].T, np.maximum(variance, 0)
 
     def _expected(self, fit: Fit, band: int) -> float:
         """The variance, as a share of the scene's power, that a frame has within 3 x 3 pixels, see `_busy`."""
@@ -224,7 +224,7 @@ def _filled(frames: Array, seen: Mask) -> Array:
     count = seen.sum(axis=0)
     total = np.where(seen[:, None], frames, np.float32(0)).sum(axis=0)
     mean = total / np.maximum(count, 1)
-    there = np.broadcast_to(count > 0, mean.shape)
-    if not there.all():
-        mean = fill(mean, there, _RADIUS + _ROUNDED)
+    valid = np.broadcast_to(count > 0, mean.shape)
+    if not valid.all():
+        mean = fill(mean, valid, _RADIUS + _ROUNDED)
     return np.where(seen[:, None], frames, mean)
