@@ -107,9 +107,9 @@ def subjects(scenes: Scenes) -> Iterator[Subject]:
         for name, ds in scenes.items():
             name = printable(str(name))
             cube = canonicalise(ds)
-            said = str(cube.attrs.get("attribution", ""))
+            attribution = str(cube.attrs.get("attribution", ""))
             level = str(cube.attrs.get("level", "")) or _level(name)
-            yield Subject(name, level, cube, years=tuple(int(y) for y in re.findall(r"\b20\d\d\b", said)))
+            yield Subject(name, level, cube, years=tuple(int(y) for y in re.findall(r"\b20\d\d\b", attribution)))
         return
     from xsen2.training.scenes import Scene, notes_of, read_scenes
 
@@ -130,8 +130,8 @@ def subjects(scenes: Scenes) -> Iterator[Subject]:
 
 def _level(name: str) -> str:
     """The level that a product's name tells."""
-    found = re.search(r"L(1C|2A)(?![0-9A-Za-z])", name)
-    return found[0] if found else ""
+    match = re.search(r"L(1C|2A)(?![0-9A-Za-z])", name)
+    return match[0] if match else ""
 
 
 def _stack(cubes: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -169,7 +169,7 @@ def labelled(methods: Methods) -> dict[str, str | Method]:
     elif isinstance(methods, str) or not isinstance(methods, Sequence):
         raise MethodError(f"methods={methods!r}: give a list, as methods=['bicubic']")
     else:
-        named = {one if isinstance(one, str) else one.name: one for one in methods}
+        named = {method if isinstance(method, str) else method.name: method for method in methods}
         if len(named) < len(methods):
             raise MethodError(f"methods={methods!r}: two have the same name; give label → method instead")
     if not named:
@@ -181,14 +181,14 @@ def labelled(methods: Methods) -> dict[str, str | Method]:
 
 def makes(method: str | Method, bands: Sequence[str], operator: str = "mtf") -> tuple[Method, ...]:
     """The objects that make any of `bands`, by whichever grid; an unknown name is an error."""
-    found: list[Method] = []
+    parts: list[Method] = []
     for gsd in (20, 60):
-        some = [band for band in bands if band in GRIDS[gsd]]
+        wanted = [band for band in bands if band in GRIDS[gsd]]
         try:
-            found += resolve(method, some, operator=operator) if some else []
+            parts += resolve(method, wanted, operator=operator) if wanted else []
         except BandError:
             continue
-    return tuple(found)
+    return tuple(parts)
 
 
 class Cell(NamedTuple):
@@ -239,15 +239,15 @@ class Judge:
         """
         method = self.methods[label]
         cube = subject.cube
-        if scale == 2 and not any(set(one.needs) & set(C) for one in makes(method, B, operator)):
+        if scale == 2 and not any(set(part.needs) & set(C) for part in makes(method, B, operator)):
             cube = cube.drop_vars([b for b in C if b in cube])  # else the scene would be cut to whole cells of them
         if scale == 1:
             full = evaluate(cube, [method], 1, operator, device=self.device, dtype=self.dtype)
             return Cell(full.isel(method=0, drop=True), None)
-        found = trial(cube, [method], scale, operator, border=self.border, device=self.device, dtype=self.dtype)
-        whole = at[0] + at[2] <= found.truth.sizes["y"] and at[1] + at[2] <= found.truth.sizes["x"]
-        crop = cut(found.estimates[0], found.truth, at) if at[2] and whole else None
-        scores, pixels = compute(found.scores.isel(method=0, drop=True), crop)
+        result = trial(cube, [method], scale, operator, border=self.border, device=self.device, dtype=self.dtype)
+        inside = at[0] + at[2] <= result.truth.sizes["y"] and at[1] + at[2] <= result.truth.sizes["x"]
+        crop = cut(result.estimates[0], result.truth, at) if at[2] and inside else None
+        scores, pixels = compute(result.scores.isel(method=0, drop=True), crop)
         return Cell(scores, pixels)
 
 
@@ -281,14 +281,14 @@ class Tally:
         except (BandError, GridError) as error:
             self.left_out.append(f"{subject.name}: {error}")
             return f"{what}: left out, {error}"
-        found: dict[str, Cell] = {}
+        cells: dict[str, Cell] = {}
         for label in self.labels:
             try:
-                found[label] = judge.cell(subject, label, self.scale, self.operator, at)
+                cells[label] = judge.cell(subject, label, self.scale, self.operator, at)
             except (BandError, GridError) as error:
                 self.notes.append(f"{subject.name}, {label}: {error}")
-        self.cells[subject.name], self.levels[subject.name] = found, subject.level
-        return f"{what}: {len(found)} of {len(self.labels)} methods"
+        self.cells[subject.name], self.levels[subject.name] = cells, subject.level
+        return f"{what}: {len(cells)} of {len(self.labels)} methods"
 
     def _look(self, subject: Subject, pictured: bool) -> tuple[int, int, int]:
         """Whether the scene can be judged, and where its pictures are taken."""
@@ -347,8 +347,8 @@ class Tally:
             for s, row in enumerate(self.cells.values()):
                 for m, label in enumerate(self.labels):
                     if label in row:
-                        found = row[label].scores[metric]
-                        values[s, m] = found.reindex(band=bands).values if like.dims else found.values
+                        score = row[label].scores[metric]
+                        values[s, m] = score.reindex(band=bands).values if like.dims else score.values
             out[metric] = xr.Variable(dims, values, like.attrs)
         out.attrs = {"scale": self.scale, "operator": self.operator, "border": self.border}
         out.attrs |= {"left_out": list(self.left_out), "notes": list(self.notes)}
@@ -396,9 +396,9 @@ class KeepingJudge(Judge):
 
 def identity(method: str | Method, bands: tuple[str, ...], operator: str) -> list[str]:
     """What a method's results depend on besides its input: the version, its parameters or weights, and the code."""
-    found = makes(method, bands, operator)
-    code = {type(one).__module__ for one in found} | {"xsen2.evaluation.evaluate", "xsen2.evaluation.noreference"}
-    return [__version__, *(f"{one.name} {tokenize(one)}" for one in found), _code(frozenset(code))]
+    parts = makes(method, bands, operator)
+    code = {type(part).__module__ for part in parts} | {"xsen2.evaluation.evaluate", "xsen2.evaluation.noreference"}
+    return [__version__, *(f"{part.name} {tokenize(part)}" for part in parts), _code(frozenset(code))]
 
 
 @cache
@@ -425,13 +425,13 @@ def _code(names: frozenset[str]) -> str:
 
 
 def _read(path: Path) -> Cell | None:
-    """A kept cell; None if there is none, or it is not whole."""
+    """A kept cell; None if there is none, or it is incomplete."""
     try:
-        found = files.read_json(path)
-        scores = xr.Dataset(coords={"band": found["band"]})
-        for name, (values, attrs) in found["scores"].items():
+        record = files.read_json(path)
+        scores = xr.Dataset(coords={"band": record["band"]})
+        for name, (values, attrs) in record["scores"].items():
             scores[name] = xr.Variable(("band",) if isinstance(values, list) else (), values, attrs)
-        pixels = io.BytesIO(files.read(path.with_suffix(".npy"), CROPPED)) if found["pixels"] else None
+        pixels = io.BytesIO(files.read(path.with_suffix(".npy"), CROPPED)) if record["pixels"] else None
         return Cell(scores, None if pixels is None else np.load(pixels, allow_pickle=False))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError):
         return None

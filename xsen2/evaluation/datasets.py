@@ -112,12 +112,12 @@ def airborne(
     names = ["bicubic", *[m for m in methods if m != "bicubic"]]
     scenes, scores = [], []
     for sample in samples(folder):
-        found = []
+        results = []
         for method in names:
             sr = superresolve(sample.cube, [*B, *C], method, native=False, device=device)
-            found.append(compare(sr, sample.truth, ratio=2)[list(METRICS)].compute())
+            results.append(compare(sr, sample.truth, ratio=2)[list(METRICS)].compute())
         labels = [m if isinstance(m, str) else m.name for m in names]
-        scores.append(xr.concat(found, xr.Variable("method", labels)))
+        scores.append(xr.concat(results, xr.Variable("method", labels)))
         scenes.append(sample.name)
         ratio = (scores[-1]["rmse"] / scores[-1]["rmse"].sel({"method": "bicubic"})).mean("band")
         say(f"{sample.name}: " + ", ".join(f"{m} {float(r):.3f}" for m, r in zip(labels, ratio, strict=True)))
@@ -157,9 +157,9 @@ def _sample(name: str, low: dict[str, Array], high: dict[str, Array]) -> Sample:
     for band in BANDS:
         gsd = grid_of(band)
         ydim, xdim = DIMS[gsd]
-        own = _mean(low[band][top : top + rows, left : left + columns], gsd // 10)
-        coords = {ydim: -(np.arange(own.shape[0]) + 0.5) * gsd, xdim: (np.arange(own.shape[1]) + 0.5) * gsd}
-        variables[band] = xr.DataArray(own, coords, (ydim, xdim), attrs={"units": "1e-4"})
+        native = _mean(low[band][top : top + rows, left : left + columns], gsd // 10)
+        coords = {ydim: -(np.arange(native.shape[0]) + 0.5) * gsd, xdim: (np.arange(native.shape[1]) + 0.5) * gsd}
+        variables[band] = xr.DataArray(native, coords, (ydim, xdim), attrs={"units": "1e-4"})
         if gsd > 10:
             fine = _mean(high[band], factor)[top : top + rows, left : left + columns]
             truth[band] = (("y", "x"), fine)
@@ -220,12 +220,12 @@ def images(folder: Path) -> Iterator[Image]:
     SourceError
         If there is none, or if a file is something else: it is named, and never left out.
     """
-    found = sorted(folder.rglob("*.mat"))
-    if not found:
+    paths = sorted(folder.rglob("*.mat"))
+    if not paths:
         raise SourceError(
             f"{folder} has no .mat files: give the folder of the benchmark, with Reduced_Resolution and Full_Resolution"
         )
-    for path in found:
+    for path in paths:
         try:
             yield _image(str(path.relative_to(folder).with_suffix("")), _arrays(path))
         except (ValueError, KeyError) as error:
@@ -265,19 +265,19 @@ def sharpening(
     rows: dict[str, list[xr.Dataset]] = {}
     for image in images(folder):
         kind, bands, ratio = _judged(image)
-        found = []
+        results = []
         for method in names:
             sr = superresolve(image.cube, bands, method, native=False, device=device)
             scores = assess(sr, image.cube) if image.truth is None else compare(sr, image.truth, ratio=ratio)
-            found.append(scores[list(FULL if image.truth is None else REDUCED)].drop_dims("band", errors="ignore"))
+            results.append(scores[list(FULL if image.truth is None else REDUCED)].drop_dims("band", errors="ignore"))
             if image.truth is None:
-                found[-1] = found[-1].assign(spatial=scores["spatial"].groupby(_grid_of_bands(scores)).mean())
-        each = xr.concat([scores.compute() for scores in found], xr.Variable("method", labels))
+                results[-1] = results[-1].assign(spatial=scores["spatial"].groupby(_grid_of_bands(scores)).mean())
+        each = xr.concat([scores.compute() for scores in results], xr.Variable("method", labels))
         rows.setdefault(kind, []).append(each.expand_dims(image=[image.name]))
         first = each[(FULL if image.truth is None else REDUCED)[0]]
         shown = first.mean([dim for dim in first.dims if dim != "method"]).values
         say(f"{image.name}: {first.name} " + ", ".join(f"{m} {v:.3f}" for m, v in zip(labels, shown, strict=True)))
-    return {kind: xr.concat(found, "image") for kind, found in rows.items()}
+    return {kind: xr.concat(results, "image") for kind, results in rows.items()}
 
 
 def _judged(image: Image) -> tuple[str, list[str], int]:
@@ -399,13 +399,13 @@ def scenes(folder: Path, layout: Layout | None = None) -> Iterator[Real]:
         If there is none, or one is not laid out so: it is named, and what is missing.
     """
     layout = layout or Layout()
-    found = sorted(p for p in folder.iterdir() if (p / layout.frames).is_dir()) if folder.is_dir() else []
-    if not found:
+    folders = sorted(p for p in folder.iterdir() if (p / layout.frames).is_dir()) if folder.is_dir() else []
+    if not folders:
         raise SourceError(
             f"no scenes in {folder}: give the folder that holds a folder per scene, each with "
             f"{layout.frames}/BAND/*.tif and {layout.reference}/BAND.tif; Layout() says other names"
         )
-    for path in found:
+    for path in folders:
         yield _scene(path, layout)
 
 
@@ -502,7 +502,7 @@ def mus2(
     third = {label: _makes_thirds(method) for label, method in methods.items() if label != "bicubic"}
     rows: dict[str, dict[str, float]] = {}
     for scene in scenes(folder, layout):
-        base = _quality(upsample(_whole(scene.frames[0]), ZOOM), scene, border, reach)
+        base = _quality(upsample(_filled(scene.frames[0]), ZOOM), scene, border, reach)
         ds = cube_of(scene.frames)
         row = {"bicubic": 0.0}
         for label, exact in third.items():
@@ -531,7 +531,7 @@ def _thirds(x: Array) -> Array:
     return out
 
 
-def _whole(x: Array) -> Array:
+def _filled(x: Array) -> Array:
     level = np.nanmean(x, axis=(1, 2), keepdims=True)
     return np.where(np.isfinite(x), x, level).astype(np.float32)
 

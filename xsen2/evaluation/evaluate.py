@@ -132,8 +132,8 @@ def trial(
     if border is not None:
         border = whole(border, "border", GridError, least=0, hint="use a number of pixels, or None")
     if border is None:
-        made = [one for method in methods for one in resolve(method, bands, *running, operator)]
-        border = min(max(finest_halo(one) - tile(one) for one in made), side // 4)  # a tile is no context
+        parts = [part for method in methods for part in resolve(method, bands, *running, operator)]
+        border = min(max(finest_halo(part) - tile(part) for part in parts), side // 4)  # a tile is no context
     if border < 0 or 2 * border >= side:
         raise GridError(f"border={border} leaves nothing of {side} pixels: use less, or a larger area")
     cut = {dim: slice(border, truth.sizes[dim] - border) for dim in ("y", "x")}
@@ -172,20 +172,20 @@ def _full_scale(
             operator=operator,
             **options,
         )
-        found = assess(_plain(sr, band_of), ds, operator=operator, gain=gain)
-        per_band = found.drop_dims("grid")
-        for name, values in found.drop_dims("band").data_vars.items():
-            per_band[name] = values.sel(grid=xr.DataArray([grid_of(b) for b in found["band"].values], dims="band"))
+        assessment = assess(_plain(sr, band_of), ds, operator=operator, gain=gain)
+        per_band = assessment.drop_dims("grid")
+        for name, values in assessment.drop_dims("band").data_vars.items():
+            per_band[name] = values.sel(grid=xr.DataArray([grid_of(b) for b in assessment["band"].values], dims="band"))
         scores.append(per_band.drop_vars("grid", errors="ignore").reindex(band=coarse))
     out: xr.Dataset = xr.concat(scores, dim=xr.Variable("method", _names(methods)))
     out.attrs = {"scale": 1, "operator": operator, "border": 0}
     return out
 
 
-def _makes(method: str | Method, band: str, there: Container[str], operator: str) -> bool:
-    """Whether a method makes a band of what the cube has."""
+def _makes(method: str | Method, band: str, available: Container[str], operator: str) -> bool:
+    """Whether a method makes a band from the bands that the cube has."""
     try:
-        return all(need in there for one in resolve(method, [band], operator=operator) for need in one.needs)
+        return all(need in available for part in resolve(method, [band], operator=operator) for need in part.needs)
     except BandError:
         return False
 

@@ -111,20 +111,21 @@ def made(ds: xr.Dataset, method: str | Method, gsd: float, frames: int, target: 
 def gains_of(estimate: Array, base: Array, truth: Array, valid: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """How much better than `base`: in dB of cPSNR, which takes the mean error off, and in SSIM; means over bands."""
     seen = valid & np.isfinite(estimate).all(axis=0)
-    own, theirs = ((z - truth)[:, seen].astype(np.float64).var(axis=1) for z in (estimate, base))
-    return float((10 * np.log10(theirs / own)).mean()), _ssim(estimate, truth, seen) - _ssim(base, truth, seen)
+    variance, base_variance = ((z - truth)[:, seen].astype(np.float64).var(axis=1) for z in (estimate, base))
+    psnr = float((10 * np.log10(base_variance / variance)).mean())
+    return psnr, _ssim(estimate, truth, seen) - _ssim(base, truth, seen)
 
 
 def _ssim(x: Array, truth: Array, seen: npt.NDArray[np.bool_]) -> float:
-    found = []
-    for one, other in zip(x, truth, strict=True):
-        a, b = (np.where(seen, z, 0).astype(np.float64) for z in (one, other))
+    scores = []
+    for band, target in zip(x, truth, strict=True):
+        a, b = (np.where(seen, z, 0).astype(np.float64) for z in (band, target))
         b += a[seen].mean() - b[seen].mean()
         b[~seen] = 0
         low, high = np.quantile(b[seen], (0.01, 0.99))
         sums = similar(a, b, seen, a.shape[0], a.shape[1], max(float(high - low), 100.0))
-        found.append(sums[2] / max(sums[3], 1))
-    return float(np.mean(found))
+        scores.append(sums[2] / max(sums[3], 1))
+    return float(np.mean(scores))
 
 
 def simulated(
@@ -172,16 +173,16 @@ def simulated(
         images = [site.images[1 + i % (len(site.images) - 1)] if i % 2 else site.images[0] for i in range(frames)]
     seen, _ = simulate(images, zoom, frames, rng, noise=noise)
     base, truth = upsample(seen[0], zoom), site.images[0]
-    one = cube_of(seen[:1])
-    whole = cube_of(seen)
+    single = cube_of(seen[:1])
+    series = cube_of(seen)
     copies = cube_of(np.repeat(seen[:1], frames, axis=0))
     out = {}
     for label, method in methods.items():
         if label == "bicubic":
             continue
-        for name, ds, count in ((f"{label}, 1", one, 1), (f"{label}, {frames}", whole, frames),
+        for name, ds, count in ((f"{label}, 1", single, 1), (f"{label}, {frames}", series, frames),
                                 (f"{label}{COPIES}", copies, frames)):  # fmt: skip
-            if alone or ds is whole:
+            if alone or ds is series:
                 out[name] = gains_of(made(ds, method, gsd, count, device=device), base, truth, site.valid)
     return out
 
@@ -309,8 +310,8 @@ def full_scale(
             scores.shift.append(float(np.hypot(*shift_of(back, reference))))
             errors[label] = _predicted(_observed(sr, zoom, away), other)
             pair = [
-                made(cube_of(values[some], days[some]), method, gsd, frames, int(np.searchsorted(some, of)), device)
-                for some, of in ((mine, target), (yours, held))
+                made(cube_of(values[dates], days[dates]), method, gsd, frames, int(np.searchsorted(dates, of)), device)
+                for dates, of in ((mine, target), (yours, held))
             ]
             pair[1] = _moved_back(pair[1], away * zoom)
             frequency, shared = correlation(pair[0], pair[1])
@@ -342,9 +343,9 @@ def _angle(x: Array, y: Array) -> float:
 def _predicted(x: Array, seen: Array) -> float:
     """RMSE of a date's bands, each predicted by a line from an image; mean over bands, without three pixels of edge."""
     errors = []
-    for one, other in zip(x[:, 3:-3, 3:-3], seen[:, 3:-3, 3:-3], strict=True):
-        slope, offset = np.polyfit(one.ravel(), other.ravel(), 1)
-        errors.append(float(np.sqrt(np.mean((slope * one + offset - other) ** 2))))
+    for band, target in zip(x[:, 3:-3, 3:-3], seen[:, 3:-3, 3:-3], strict=True):
+        slope, offset = np.polyfit(band.ravel(), target.ravel(), 1)
+        errors.append(float(np.sqrt(np.mean((slope * band + offset - target) ** 2))))
     return float(np.mean(errors))
 
 
@@ -368,9 +369,9 @@ def series_of(path: Path, clear: float = 0.98) -> xr.Dataset:
     return cube_of(bands[kept][order][:, :, :height, :width].astype(np.float32), days[order])
 
 
-def as_dict(found: Mapping[str, Series]) -> dict[str, dict[str, Any]]:
+def as_dict(series: Mapping[str, Series]) -> dict[str, dict[str, Any]]:
     """Means over targets, for a table."""
     return {
-        label: {name: float(np.mean(values)) for name, values in vars(one).items() if values}
-        for label, one in found.items()
+        label: {name: float(np.mean(values)) for name, values in vars(scores).items() if values}
+        for label, scores in series.items()
     }

@@ -90,8 +90,8 @@ class Ladder:
         self, label: str, which: int = 0, *, of: Mapping[str, Mapping[str, tuple[float, float]]] | None = None
     ) -> tuple[float, float, float]:
         """Of a label: mean over places, and its 95 % interval, of cPSNR (0) or SSIM (1); of `gains` by default."""
-        found = self.gains if of is None else of
-        return interval([row[label][which] for row in found.values()], [self.places[name] for name in found])
+        scores = self.gains if of is None else of
+        return interval([row[label][which] for row in scores.values()], [self.places[name] for name in scores])
 
 
 @once
@@ -210,21 +210,21 @@ def _write(run: Ladder, out: Path) -> None:
         files.write(out / "scores.json", json.dumps(strict(content), indent=1) + "\n")
 
 
-def _named(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+def _named(scores: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict[str, dict[str, dict[str, float]]]:
     """Scores by what they are."""
-    return {site: {k: {"cPSNR": v[0], "SSIM": v[1]} for k, v in row.items()} for site, row in found.items()}
+    return {site: {k: {"cPSNR": v[0], "SSIM": v[1]} for k, v in row.items()} for site, row in scores.items()}
 
 
 def page(run: Ladder) -> list[Part]:
     """All parts of the page, the answer first."""
     lead, zoom = run.labels[0], round(10 / run.gsd)
-    whole, prior = run.mean(f"{lead}, {run.frames}"), run.mean(f"{lead}{COPIES}")
-    rest = whole[0] - prior[0]
+    total, prior = run.mean(f"{lead}, {run.frames}"), run.mean(f"{lead}{COPIES}")
+    rest = total[0] - prior[0]
     parts: list[Part] = [
-        f"{literal(lead)}, {run.frames} dates, {zoom} times finer: {_db(whole)} dB of cPSNR beyond bicubic "
+        f"{literal(lead)}, {run.frames} dates, {zoom} times finer: {_db(total)} dB of cPSNR beyond bicubic "
         f"interpolation of the date itself, mean over {len(set(run.places.values()))} places and its 95 % interval. Of "
         f"that, {prior[0]:.2f} dB are there when all dates are copies of one: that is prior, what the method expects "
-        f"images to look like. The other {rest:.2f} dB, {max(0.0, rest) / max(whole[0], 1e-9):.0%}, come from what "
+        f"images to look like. The other {rest:.2f} dB, {max(0.0, rest) / max(total[0], 1e-9):.0%}, come from what "
         "other dates saw.",
         _table("What is gained beyond bicubic interpolation", run, run.gains, 0),
         _table("The same in SSIM", run, run.gains, 1),
@@ -248,26 +248,26 @@ def page(run: Ladder) -> list[Part]:
     return [*parts, "Contains modified Copernicus Sentinel data.", versions(("torch", "numpy", "scipy", "xarray"))]
 
 
-def _db(found: Sequence[float], digits: int = 2) -> str:
-    mean, low, high = found
+def _db(estimate: Sequence[float], digits: int = 2) -> str:
+    mean, low, high = estimate
     return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _table(title: str, run: Ladder, found: Mapping[str, Mapping[str, tuple[float, float]]], which: int) -> Table:
+def _table(title: str, run: Ladder, scores: Mapping[str, Mapping[str, tuple[float, float]]], which: int) -> Table:
     """Per label the mean over places with its interval, and the worst site; paired differences to the first method."""
-    labels = list(next(iter(found.values())))
-    places = [run.places[name] for name in found]
+    labels = list(next(iter(scores.values())))
+    places = [run.places[name] for name in scores]
     lead = f"{run.labels[0]}, {run.frames}"
     digits = 2 if which == 0 else 3
     rows = []
     for label in labels:
-        own = np.array([row[label][which] for row in found.values()])
-        base = np.array([row[lead][which] for row in found.values()])
-        beside = "" if label == lead else _db(interval(list(base - own), places), digits)
-        rows.append((label, _db(interval(list(own), places), digits), f"{own.min():.{digits}f}", beside))
+        gains = np.array([row[label][which] for row in scores.values()])
+        base = np.array([row[lead][which] for row in scores.values()])
+        beside = "" if label == lead else _db(interval(list(base - gains), places), digits)
+        rows.append((label, _db(interval(list(gains), places), digits), f"{gains.min():.{digits}f}", beside))
     unit = "dB of cPSNR" if which == 0 else "SSIM"
     note = (
-        f"{unit}, {len(found)} sites at {len(set(places))} places: mean over places, in brackets the middle 95 % of "
+        f"{unit}, {len(scores)} sites at {len(set(places))} places: mean over places, in brackets the middle 95 % of "
         f"10000 draws of places with replacement. On the right what {literal(lead)} has more, paired by place."
     )
     return Table(title, note, ("method, dates", "gain", "worst site", "the first has more"), tuple(rows))

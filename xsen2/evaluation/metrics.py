@@ -58,12 +58,12 @@ def differences(x: Floats, y: Floats, seen: npt.NDArray[np.bool_], rows: int, co
     numpy.ndarray
         ``(3, 49)``: number of pairs, mean, sum of squares about the mean.
     """
-    height, width = (min(own, n - _SIDE + 1) for own, n in zip((rows, cols), x.shape, strict=True))
+    height, width = (min(count, n - _SIDE + 1) for count, n in zip((rows, cols), x.shape, strict=True))
     if height < 1 or width < 1:
         return np.zeros((3, SHIFTS))
     centre = np.s_[SHIFT : SHIFT + height, SHIFT : SHIFT + width]
-    there = seen[: height + 2 * SHIFT, : width + 2 * SHIFT]
-    weights = None if there.all() else there.astype(np.float64)
+    valid = seen[: height + 2 * SHIFT, : width + 2 * SHIFT]
+    weights = None if valid.all() else valid.astype(np.float64)
     # All means are near that of no displacement: taken off before squaring, it leaves the squares their digits.
     pairs = seen[centre]
     pilot = float((x[centre] - y[centre])[pairs].mean()) if pairs.any() else 0.0
@@ -72,8 +72,8 @@ def differences(x: Floats, y: Floats, seen: npt.NDArray[np.bool_], rows: int, co
         part = np.s_[top : min(top + _ROWS, height) + 2 * SHIFT]
         sums += _sums(x[part], y[part] + pilot, None if weights is None else weights[part], width)
     n, total, squares = sums
-    some = np.maximum(n, 1)
-    return np.stack([n, np.where(n > 0, pilot + total / some, 0), np.maximum(squares - total * total / some, 0)])
+    divisor = np.maximum(n, 1)
+    return np.stack([n, np.where(n > 0, pilot + total / divisor, 0), np.maximum(squares - total * total / divisor, 0)])
 
 
 def _sums(x: Floats, y: Floats, weights: Floats | None, width: int) -> Floats:
@@ -81,15 +81,15 @@ def _sums(x: Floats, y: Floats, weights: Floats | None, width: int) -> Floats:
     height = len(x) - 2 * SHIFT
     centre = np.s_[SHIFT : SHIFT + height, SHIFT : SHIFT + width]
     base, gap = np.ascontiguousarray(y[centre]), np.empty((height, width))
-    own = None if weights is None else np.ascontiguousarray(weights[centre])
+    centre_weights = None if weights is None else np.ascontiguousarray(weights[centre])
     flat, n = gap.reshape(-1), float(gap.size)
     out = np.empty((3, SHIFTS))
     for shift in range(SHIFTS):
         row, column = divmod(shift, _SIDE)
         cut = np.s_[row : row + height, column : column + width]
         np.subtract(x[cut], base, out=gap)
-        if weights is not None and own is not None:
-            both = own * weights[cut]
+        if weights is not None and centre_weights is not None:
+            both = centre_weights * weights[cut]
             gap *= both
             n = float(both.sum())
         out[:, shift] = n, flat.sum(), dot(flat, flat)
@@ -396,8 +396,8 @@ def compare(estimate: xr.Dataset, truth: xr.Dataset, *, ratio: float, gain: floa
 
 
 def _finish(values: Floats, ratio: float) -> Floats:
-    found = State(values).finish(ratio)
-    return np.stack([np.broadcast_to(found[name], values.shape[1:]) for name in (*PER_BAND, *SPECTRAL)])
+    scores = State(values).finish(ratio)
+    return np.stack([np.broadcast_to(scores[name], values.shape[1:]) for name in (*PER_BAND, *SPECTRAL)])
 
 
 def _block(arrays: list[npt.NDArray[Any]], place: Place, gain: float) -> Floats:
@@ -479,8 +479,8 @@ def _placed(
     *arrays: npt.NDArray[Any],
     block_id: tuple[int, ...],
 ) -> Floats:
-    own, at = zip(*((n[i], sum(n[:i])) for n, i in zip(sizes, block_id[1:3], strict=True)), strict=True)
-    return block([a[0] for a in arrays], Place(own, at))[None, None, None]
+    inner, at = zip(*((n[i], sum(n[:i])) for n, i in zip(sizes, block_id[1:3], strict=True)), strict=True)
+    return block([a[0] for a in arrays], Place(inner, at))[None, None, None]
 
 
 def _merge_blocks(merge: Callable[[Floats], Floats], x: Floats, axis: tuple[int, ...], keepdims: bool) -> Floats:

@@ -108,20 +108,20 @@ def assess(
             f"the result has {', '.join(map(str, estimate.data_vars))}, the cube {', '.join(known.bands)}: "
             "a band of 20 or 60 m in both and a 10 m band in the cube are needed"
         )
-    made = {band: _on_grid(estimate, band, known) for band in bands}
+    estimates = {band: _on_grid(estimate, band, known) for band in bands}
     measured = {band: _measured(known.bands[band]) for band in (*fine, *bands)}
-    arrays = common_dates(made | {b: measured[b] for b in fine})
-    made, sharp = {b: arrays[b] for b in bands}, {b: arrays[b] for b in fine}
+    arrays = common_dates(estimates | {b: measured[b] for b in fine})
+    estimates, sharp = {b: arrays[b] for b in bands}, {b: arrays[b] for b in fine}
     grids = [gsd for gsd in (20, 60) if any(grid_of(b) == gsd for b in bands)]
-    found, spatial, expected = [], [], []
+    results, spatial, expected = [], [], []
     for gsd in grids:
-        own = {b: a for b, a in made.items() if grid_of(b) == gsd}
-        small, smooth = (_coarser(layer, gsd // 10, operator) for layer in (own, sharp))
-        truth = {b: measured[b] for b in own}
-        found.append(compare(_dataset(small), _dataset(truth), ratio=gsd / 10, gain=gain))
-        spatial.append(_spatial(list(own.values()), list(sharp.values())))
+        group = {b: a for b, a in estimates.items() if grid_of(b) == gsd}
+        small, smooth = (_coarser(layer, gsd // 10, operator) for layer in (group, sharp))
+        truth = {b: measured[b] for b in group}
+        results.append(compare(_dataset(small), _dataset(truth), ratio=gsd / 10, gain=gain))
+        spatial.append(_spatial(list(group.values()), list(sharp.values())))
         expected.append(_spatial(list(truth.values()), list(smooth.values())))
-    each = {name: [scores[name] for scores in found] for name in ("rmse", "uiq", "q2n", "ergas", "sam")}
+    each = {name: [scores[name] for scores in results] for name in ("rmse", "uiq", "q2n", "ergas", "sam")}
     values: dict[str, da.Array] = {
         "consistency": da.concatenate(each["rmse"]),
         "d_lambda_band": 1 - da.concatenate(each["uiq"]),
@@ -215,10 +215,10 @@ def _laplacians(arrays: list[npt.NDArray[Any]], place: Place, bands: int) -> Flo
         edges = _laplacian(np.where(seen, stack, 0))
         everywhere = np.logical_and.reduce(windows[bands:])
         for band in range(bands):
-            there = everywhere & windows[band]
-            terms = np.stack([np.ones(int(there.sum())), *(edge[there] for edge in (*edges[bands:], edges[band]))])
+            valid = everywhere & windows[band]
+            terms = np.stack([np.ones(int(valid.sum())), *(edge[valid] for edge in (*edges[bands:], edges[band]))])
             sums[band, :-1] += (terms @ terms.T).ravel()
-            sums[band, -1] += np.square(stack[band, 1:-1, 1:-1][there]).sum()
+            sums[band, -1] += np.square(stack[band, 1:-1, 1:-1][valid]).sum()
     return sums
 
 
@@ -243,8 +243,8 @@ def _correlation(sums: Floats) -> Floats:
         products = np.reshape(flat, (size, size))
         n = products[0, 0]
         covariance = products[1:, 1:] - np.outer(products[0, 1:], products[0, 1:]) / max(n, 1)
-        among, across, own = covariance[:-1, :-1], covariance[:-1, -1], covariance[-1, -1]
-        if own > FLAT * squares:
+        among, across, variance = covariance[:-1, :-1], covariance[:-1, -1], covariance[-1, -1]
+        if variance > FLAT * squares:
             explained = across @ np.linalg.pinv(among, rcond=_RANK, hermitian=True) @ across
-            out[band] = np.sqrt(np.clip(explained / own, 0, 1))
+            out[band] = np.sqrt(np.clip(explained / variance, 0, 1))
     return out

@@ -86,12 +86,12 @@ def bars(scores: xr.Dataset, metric: str = "rmse") -> Figure:
     """
     if metric not in scores:
         raise BandError(f"there is no metric {metric!r}: use one of {', '.join(map(str, scores.data_vars))}")
-    found = scores[metric]
-    if "scene" in found.dims:
-        found = found.mean("scene")
-    labels = [printable(str(band)) for band in found["band"].values] if "band" in found.dims else ["all bands"]
-    methods = [str(method) for method in found["method"].values]
-    values = found.transpose("method", ...).values.reshape(len(methods), len(labels))
+    data = scores[metric]
+    if "scene" in data.dims:
+        data = data.mean("scene")
+    labels = [printable(str(band)) for band in data["band"].values] if "band" in data.dims else ["all bands"]
+    methods = [str(method) for method in data["method"].values]
+    values = data.transpose("method", ...).values.reshape(len(methods), len(labels))
     figure = _figure(max(6.0, 1.5 + 0.16 * values.size + 0.5 * len(labels)), 3.8)
     ax = figure.subplots()
     width = 0.85 / len(methods)
@@ -99,9 +99,9 @@ def bars(scores: xr.Dataset, metric: str = "rmse") -> Figure:
     for number, heights in enumerate(values):
         at = np.arange(len(labels)) + (number - (len(methods) - 1) / 2) * width
         colour, hatch = _COLOURS[number % len(_COLOURS)], _HATCHES[number // len(_COLOURS) % len(_HATCHES)]
-        made = ax.bar(at, heights, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3)
-        shown.append(made.patches[0])
-    units = found.attrs.get("units", "")
+        drawn = ax.bar(at, heights, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3)
+        shown.append(drawn.patches[0])
+    units = data.attrs.get("units", "")
     ax.set_ylabel(metric + (f", {units}" if units not in ("", "1") else ""))
     ax.set_xticks(range(len(labels)), labels)
     ax.spines[["top", "right"]].set_visible(False)
@@ -145,8 +145,8 @@ def error_maps(
     """
     rows = {}
     for band in bands or [str(name) for name in truth.data_vars]:
-        made = {name: ds[band].values * gain for name, ds in estimates.items() if band in ds}
-        rows[band] = (truth[band].values * gain, made)
+        pixels = {name: ds[band].values * gain for name, ds in estimates.items() if band in ds}
+        rows[band] = (truth[band].values * gain, pixels)
     return maps(rows, tuple(estimates))
 
 
@@ -168,8 +168,8 @@ def maps(rows: Mapping[str, tuple[Pixels, Mapping[str, Pixels]]], methods: Seque
         One colour scale for all, up to the error that 1 % of all pixels exceed.
     """
     errors = {
-        label: {method: np.abs(made[method] - truth) for method in methods if method in made}
-        for label, (truth, made) in rows.items()
+        label: {method: np.abs(estimates[method] - truth) for method in methods if method in estimates}
+        for label, (truth, estimates) in rows.items()
     }
     pooled = np.concatenate([e.ravel() for row in errors.values() for e in row.values()] or [np.zeros(1)])
     seen = pooled[np.isfinite(pooled)]

@@ -81,10 +81,10 @@ def page(run: Run, pictures: Mapping[str, list[Part]]) -> list[Part]:
     parts: list[Part] = []
     judged = {key: scores for key, scores in run.results.items() if key[0] != 1}
     if judged:
-        own = [label for label in run.labels if label not in run.transferred]
-        plain = {key: scores.sel({"method": own}) for key, scores in judged.items()}
+        labels = [label for label in run.labels if label not in run.transferred]
+        plain = {key: scores.sel({"method": labels}) for key, scores in judged.items()}
         parts += [summary(plain), by_level(plain)]
-        others = [label for label in own if label != "bicubic"]
+        others = [label for label in labels if label != "bicubic"]
         if others:
             parts.append(paired(plain, "twogrid" if "twogrid" in others else others[0]))
     parts += [Heading("What is judged"), *_scenes(run), LIMITS]
@@ -112,8 +112,8 @@ def _reasons(labels: Mapping[str, object]) -> str:
 def _scenes(run: Run) -> list[Part]:
     levels = {level: sum(x == level for x in run.levels.values()) for level in sorted(set(run.levels.values()))}
     counted = ", ".join(f"{n} {level or 'of unknown level'}" for level, n in levels.items())
-    years = sorted({year for found in run.years.values() for year in found})
-    unknown = sum(not found for found in run.years.values())
+    years = sorted({year for known in run.years.values() for year in known})
+    unknown = sum(not known for known in run.years.values())
     line = "Contains modified Copernicus Sentinel data" + "".join(
         f"{',' if i else ''} {y}" for i, y in enumerate(years)
     )
@@ -126,10 +126,10 @@ def _scenes(run: Run) -> list[Part]:
         "in scores.csv."
     )
     for scale in dict.fromkeys(scale for scale, _ in run.tallies):
-        some = [tally for (of, _), tally in run.tallies.items() if of == scale]
+        tallies = [tally for (of, _), tally in run.tallies.items() if of == scale]
         for title, lines in (
-            ("Left out", [line for tally in some for line in tally.left_out]),
-            ("Not made", [line for tally in some for line in tally.notes]),
+            ("Left out", [line for tally in tallies for line in tally.left_out]),
+            ("Not made", [line for tally in tallies for line in tally.notes]),
         ):
             named: dict[str, list[str]] = {}
             for line in dict.fromkeys(lines):
@@ -234,30 +234,31 @@ def _pictures(run: Run, tally: Tally, folder: Path, name: str) -> list[Part]:
     labels = [label for label in tally.labels if label not in run.transferred]
     error = run.results[tally.scale, tally.operator]["rmse"].sel({"method": "bicubic"}).mean("band")
     ranked = [str(s) for s in error.sortby(error, ascending=False)["scene"].values if str(s) in tally.shown]
-    some, first = ranked[:ROWS], ranked[0]
-    made = {s: {m: c.crop for m, c in tally.cells[s].items() if m in labels and c.crop is not None} for s in some}
+    scenes, first = ranked[:ROWS], ranked[0]
+    crops = {s: {m: c.crop for m, c in tally.cells[s].items() if m in labels and c.crop is not None} for s in scenes}
 
     def row(scene: str, band: str) -> tuple[npt.NDArray[np.float32], dict[str, npt.NDArray[np.float32]]]:
         at = bands.index(band)
-        return tally.shown[scene]["truth"][at], {m: crop[at] for m, crop in made[scene].items()}
+        return tally.shown[scene]["truth"][at], {m: crop[at] for m, crop in crops[scene].items()}
 
-    one = "B11" if tally.scale == 2 else "B01"
+    single_band = "B11" if tally.scale == 2 else "B01"
     side = tally.shown[first]["truth"].shape[-1] * 10 * tally.scale / 1000
-    where = f"a crop of {side:g} km where {first} is richest"
+    place = f"a crop of {side:g} km where {first} is richest"
     drawn = {
         f"errors-bands-{name}": (
             lambda: maps({band: row(first, band) for band in bands}, labels),
-            f"Absolute errors per band, {where} (as figures 8 and 9 of {PAPER}); white is nodata",
+            f"Absolute errors per band, {place} (as figures 8 and 9 of {PAPER}); white is nodata",
         ),
         f"errors-scenes-{name}": (
-            lambda: maps({scene: row(scene, one) for scene in some}, labels),
-            f"Absolute errors of {one} on {len(some)} scenes with most detail, where each is richest; white is nodata",
+            lambda: maps({scene: row(scene, single_band) for scene in scenes}, labels),
+            f"Absolute errors of {single_band} on {len(scenes)} scenes with most detail, where each is richest; "
+            "white is nodata",
         ),
     }
     picked = [bands.index(b) for b in (SWIR if tally.scale == 2 else ("B01",))]
     rows = {}
-    for scene in some:
-        panels = {"input": tally.shown[scene]["coarse"], **made[scene], "truth": tally.shown[scene]["truth"]}
+    for scene in scenes:
+        panels = {"input": tally.shown[scene]["coarse"], **crops[scene], "truth": tally.shown[scene]["truth"]}
         rows[scene] = {title: np.moveaxis(pixels[picked], 0, -1) for title, pixels in panels.items()}
     what = f"{', '.join(SWIR)} as red, green, blue" if tally.scale == 2 else "B01"
     drawn[f"strips-{name}"] = (lambda: strips(rows), f"Input, every method, truth: {what}")
@@ -440,11 +441,11 @@ def _timings(
         return {label: {int(gsd): Timing(*t) for gsd, t in row.items()} for label, row in kept.items()}
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
         pass
-    found = timed(enlarged(subject.cube, timing.SIDE), methods, device, say)
-    if not any(t.note.startswith("failed") for row in found.values() for t in row.values()):
+    timings = timed(enlarged(subject.cube, timing.SIDE), methods, device, say)
+    if not any(t.note.startswith("failed") for row in timings.values() for t in row.values()):
         with files.named(folder):
-            files.write(path, json.dumps(found))
-    return found
+            files.write(path, json.dumps(timings))
+    return timings
 
 
 def _finish(run: Run, out: Path) -> None:

@@ -74,8 +74,8 @@ def sensor(
     Examples
     --------
     >>> import xsen2
-    >>> found = xsen2.sample().isel(time=0).dsen2.sensor(["B8A"]).compute()
-    >>> found["blur"].sel(axis="along").item() > 0.5
+    >>> estimate = xsen2.sample().isel(time=0).dsen2.sensor(["B8A"]).compute()
+    >>> estimate["blur"].sel(axis="along").item() > 0.5
     True
     """
     cube = recognise(ds)
@@ -85,12 +85,12 @@ def sensor(
         )
     low = [band for band in cube.bands if grid_of(band) != 10]
     if bands is not None:
-        own = {name: band for band, name in cube.names.items()}
-        if unknown := [band for band in bands if own.get(band, band) not in low]:
+        by_name = {name: band for band, name in cube.names.items()}
+        if unknown := [band for band in bands if by_name.get(band, band) not in low]:
             raise BandError(
                 f"{', '.join(unknown)}: not among the cube's 20 m and 60 m bands, {', '.join(low) or 'none'}"
             )
-        low = [band for band in low if band in {own.get(b, b) for b in bands}]
+        low = [band for band in low if band in {by_name.get(b, b) for b in bands}]
     if not low:
         raise BandError("the cube has no 20 m or 60 m bands: there is nothing to hold against the 10 m ones")
     scales = scales_of(cube, quantification)
@@ -101,10 +101,10 @@ def sensor(
     cell = max(cube.factor(band) for band in cube.bands)
     chunks = split(rows, cell), split(columns, cell)
     parts, names = [], []
-    for some in of_grid(tuple(low)):
-        found = each(_table, fitted(cube, Estimate.of(some), chunks, scales, arrays))
-        parts.append(_numbers(found, len(some)))
-        names += list(some)
+    for group in of_grid(tuple(low)):
+        fits = each(_table, fitted(cube, Estimate.of(group), chunks, scales, arrays))
+        parts.append(_numbers(fits, len(group)))
+        names += list(group)
     table = da.concatenate(parts, axis=-2)
     lead = ("time",) if cube.time else ()
     coords: dict[str, Any] = {"band": [cube.names[b] for b in names], "axis": list(AXES)}
@@ -183,7 +183,7 @@ class Estimate(OneGrid):
     def gather(self, a: Array, b: Array, c: Array, valid: Mask, own: Mask) -> Floats:
         """Sums of products of the 10 m bands, as coarse as the others, their derivatives, and the band."""
         ratio = self._ratio
-        whole = cells(own, ratio)
+        counted = cells(own, ratio)
         sums = []
         for centre, y in zip(self.centres, b if ratio == 2 else c, strict=True):
             rows, columns = ([_gaussian(s, d, ratio) for s, d in _variants(*centre[i::2])] for i in (0, 1))
@@ -193,8 +193,8 @@ class Estimate(OneGrid):
             here = [low[0][0]]
             here += [(low[1][0] - low[2][0]) / (2 * STEP), (low[0][1] - low[0][2]) / (2 * STEP)]
             here += [(low[3][0] - low[4][0]) / (2 * STEP), (low[0][3] - low[0][4]) / (2 * STEP)]
-            x = np.stack(here, 1)[..., whole].reshape(4 * TERMS, -1)
-            columns_ = np.concatenate([x * UNIT, np.ones((1, x.shape[1])), y[whole][None] * UNIT]).astype(np.float64)
+            x = np.stack(here, 1)[..., counted].reshape(4 * TERMS, -1)
+            columns_ = np.concatenate([x * UNIT, np.ones((1, x.shape[1])), y[counted][None] * UNIT]).astype(np.float64)
             sums.append(columns_ @ columns_.T)
         return np.stack(sums).ravel()
 

@@ -98,12 +98,12 @@ def shown(value: float, digits: int) -> str:
 
 def relative(scores: xr.Dataset, metric: str = "rmse") -> xr.DataArray:
     """A metric divided by bicubic's, per scene and method: means over the bands that the method makes."""
-    found = scores[metric]
-    base = found.sel({"method": "bicubic"}, drop=True)
-    if "band" in found.dims:
-        both = found.notnull() & base.notnull()
-        found, base = found.where(both).mean("band"), base.where(both).mean("band")
-    out: xr.DataArray = found / base
+    values = scores[metric]
+    base = values.sel({"method": "bicubic"}, drop=True)
+    if "band" in values.dims:
+        both = values.notnull() & base.notnull()
+        values, base = values.where(both).mean("band"), base.where(both).mean("band")
+    out: xr.DataArray = values / base
     return out
 
 
@@ -125,11 +125,11 @@ def summary_numbers(results: Results) -> dict[str, dict[str, dict[str, float | i
         rmse, sam = relative(scores), relative(scores, "sam")
         rows = out.setdefault(f"{10 * scale} m, {operator}", {})
         for method in map(str, scores["method"].values):
-            some = rmse.sel({"method": method})
+            ratios = rmse.sel({"method": method})
             rows[method] = {
-                "scenes": int(some.notnull().sum()),
-                "mean ratio": float(some.mean()),
-                "worst ratio": float(some.max()),
+                "scenes": int(ratios.notnull().sum()),
+                "mean ratio": float(ratios.mean()),
+                "worst ratio": float(ratios.max()),
                 "SAM ratio": _over_scenes(sam, method),
                 "RMSE": float(scores["rmse"].sel({"method": method}).mean("band").mean()),
             }
@@ -147,10 +147,10 @@ def summary(results: Results) -> Table:
     for method in next(iter(numbers.values())):
         cells = [method]
         for scale, operator in keys:
-            found, total = numbers[f"{10 * scale} m, {operator}"][method], results[scale, operator].sizes["scene"]
-            few = "" if found["scenes"] in (0, total) else f" ({found['scenes']})"
-            cells.append(shown(found["mean ratio"], 3) + few)
-            cells += [shown(found[what], 3) for what in ("worst ratio", "SAM ratio")]
+            ratios, total = numbers[f"{10 * scale} m, {operator}"][method], results[scale, operator].sizes["scene"]
+            few = "" if ratios["scenes"] in (0, total) else f" ({ratios['scenes']})"
+            cells.append(shown(ratios["mean ratio"], 3) + few)
+            cells += [shown(ratios[what], 3) for what in ("worst ratio", "SAM ratio")]
         rows.append(tuple(cells))
     note = (
         "Each number is divided by that of bicubic interpolation on the same scene; less is better. RMSE: mean over "
@@ -167,9 +167,9 @@ def by_level(results: Results) -> Table:
             continue
         ratio = relative(scores)
         for level in dict.fromkeys(sorted(map(str, scores["level"].values))):
-            some = ratio.isel(scene=np.flatnonzero(scores["level"].values == level))
-            head.append(f"{10 * scale} m {operator}, {level or 'level unknown'} ({some.sizes['scene']})")
-            columns.append(some.mean("scene").values)
+            subset = ratio.isel(scene=np.flatnonzero(scores["level"].values == level))
+            head.append(f"{10 * scale} m {operator}, {level or 'level unknown'} ({subset.sizes['scene']})")
+            columns.append(subset.mean("scene").values)
     methods = [str(m) for m in next(iter(results.values()))["method"].values]
     rows = tuple((method, *(shown(c[i], 3) for c in columns)) for i, method in enumerate(methods))
     return Table("L1C and L2A apart", "RMSE divided by bicubic's, mean over scenes (their number).", tuple(head), rows)
@@ -222,24 +222,24 @@ def averages(title: str, note: str, scores: xr.Dataset, methods: Sequence[str], 
         head += [f"paper: {what}" for what in ("system", "RMSE", "SRE", "SAM", "UIQ", "RMSE ratio")]
     rows = []
     for method in methods:
-        own = [shown(float(scores[m].sel({"method": method}).mean()), DIGITS[m]) for m in metrics]
-        own.append(shown(_over_scenes(ratio, method), 3))
+        cells = [shown(float(scores[m].sel({"method": method}).mean()), DIGITS[m]) for m in metrics]
+        cells.append(shown(_over_scenes(ratio, method), 3))
         if published:
-            own += _published(method, int(scores.attrs["scale"]))
-        rows.append((method, *own))
+            cells += _published(method, int(scores.attrs["scale"]))
+        rows.append((method, *cells))
     return Table(title, note, tuple(head), tuple(rows))
 
 
 def _published(method: str, scale: int) -> list[str]:
-    said = PUBLISHED.get(method)
-    if said is None:
+    paper = PUBLISHED.get(method)
+    if paper is None:
         return ["–"] * 6
     if scale == 6:
-        ratio = said.rmse_60 / PUBLISHED["bicubic"].rmse_60
-        return [said.name, shown(said.rmse_60, 1), "–", "–", "–", shown(ratio, 3)]
-    numbers = (said.rmse, said.sre, said.sam, said.uiq)
-    ratio = said.rmse / PUBLISHED["bicubic"].rmse
-    return [said.name, *(shown(v, d) for v, d in zip(numbers, (1, 1, 2, 3), strict=True)), shown(ratio, 3)]
+        ratio = paper.rmse_60 / PUBLISHED["bicubic"].rmse_60
+        return [paper.name, shown(paper.rmse_60, 1), "–", "–", "–", shown(ratio, 3)]
+    numbers = (paper.rmse, paper.sre, paper.sam, paper.uiq)
+    ratio = paper.rmse / PUBLISHED["bicubic"].rmse
+    return [paper.name, *(shown(v, d) for v, d in zip(numbers, (1, 1, 2, 3), strict=True)), shown(ratio, 3)]
 
 
 def per_band(title: str, note: str, scores: xr.Dataset, methods: Sequence[str], metrics: Sequence[str]) -> Table:
@@ -259,17 +259,17 @@ def no_reference(scores: xr.Dataset) -> list[Table]:
     """All scores without a truth, per native grid."""
     tables = []
     for gsd, bands in (("20 m", ("B05", "B06", "B07", "B8A", "B11", "B12")), ("60 m", ("B01", "B09"))):
-        there = [b for b in bands if b in scores["band"].values]
-        if not there:
+        present = [b for b in bands if b in scores["band"].values]
+        if not present:
             continue
-        some = scores.sel(band=there)
-        metrics = [str(name) for name in some.data_vars]
+        subset = scores.sel(band=present)
+        metrics = [str(name) for name in subset.data_vars]
         rows = []
-        for method in map(str, some["method"].values):
-            values = (float(some[m].sel({"method": method}).mean()) for m in metrics)
+        for method in map(str, subset["method"].values):
+            values = (float(subset[m].sel({"method": method}).mean()) for m in metrics)
             cells = [shown(v, DIGITS.get(m, 4)) for m, v in zip(metrics, values, strict=True)]
             rows.append((method, *cells))
-        head = ("method", *(f"{m}{_unit(some[m])}" for m in metrics))
+        head = ("method", *(f"{m}{_unit(subset[m])}" for m in metrics))
         tables.append(Table(f"{gsd} bands at 10 m, without a truth", "Mean over bands and scenes.", head, tuple(rows)))
     return tables
 

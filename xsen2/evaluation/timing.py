@@ -148,9 +148,9 @@ def _peak() -> float:
     Linux counts into ``ru_maxrss`` what the parent held when it forked, so the kernel's own mark comes first.
     """
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-        if found:
-            return int(found[1]) / 1024
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+        if match:
+            return int(match[1]) / 1024
     except OSError:
         pass
     try:
@@ -169,5 +169,5 @@ def machine() -> dict[str, Any]:
 if __name__ == "__main__":
     import xsen2  # noqa: F401  # registers the accessor
 
-    where, what, grid, on = sys.argv[1:]
-    print(json.dumps(_measure(Path(where), what, int(grid), on)._asdict()))
+    path, what, grid, on = sys.argv[1:]
+    print(json.dumps(_measure(Path(path), what, int(grid), on)._asdict()))

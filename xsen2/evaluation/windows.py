@@ -110,8 +110,8 @@ def quality(
         cut = np.s_[..., row : row + BLOCK, left : left + across * BLOCK]
         keep = np.all(seen[cut].reshape(BLOCK, across, BLOCK), axis=(0, 2))
         if keep.any():
-            found = _index(_blocks(ys[cut], keep), _blocks(xs[cut], keep))
-            total, count = total + float(found.sum()), count + found.size
+            indices = _index(_blocks(ys[cut], keep), _blocks(xs[cut], keep))
+            total, count = total + float(indices.sum()), count + indices.size
     return total, count
 
 
@@ -287,16 +287,16 @@ def _smooth(values: Floats) -> Floats:
     for start in range(0, width - more, _TILE):
         n = min(_TILE, width - more - start)
         for row in range(0, len(flat), _ROWS):
-            some = np.s_[row : row + _ROWS]
+            strip = np.s_[row : row + _ROWS]
             np.matmul(
-                flat[some, start : start + n + more], matrix[:n, : n + more].T, out=across[some, start : start + n]
+                flat[strip, start : start + n + more], matrix[:n, : n + more].T, out=across[strip, start : start + n]
             )
     across = across.reshape(fields, height, width - more)
     out = np.empty((fields, height - more, width - more))
     for start in range(0, height - more, _TILE):
         n = min(_TILE, height - more - start)
-        for field, made in zip(across[:, start : start + n + more], out[:, start : start + n], strict=True):
-            mixed(matrix[:n, : n + more], field, out=made)
+        for field, target in zip(across[:, start : start + n + more], out[:, start : start + n], strict=True):
+            mixed(matrix[:n, : n + more], field, out=target)
     return out
 
 

@@ -128,9 +128,9 @@ class Card:
             If it cannot be read, or is not a card.
         """
         path = path.absolute()  # a worker has another working directory
-        own = "" if path.parent == WEIGHTS else str(path.with_suffix(".safetensors"))
+        weights_path = "" if path.parent == WEIGHTS else str(path.with_suffix(".safetensors"))
         try:
-            card = cls(**files.read_json(path), path=own)
+            card = cls(**files.read_json(path), path=weights_path)
         except (OSError, ValueError, TypeError) as error:
             raise WeightsError(f"{path} is not a card of weights: {printable(str(error), 300)}") from error
         if wrong := card._wrong():
@@ -285,9 +285,9 @@ def cards() -> dict[str, tuple[Card, ...]]:
     return grouped(Card.read(path) for path in sorted(WEIGHTS.glob("*.json")))
 
 
-def grouped(found: Iterable[Card]) -> dict[str, tuple[Card, ...]]:
+def grouped(all_cards: Iterable[Card]) -> dict[str, tuple[Card, ...]]:
     """Cards by their network."""
     groups: dict[str, list[Card]] = {}
-    for card in found:
+    for card in all_cards:
         groups.setdefault(card.network, []).append(card)
     return {name: tuple(group) for name, group in groups.items()}

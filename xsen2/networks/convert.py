@@ -82,7 +82,7 @@ def convert(file: Path, out: Path | None = None) -> Card:
     """
     from safetensors.numpy import save
 
-    tensors, said = read_keras(file)
+    tensors, metadata = read_keras(file)
     features, bands = tensors["head.weight"].shape[:2]
     blocks = (len(tensors) - 4) // 4  # weight and bias of head and tail, and of two convolutions in each block
     ratio = 2 if bands == len(A + B) else 6
@@ -109,7 +109,7 @@ def convert(file: Path, out: Path | None = None) -> Card:
         sha256=hashlib.sha256(raw).hexdigest(),
         licence=GPL if released else UNKNOWN,
         source=f"Lanaras et al. 2018 ({kind}, {blocks} x {features}), {origin}, converted from Keras",
-        training={"command": f"xsen2 weights convert {file.name}", "10 m bands as fed": ", ".join(FED), **said},
+        training={"command": f"xsen2 weights convert {file.name}", "10 m bands as fed": ", ".join(FED), **metadata},
         validation={
             SCORE: {"mean ratio": round(float(np.mean(_rmse(exact, truth) / _rmse(bicubic, truth))), 3)},
             STORAGE: {
@@ -192,9 +192,9 @@ def read_keras(file: Path) -> tuple[Tensors, dict[str, str]]:
     Lanaras, Bioucas-Dias, Galliani, Baltsavias, Schindler (2018). Super-resolution of Sentinel-2 images:
     learning a globally applicable deep neural network. ISPRS J. 146, 305-319: figures 3 and 4.
     """
-    arrays, said = _read(file)
+    arrays, metadata = _read(file)
     convolutions = _convolutions(file, arrays)
-    if said["backend"] == "theano":  # which turns kernels by 180 degrees, where all others correlate
+    if metadata["backend"] == "theano":  # which turns kernels by 180 degrees, where all others correlate
         convolutions = [(kernel[::-1, ::-1], bias) for kernel, bias in convolutions]
     kernel, bias = convolutions[0]
     order = [FED.index(band) for band in A] + list(range(len(A), kernel.shape[2]))
@@ -204,7 +204,7 @@ def read_keras(file: Path) -> tuple[Tensors, dict[str, str]]:
     for name, (kernel, bias) in zip(names, convolutions, strict=True):
         tensors[f"{name}.weight"] = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1), np.float32)
         tensors[f"{name}.bias"] = np.ascontiguousarray(bias, np.float32)
-    return tensors, said
+    return tensors, metadata
 
 
 def _read(file: Path) -> tuple[list[tuple[str, Numbers]], dict[str, str]]:
@@ -218,7 +218,7 @@ def _read(file: Path) -> tuple[list[tuple[str, Numbers]], dict[str, str]]:
         raw = files.read(file, MOST)
     except OSError as error:
         raise WeightsError(f"{file} cannot be read: {error}") from error
-    said = {"file": file.name, "file_sha256": hashlib.sha256(raw).hexdigest()}
+    metadata = {"file": file.name, "file_sha256": hashlib.sha256(raw).hexdigest()}
     try:
         # From memory: the bytes that have been counted, and no driver that looks for other files.
         with _without_plugins(), h5py.File(h5py.h5f.open_file_image(raw)) as root:
@@ -230,22 +230,22 @@ def _read(file: Path) -> tuple[list[tuple[str, Numbers]], dict[str, str]]:
                 )
             for key in ("keras_version", "backend"):
                 owner = next((x for x in (top, root) if key in x.attrs), None)
-                said[key] = "" if owner is None else printable(_names(file, owner, key)[0], 100)
-            found: list[tuple[str, Any]] = []
+                metadata[key] = "" if owner is None else printable(_names(file, owner, key)[0], 100)
+            datasets: list[tuple[str, Any]] = []
             for layer in _names(file, top, "layer_names"):
                 group = _inside(file, top, layer)
                 if group is None:
                     raise KeyError(f"{printable(layer, 100)} is named, but not there")
                 names = _names(file, group, "weight_names")
-                found += [(printable(f"{layer}/{name}", 200), _inside(file, group, name)) for name in names]
-            _check(file, found)
-            arrays = [(name, np.asarray(dataset)) for name, dataset in found]
+                datasets += [(printable(f"{layer}/{name}", 200), _inside(file, group, name)) for name in names]
+            _check(file, datasets)
+            arrays = [(name, np.asarray(dataset)) for name, dataset in datasets]
     except WeightsError:
         raise
     except Exception as error:  # h5py raises nearly everything where a file is cut off, overwritten, or of another kind
         reason = printable(str(error), 300)
         raise WeightsError(f"{file} is not HDF5 that Keras saved, or is damaged: {reason}") from error
-    return arrays, said
+    return arrays, metadata
 
 
 @contextmanager
@@ -297,7 +297,7 @@ def _names(file: Path, owner: Any, key: str) -> list[str]:
     return [_text(value) for value in np.atleast_1d(owner.attrs[key])]
 
 
-def _check(file: Path, found: list[tuple[str, Any]]) -> None:
+def _check(file: Path, datasets: list[tuple[str, Any]]) -> None:
     """Refuse what is not plain arrays inside this file, before any of them is read."""
     import h5py
 
@@ -307,7 +307,7 @@ def _check(file: Path, found: list[tuple[str, Any]]) -> None:
         )
 
     total = 0
-    for name, dataset in found:
+    for name, dataset in datasets:
         if not isinstance(dataset, h5py.Dataset):
             raise KeyError(f"{name} is named, but is not an array")
         plan = dataset.id.get_create_plist()
@@ -325,7 +325,7 @@ def _check(file: Path, found: list[tuple[str, Any]]) -> None:
         total += math.prod(dataset.shape)
         if total > WEIGHTS or math.prod(dataset.chunks or ()) > WEIGHTS:
             raise refuse(name, f"of shape {dataset.shape}, in chunks of {dataset.chunks}, is more than a network has")
-    _shapes(file, [(name, tuple(dataset.shape)) for name, dataset in found])
+    _shapes(file, [(name, tuple(dataset.shape)) for name, dataset in datasets])
 
 
 def _text(value: Any) -> str:
@@ -347,7 +347,7 @@ def _convolutions(file: Path, arrays: list[tuple[str, Numbers]]) -> list[tuple[N
 
 def _shapes(file: Path, arrays: list[tuple[str, Shape]]) -> None:
     """Refuse shapes that do not chain up to a DSen2."""
-    found = []
+    shapes = []
     for i in range(0, len(arrays), 2):
         name, kernel = arrays[i]
         bias = arrays[i + 1][1] if i + 1 < len(arrays) else (0,)
@@ -357,19 +357,19 @@ def _shapes(file: Path, arrays: list[tuple[str, Shape]]) -> None:
                 f"{name} has shape {kernel} and what follows it {bias}, where the kernel (3, 3, in, out) "
                 "and the bias (out,) of a 3x3 convolution should be",
             )
-        found.append(kernel[2:])
-    if len(found) < 4 or len(found) % 2:
-        raise _refuse(file, f"it has {len(found)} convolutions, not one, two for each residual block, and one more")
-    bands, features = found[0]
-    made = found[-1][1]
-    if (bands, made) not in ((len(A + B), len(B)), (len(A + B + C), len(C))):
-        raise _refuse(file, f"it makes {made} bands of {bands}, neither 6 of 10 (20 m) nor 2 of 12 (60 m)")
-    wanted = [(bands, features), *[(features, features)] * (len(found) - 2), (features, made)]
-    for number, (shape, want) in enumerate(zip(found, wanted, strict=True), 1):
+        shapes.append(kernel[2:])
+    if len(shapes) < 4 or len(shapes) % 2:
+        raise _refuse(file, f"it has {len(shapes)} convolutions, not one, two for each residual block, and one more")
+    bands, features = shapes[0]
+    produced = shapes[-1][1]
+    if (bands, produced) not in ((len(A + B), len(B)), (len(A + B + C), len(C))):
+        raise _refuse(file, f"it makes {produced} bands of {bands}, neither 6 of 10 (20 m) nor 2 of 12 (60 m)")
+    wanted = [(bands, features), *[(features, features)] * (len(shapes) - 2), (features, produced)]
+    for number, (shape, want) in enumerate(zip(shapes, wanted, strict=True), 1):
         if shape != want:
             raise _refuse(
                 file, f"convolution {number} makes {shape[1]} features of {shape[0]}, not {want[1]} of {want[0]}"
             )
-    for what, count in (("residual blocks", len(found) // 2 - 1), ("features", features)):
+    for what, count in (("residual blocks", len(shapes) // 2 - 1), ("features", features)):
         if not 1 <= count <= LARGEST:
             raise _refuse(file, f"it has {count} {what}, not 1 to {LARGEST}")

@@ -60,22 +60,22 @@ def best_device(device: str = "auto") -> torch.device:
     """``"auto"``: CUDA, else MPS, else the CPU; or the device that is named, if it is there."""
     if device != "auto":
         try:
-            found = torch.device(device)
+            chosen = torch.device(device)
         except RuntimeError as error:
             raise MethodError(
                 f"device={device!r} is not a device of torch: use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
             ) from error
-        there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-        if (found.index or 0) >= there.get(found.type, 1):
+        counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+        if (chosen.index or 0) >= counts.get(chosen.type, 1):
             raise MethodError(f"device={device!r} is not available on this machine: use device='auto'")
     elif torch.cuda.is_available():
-        found = torch.device("cuda")
+        chosen = torch.device("cuda")
     else:
-        found = torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        chosen = torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     # One name for one device: "cuda" and "cuda:0" must not take turns apart.
-    if found.type == "cuda":
-        return torch.device("cuda", torch.cuda.current_device() if found.index is None else found.index)
-    return torch.device(found.type)
+    if chosen.type == "cuda":
+        return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
+    return torch.device(chosen.type)
 
 
 def best_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
@@ -219,8 +219,8 @@ def download(x: torch.Tensor) -> Array:
         host.copy_(x, non_blocking=True)
         torch.cuda.current_stream(x.device).synchronize()
         x = host
-    found: Array = x.cpu().numpy()
-    return found
+    array: Array = x.cpu().numpy()
+    return array
 
 
 def memory(device: torch.device) -> int:
@@ -233,8 +233,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is short, in any of the ways that torch's devices have."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(phrase in said for phrase in _SHORT)
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in message for phrase in _SHORT)
 
 
 def free(device: torch.device) -> None:

@@ -71,12 +71,12 @@ class _Trimmed(nn.Module):
         more: dict[str, Any] = {"uncertainty": True} if self.uncertainty else {}
         if self.network.spare:
             more["spare"] = self.network.spare
-        made = self.network(*inputs, **more)
-        made = made[:, :, self.edge : -self.edge, self.edge : -self.edge]
+        out = self.network(*inputs, **more)
+        out = out[:, :, self.edge : -self.edge, self.edge : -self.edge]
         if not self.uncertainty:
-            return (made,)
-        many = made.shape[1] // 2
-        return made[:, :many], made[:, many:] * self.spread
+            return (out,)
+        many = out.shape[1] // 2
+        return out[:, :many], out[:, many:] * self.spread
 
 
 def margin(card: Card) -> int:
@@ -130,7 +130,7 @@ def export(card: Card, folder: Path, *, uncertainty: bool = False) -> Exported:
     onnx, yaml, item = (folder.absolute() / f"{card.name}{end}" for end in (".onnx", ".yaml", ".stac.json"))
     with files.named(folder.absolute(), files.ANEW):
         files.write(onnx, content)
-        files.write(yaml, "".join(f"{key}: {json.dumps(value)}\n" for key, value in _said(card).items()))
+        files.write(yaml, "".join(f"{key}: {json.dumps(value)}\n" for key, value in _description(card).items()))
         files.write(item, json.dumps(_item(card, uncertainty), indent=1) + "\n")
     return Exported(onnx, yaml, item, copied.file, difference)
 
@@ -203,19 +203,19 @@ def _packed(raw: bytes, card: Card) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     _shortened(graph)
-    ours = [one for one in model.opset_import if not one.domain]
+    ours = [opset for opset in model.opset_import if not opset.domain]
     del model.opset_import[:]
     model.opset_import.extend(ours)
     model.producer_name, model.producer_version = "xsen2", __version__
     del model.metadata_props[:]
-    for key, said in {
+    for key, text in {
         "name": card.name,
         "licence": card.licence,
         "source": card.source,
         "weights": card.sha256,
     }.items():
         entry = model.metadata_props.add()
-        entry.key, entry.value = key, said
+        entry.key, entry.value = key, text
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
@@ -277,12 +277,12 @@ def _difference(content: bytes, model: _Trimmed, card: Card) -> float:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    made = session.run(None, dict(zip(_names(card), inputs, strict=True)))
-    pairs = zip(made, want, strict=True)
-    return max(float(np.abs(one - other.numpy()).max()) * GAIN for one, other in pairs)
+    outputs = session.run(None, dict(zip(_names(card), inputs, strict=True)))
+    pairs = zip(outputs, want, strict=True)
+    return max(float(np.abs(output - other.numpy()).max()) * GAIN for output, other in pairs)
 
 
-def _said(card: Card) -> dict[str, Any]:
+def _description(card: Card) -> dict[str, Any]:
     """The description, in the words of `xsen2.networks.external.KEYS`."""
     return {
         "model": f"{card.name}.onnx",

@@ -176,22 +176,22 @@ def at(path: str | os.PathLike[str]) -> Model:
         raise WeightsError(f"no model at {place}: it does not exist")
     if place.suffix.lower() in MODELS:
         beside = [place.with_suffix(s) for s in (*DESCRIPTIONS, ".json")]
-        described = next((one for one in beside if one.exists()), None)
+        described = next((candidate for candidate in beside if candidate.exists()), None)
         if described is None:
             raise WeightsError(
                 f"{place} has no description beside it: write {beside[0].name} there, which says at least\n"
                 f"model: {place.name}\nbands: [B2, B3, …]  # {KEYS['bands']}\nfactor: 2  # {KEYS['factor']}\n"
                 f"margin: 32  # {KEYS['margin']}\nscale: 1  # {KEYS['scale']}"
             )
-        said = _read(described)
-        said.setdefault("model", place.name)
-        if said["model"] != place.name:
-            raise WeightsError(f"{described} describes {printable(str(said['model']), 100)}, not {place.name}")
+        description = _read(described)
+        description.setdefault("model", place.name)
+        if description["model"] != place.name:
+            raise WeightsError(f"{described} describes {printable(str(description['model']), 100)}, not {place.name}")
     else:
         described = place
-        said = _read(place)
+        description = _read(place)
     try:
-        return _model(said, described)
+        return _model(description, described)
     except (WeightsError, BandError) as error:
         raise WeightsError(f"{described} does not describe a model: {error}") from error
 
@@ -203,18 +203,18 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         raw = files.read(path, TEXT)
         if path.suffix.lower() == ".json":
-            said: Any = json.loads(raw)
-            if isinstance(said, dict) and said.get("type") == "Feature":
-                return _from_item(said, path)
+            description: Any = json.loads(raw)
+            if isinstance(description, dict) and description.get("type") == "Feature":
+                return _from_item(description, path)
         else:
-            said = yaml.safe_load(raw)
+            description = yaml.safe_load(raw)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise WeightsError(f"{path} cannot be read as a description: {printable(str(error), 300)}") from error
-    if not isinstance(said, dict):
-        raise WeightsError(f"{path} is not a description: it holds {reprlib.repr(said)}, not names with values")
-    if unknown := [key for key in said if key not in KEYS]:
+    if not isinstance(description, dict):
+        raise WeightsError(f"{path} is not a description: it holds {reprlib.repr(description)}, not names with values")
+    if unknown := [key for key in description if key not in KEYS]:
         raise WeightsError(f"{path} says {reprlib.repr(unknown[0])}, which means nothing here: use {', '.join(KEYS)}")
-    return said
+    return description
 
 
 def _from_item(item: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -227,13 +227,13 @@ def _from_item(item: Mapping[str, Any], path: Path) -> dict[str, Any]:
     try:
         properties = item["properties"]
         every = list(properties["mlm:input"])
-        given, made = every[0], properties["mlm:output"][0]
-        orders = [[str(d) for d in one["input"]["dim_order"]] for one in every]
-        order = next((one for one in orders if one != SERVED), orders[0])
+        given, output = every[0], properties["mlm:output"][0]
+        orders = [[str(d) for d in entry["input"]["dim_order"]] for entry in every]
+        order = next((dims for dims in orders if dims != SERVED), orders[0])
         sizes = dict(zip(orders[0], given["input"]["shape"], strict=True))
-        out = dict(zip((str(d) for d in made["result"]["dim_order"]), made["result"]["shape"], strict=True))
-        many = [len(one["bands"]) for one in every]
-        bands = [band["name"] if isinstance(band, Mapping) else band for one in every for band in one["bands"]]
+        out = dict(zip((str(d) for d in output["result"]["dim_order"]), output["result"]["shape"], strict=True))
+        many = [len(entry["bands"]) for entry in every]
+        bands = [band["name"] if isinstance(band, Mapping) else band for entry in every for band in entry["bands"]]
         assets = [a for a in item["assets"].values() if "mlm:model" in a.get("roles", ())]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(
@@ -243,14 +243,14 @@ def _from_item(item: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path}: an input of {', '.join(order)} cannot be served, only batch, channel, height, width"
         )
-    if any(one.get("pre_processing_function") for one in every) or made.get("post_processing_function"):
+    if any(entry.get("pre_processing_function") for entry in every) or output.get("post_processing_function"):
         raise WeightsError(
             f"{path} names a function that is to be run before or after the model: nothing of the kind is run. Say the "
             "scale by value_scaling, or describe the model by YAML"
         )
     if len(assets) != 1:
         raise WeightsError(f"{path} has {len(assets)} assets with the role mlm:model: one is needed")
-    said: dict[str, Any] = {
+    description: dict[str, Any] = {
         "model": _beside(str(assets[0].get("href", ""))),
         "bands": bands,
         "name": properties.get("mlm:name", item.get("id", "external")),
@@ -259,25 +259,25 @@ def _from_item(item: Mapping[str, Any], path: Path) -> dict[str, Any]:
     }
     height, finer = sizes["height"], out.get("height", -1)
     if "xsen2:factor" in properties:
-        said["factor"] = properties["xsen2:factor"]
+        description["factor"] = properties["xsen2:factor"]
     elif height > 0 and finer > 0:
-        said["factor"] = finer / height
+        description["factor"] = finer / height
     if height > 0:
-        said["tile"] = height
+        description["tile"] = height
     for key in ("margin", "produces", "multiple"):
         if f"xsen2:{key}" in properties:
-            said[key] = properties[f"xsen2:{key}"]
+            description[key] = properties[f"xsen2:{key}"]
     if len(every) > 1:
-        said["grid"] = "native"
-    scalings = [_scaling(one.get("value_scaling"), n, path) for one, n in zip(every, many, strict=True)]
-    said["scale"], said["offset"] = ([x for one in scalings for x in one[i]] for i in (0, 1))
+        description["grid"] = "native"
+    scalings = [_scaling(entry.get("value_scaling"), n, path) for entry, n in zip(every, many, strict=True)]
+    description["scale"], description["offset"] = ([x for scaling in scalings for x in scaling[i]] for i in (0, 1))
     resize = given.get("resize_type")
     known = {"interpolation-cubic": "cubic", "interpolation-linear": "linear", "interpolation-nearest": "nearest"}
     if resize is not None:
         if resize not in known:
             raise WeightsError(f"{path}: resize_type {reprlib.repr(resize)} cannot be served: use {', '.join(known)}")
-        said["resampling"] = known[resize]
-    return said
+        description["resampling"] = known[resize]
+    return description
 
 
 def _beside(href: str) -> str:
@@ -293,18 +293,18 @@ def _scaling(given: Any, many: int, path: Path) -> tuple[list[float], list[float
         if len(given) == 1:
             given = list(given) * many
         scale, offset = [], []
-        for one in given:
-            kind = one.get("type")
+        for entry in given:
+            kind = entry.get("type")
             if kind is None:
                 pair = (1.0, 0.0)
             elif kind == "scale":
-                pair = (one["value"], 0.0)
+                pair = (entry["value"], 0.0)
             elif kind == "offset":
-                pair = (1.0, one["value"])
+                pair = (1.0, entry["value"])
             elif kind == "min-max":
-                pair = (one["maximum"] - one["minimum"], one["minimum"])
+                pair = (entry["maximum"] - entry["minimum"], entry["minimum"])
             elif kind == "z-score":
-                pair = (one["stddev"], one["mean"])
+                pair = (entry["stddev"], entry["mean"])
             else:
                 raise WeightsError(
                     f"{path}: value_scaling of type {reprlib.repr(kind)} cannot be served: use scale, offset, min-max "
@@ -317,9 +317,9 @@ def _scaling(given: Any, many: int, path: Path) -> tuple[list[float], list[float
     return scale, offset
 
 
-def _model(said: Mapping[str, Any], path: Path) -> Model:
+def _model(description: Mapping[str, Any], path: Path) -> Model:
     """The model of a description, checked."""
-    name = said.get("model")
+    name = description.get("model")
     if not isinstance(name, str) or not name or Path(name).name != name or name.startswith("."):
         raise WeightsError(f"model is {reprlib.repr(name)}, not the name of a file beside it")
     file = path.parent / name
@@ -331,27 +331,29 @@ def _model(said: Mapping[str, Any], path: Path) -> Model:
     except OSError as error:
         raise WeightsError(f"the model {file} cannot be read: {error}") from error
     for key in ("bands", "margin"):
-        if key not in said:
+        if key not in description:
             raise WeightsError(f"it does not say {key}: {KEYS[key]}")
-    native = _one_of(said.get("grid", 10), "grid", (10, "native")) == "native"
-    bands = _bands(said["bands"], "bands")
+    native = _choice(description.get("grid", 10), "grid", (10, "native")) == "native"
+    bands = _bands(description["bands"], "bands")
     if native and any(grid_of(x) > grid_of(y) for x, y in pairwise(bands)):
         raise WeightsError("of grid: native the bands come from the finest grid to the coarsest")
     coarse = tuple(b for b in bands if b not in A)
-    outputs = _bands(said["produces"], "produces") if "produces" in said else (coarse if native else bands)
+    outputs = (
+        _bands(description["produces"], "produces") if "produces" in description else (coarse if native else bands)
+    )
     if more := [b for b in outputs if b not in bands]:
         raise WeightsError(f"it makes {', '.join(more)}, which it does not read")
-    factor = said.get("factor", 1 if native else None)
+    factor = description.get("factor", 1 if native else None)
     if factor is None:
         raise WeightsError(f"it does not say factor: {KEYS['factor']}")
-    factor = _whole(factor, "factor", 1, LARGEST)
+    factor = _integer(factor, "factor", 1, LARGEST)
     if factor == 1 and not set(outputs) - set(A):
         raise WeightsError(f"factor 1 makes 10 m pixels, which {', '.join(outputs)} have as they are")
-    margin = -(-_whole(said["margin"], "margin", 0, MARGIN * factor) // factor)
-    scale, offset = (_numbers(said.get(k, d), k, len(bands)) for k, d in (("scale", 1.0), ("offset", 0.0)))
+    margin = -(-_integer(description["margin"], "margin", 0, MARGIN * factor) // factor)
+    scale, offset = (_numbers(description.get(k, d), k, len(bands)) for k, d in (("scale", 1.0), ("offset", 0.0)))
     if not all(scale):
         raise WeightsError("scale is 0: it is what DN are divided by")
-    made = Model(
+    model = Model(
         file=str(file),
         sha256=digest,
         bands=bands,
@@ -361,17 +363,17 @@ def _model(said: Mapping[str, Any], path: Path) -> Model:
         scale=scale,
         offset=offset,
         native=native,
-        resampling=str(_one_of(said.get("resampling", "cubic"), "resampling", RESAMPLING)),
-        tile=_whole(said.get("tile", 0), "tile", 0, 4096),
-        multiple=_whole(said.get("multiple", 1), "multiple", 1, 256),
-        **{key: _line(said.get(key, default), key) for key, default in _words(file).items()},
+        resampling=str(_choice(description.get("resampling", "cubic"), "resampling", RESAMPLING)),
+        tile=_integer(description.get("tile", 0), "tile", 0, 4096),
+        multiple=_integer(description.get("multiple", 1), "multiple", 1, 256),
+        **{key: _line(description.get(key, default), key) for key, default in _words(file).items()},
     )
-    if made.tile and made.core < 1:
+    if model.tile and model.core < 1:
         raise WeightsError(
-            f"of a tile of {made.tile} pixels nothing is left without a margin of {made.margin} on each side, in "
-            f"steps of {made.cell}"
+            f"of a tile of {model.tile} pixels nothing is left without a margin of {model.margin} on each side, in "
+            f"steps of {model.cell}"
         )
-    return made
+    return model
 
 
 def _words(file: Path) -> dict[str, str]:
@@ -388,7 +390,7 @@ def _bands(value: Any, key: str) -> tuple[str, ...]:
     return names
 
 
-def _whole(value: Any, key: str, least: int, most: int) -> int:
+def _integer(value: Any, key: str, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or int(value) != value:
         raise WeightsError(f"{key} is {reprlib.repr(value)}, not a whole number: {KEYS[key]}")
     if not least <= value <= most:
@@ -404,7 +406,7 @@ def _numbers(value: Any, key: str, many: int) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
-def _one_of(value: Any, key: str, among: tuple[Any, ...]) -> Any:
+def _choice(value: Any, key: str, among: tuple[Any, ...]) -> Any:
     if value not in among:
         raise WeightsError(f"{key} is {reprlib.repr(value)}: use {' or '.join(map(str, among))}")
     return value

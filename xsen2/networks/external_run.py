@@ -58,8 +58,8 @@ def infer(model: Model, a: Array, b: Array, c: Array, halo: int, device: str = "
     WeightsError
         If the file has changed since, cannot be loaded, or gives something else than its description says.
     """
-    where = devices.best_device(device)
-    run = _load(model, where)
+    torch_device = devices.best_device(device)
+    run = _load(model, torch_device)
     inputs = _inputs(model, a, b, c)
     height, width = (
         a.shape[-2:] if model.bands[0] in A else (n * factor_of(model.bands[0]) for n in inputs[0].shape[-2:])
@@ -73,11 +73,11 @@ def infer(model: Model, a: Array, b: Array, c: Array, halo: int, device: str = "
     for y, x, rows, columns in _patches((height, width), halo, model):
         top, left, tall, wide = _window(model, y, x, rows, columns)
         pieces = [_cut(p, f, top, left, tall, wide) for p, f in zip(inputs, _factors(model), strict=True)]
-        with devices.turn(where, torch.float32), torch.inference_mode():
-            made = run(pieces)
-        made = _checked(made, model, tall, wide)[want]
+        with devices.turn(torch_device, torch.float32), torch.inference_mode():
+            output = run(pieces)
+        output = _checked(output, model, tall, wide)[want]
         edge, side = (y - top) * z, (x - left) * z
-        part = made[:, edge : edge + rows * z, side : side + columns * z]
+        part = output[:, edge : edge + rows * z, side : side + columns * z]
         out[:, y * z : (y + rows) * z, x * z : (x + columns) * z] = part * gain + level
     return out
 
@@ -89,11 +89,11 @@ def _factors(model: Model) -> list[int]:
 def _inputs(model: Model, a: Array, b: Array, c: Array) -> list[Array]:
     """What the model takes, over the whole block: one array per grid, or one of all bands at 10 m; scaled."""
     # What a block brings is in canonical order, whatever order the model wants.
-    found: dict[str, Array] = {}
+    planes: dict[str, Array] = {}
     for grid, layer in ((A, a), (B, b), (C, c)):
-        found |= dict(zip((band for band in grid if band in model.bands), layer, strict=True))
+        planes |= dict(zip((band for band in grid if band in model.bands), layer, strict=True))
     scaled = [
-        (found[band] - np.float32(offset)) / np.float32(scale)
+        (planes[band] - np.float32(offset)) / np.float32(scale)
         for band, scale, offset in zip(model.bands, model.scale, model.offset, strict=True)
     ]
     if model.native:
@@ -148,9 +148,9 @@ def _cut(x: Array, factor: int, top: int, left: int, tall: int, wide: int) -> Ar
     return np.ascontiguousarray(x[None, :, rows[:, None], columns])
 
 
-def _checked(made: Any, model: Model, tall: int, wide: int) -> Array:
+def _checked(output: Any, model: Model, tall: int, wide: int) -> Array:
     """The output ``(band, H, W)`` of an input's size; zeros where the model has left its edges out."""
-    out = np.asarray(made, np.float32)
+    out = np.asarray(output, np.float32)
     want = (len(model.outputs), tall * model.factor, wide * model.factor)
     if out.ndim != 4 or out.shape[:2] != (1, want[0]):
         raise WeightsError(
@@ -216,20 +216,20 @@ def _onnx(model: Model, raw: bytes, device: torch.device) -> Run:
     try:
         session = onnxruntime.InferenceSession(raw, options, providers=providers)
     except Exception as error:  # its errors are its own classes, of whatever is wrong with the file
-        raise WeightsError(f"{model.file} cannot be loaded by onnxruntime: {_said(error)}") from error
+        raise WeightsError(f"{model.file} cannot be loaded by onnxruntime: {_reason(error)}") from error
     inputs = session.get_inputs()
     _count(model, len(inputs))
 
     def run(pieces: list[Array]) -> Array:
         try:
-            made: Array = session.run(None, {i.name: p for i, p in zip(inputs, pieces, strict=True)})[0]
+            output: Array = session.run(None, {i.name: p for i, p in zip(inputs, pieces, strict=True)})[0]
         except Exception as error:
             shapes = ", ".join(str(i.shape) for i in inputs)
             raise WeightsError(
                 f"{model.file}, which takes {shapes}, cannot compute {', '.join(str(p.shape) for p in pieces)}: "
-                f"{_said(error)}. Correct bands, tile or multiple in its description"
+                f"{_reason(error)}. Correct bands, tile or multiple in its description"
             ) from error
-        return made
+        return output
 
     return run
 
@@ -241,30 +241,30 @@ def _archive(model: Model, raw: bytes, device: torch.device) -> Run:
     except WeightsError as error:
         raise WeightsError(f"{model.file} is not loaded: {error}") from error
     except Exception as error:
-        raise WeightsError(f"{model.file} cannot be loaded by torch.export: {_said(error)}") from error
+        raise WeightsError(f"{model.file} cannot be loaded by torch.export: {_reason(error)}") from error
 
     def run(pieces: list[Array]) -> Array:
         try:
-            made = module(*(devices.upload(p, device) for p in pieces))
+            output = module(*(devices.upload(p, device) for p in pieces))
         except Exception as error:
             raise WeightsError(
-                f"{model.file} cannot compute {', '.join(str(p.shape) for p in pieces)}: {_said(error)}. Correct "
+                f"{model.file} cannot compute {', '.join(str(p.shape) for p in pieces)}: {_reason(error)}. Correct "
                 "bands, tile or multiple in its description, or export it with dynamic shapes"
             ) from error
-        return devices.download((made[0] if isinstance(made, tuple | list) else made).float())
+        return devices.download((output[0] if isinstance(output, tuple | list) else output).float())
 
     return run
 
 
-def _count(model: Model, found: int) -> None:
-    if found != (want := len(_factors(model))):
+def _count(model: Model, count: int) -> None:
+    if count != (want := len(_factors(model))):
         raise WeightsError(
-            f"{model.file} has {found} inputs where its description lets expect {want}: correct grid there (10 for one "
+            f"{model.file} has {count} inputs where its description lets expect {want}: correct grid there (10 for one "
             "input of all bands, native for one per grid)"
         )
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return printable(" ".join(str(error).split()), 300)
 
 
@@ -314,15 +314,15 @@ def sound(raw: bytes) -> bytes:
             elif not _PARTS.fullmatch(part):
                 raise WeightsError(f"it holds {printable(part, 100)}, which is no part of a graph of tensor operators")
             elif part.endswith(".json"):
-                said = json.loads(content)
-                _check(said, part)
+                document = json.loads(content)
+                _check(document, part)
                 if part.startswith("models/"):
-                    said["guards_code"] = []  # Python that only words errors about shapes
-                    content = json.dumps(said).encode()
+                    document["guards_code"] = []  # Python that only words errors about shapes
+                    content = json.dumps(document).encode()
             if not part.startswith("extra/"):
                 kept[name] = content
     except (zipfile.BadZipFile, ValueError, KeyError, RecursionError, NotImplementedError) as error:
-        raise WeightsError(f"it is not an archive of torch.export, or is damaged: {_said(error)}") from error
+        raise WeightsError(f"it is not an archive of torch.export, or is damaged: {_reason(error)}") from error
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, content in kept.items():
@@ -331,19 +331,19 @@ def sound(raw: bytes) -> bytes:
 
 
 def _stored(archive: zipfile.ZipFile) -> Sequence[zipfile.ZipInfo]:
-    found = archive.infolist()
-    if any(info.compress_type != zipfile.ZIP_STORED for info in found):
+    entries = archive.infolist()
+    if any(info.compress_type != zipfile.ZIP_STORED for info in entries):
         raise WeightsError("parts of it are compressed")
-    return found
+    return entries
 
 
-def _check(said: Any, part: str) -> None:
+def _check(node: Any, part: str) -> None:
     """Look through the JSON of an archive for whatever is more than arithmetic."""
-    if isinstance(said, list):
-        for item in said:
+    if isinstance(node, list):
+        for item in node:
             _check(item, part)
-    elif isinstance(said, dict):
-        for key, value in said.items():
+    elif isinstance(node, dict):
+        for key, value in node.items():
             if key == "use_pickle" and value:
                 raise WeightsError(f"{part} keeps tensors as pickles, which can run anything: save dense ones")
             if key == "path_name" and not re.fullmatch(r"(weight|tensor)_\w+", str(value)):

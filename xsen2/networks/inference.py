@@ -68,8 +68,8 @@ def load(card: Card, device: torch.device, dtype: torch.dtype) -> Network:
         As `xsen2.networks.load.network`, or if the weights have no place in `dtype`.
     """
     # All that the weights are checked against: cards outside the package are written by anyone.
-    said = (card.architecture, str(dict(card.arguments)), str(card.ratio), str(card.halo), str(bool(card.spread)))
-    key = (card.sha256, *said, str(device), str(dtype))
+    described = (card.architecture, str(dict(card.arguments)), str(card.ratio), str(card.halo), str(bool(card.spread)))
+    key = (card.sha256, *described, str(device), str(dtype))
     with _loading:
         network = _networks.pop(key, None)
         if network is None:
@@ -150,18 +150,18 @@ def infer(
     Where memory runs out the block is begun again with half as much at a time, fewer patches first, then smaller ones;
     what has worked is kept for the blocks to come. The results of other patches differ in the last digits alone.
     """
-    where = best_device(device)
-    kind = best_dtype(where, dtype)
-    network = load(card, where, kind)
-    key = (card.sha256, str(where), str(kind))
+    torch_device = best_device(device)
+    kind = best_dtype(torch_device, dtype)
+    network = load(card, torch_device, kind)
+    key = (card.sha256, str(torch_device), str(kind))
     halo = card.halo * card.ratio
     step = max(network.lattice, card.ratio)
-    layers = [(_whole(x, step // f), f) for x, f in ((a, 1), (b, 2), (c, 6)) if f <= card.ratio]
+    layers = [(_padded(x, step // f), f) for x, f in ((a, 1), (b, 2), (c, 6)) if f <= card.ratio]
 
     def compute(batches: list[list[tuple[int, int]]], size: tuple[int, int]) -> Array:
-        return _compute(network, layers, where, batches, size, halo, uncertainty)
+        return _compute(network, layers, torch_device, batches, size, halo, uncertainty)
 
-    out = _retreating(compute, card, key, where, kind, layers[0][0].shape[1:], halo, step, network.side)
+    out = _retreating(compute, card, key, torch_device, kind, layers[0][0].shape[1:], halo, step, network.side)
     out = out[:, : a.shape[1], : a.shape[2]]
     sane = all(np.abs(x).max() < SANE for x, _ in layers)
     return _checked(out, card, kind, sane, uncertainty)
@@ -171,7 +171,7 @@ def _retreating(
     compute: Callable[[list[list[tuple[int, int]]], tuple[int, int]], Array],
     card: Card,
     key: tuple[str, ...],
-    where: torch.device,
+    device: torch.device,
     kind: torch.dtype,
     shape: tuple[int, ...],
     halo: int,
@@ -181,11 +181,11 @@ def _retreating(
 ) -> Array:
     """Compute a block in patches; in smaller ones where memory runs out. `weight`: dates, which take room each."""
     while True:
-        capacity = _capacity(key, where, kind, halo, side, weight)
+        capacity = _capacity(key, device, kind, halo, side, weight)
         corners, size, many = _patches(shape, halo, step, capacity)
         batches = [corners[i : i + many] for i in range(0, len(corners), many)]
         try:
-            with devices.turn(where, kind), torch.inference_mode():
+            with devices.turn(device, kind), torch.inference_mode():
                 return compute(batches, size)
         except (RuntimeError, MemoryError) as error:
             if not devices.out_of_memory(error):
@@ -193,14 +193,14 @@ def _retreating(
             less = _less(len(batches[0]), size, halo)
             if less is None:
                 raise MethodError(
-                    f"{where} has no memory for one patch of {size[0]} x {size[1]} pixels through {card.name} in "
+                    f"{device} has no memory for one patch of {size[0]} x {size[1]} pixels through {card.name} in "
                     f"{_named(kind)}: end other programs that use it, or use smaller chunks, fewer "
                     "workers per device, or device='cpu'"
                 ) from error
             with _loading:  # two streams may have run out together
                 kept = _capacities.get(key, less)
                 _capacities[key] = Capacity(min(kept.pixels, less.pixels), min(kept.side, less.side))
-        devices.free(where)  # only here: the error held on to the tensors
+        devices.free(device)  # only here: the error held on to the tensors
 
 
 def _checked(out: Array, card: Card, kind: torch.dtype, sane: bool, uncertainty: bool) -> Array:
@@ -257,54 +257,58 @@ def fuse(
     MethodError, WeightsError
         As `infer`.
     """
-    where = best_device(device)
-    kind = best_dtype(where, dtype)
-    network = load(card, where, kind)
+    torch_device = best_device(device)
+    kind = best_dtype(torch_device, dtype)
+    network = load(card, torch_device, kind)
     assert isinstance(network, MultiDate)
     zoom, halo = network.zoom, card.halo + reach
-    there = np.asarray(np.isfinite(frames).all(axis=1, keepdims=True))
-    x = filled(frames, there, halo)
+    valid = np.asarray(np.isfinite(frames).all(axis=1, keepdims=True))
+    x = filled(frames, valid, halo)
     if errors is not None:  # whose shift nobody knows, as in an image of a few pixels, fills holes and does no more
         known = np.isfinite(errors) | (np.arange(len(errors)) == 0)
-        x, there, shifts, errors = x[known], there[known], shifts[known], errors[known]
+        x, valid, shifts, errors = x[known], valid[known], shifts[known], errors[known]
         change = None if change is None else change[known]
     # Frames that lie off by whole pixels are moved by those: kernels reach a few pixels.
-    x, there, left = _moved(x, there, shifts)
-    mask = there.astype(np.float32)
-    placed = torch.from_numpy(left[None].astype(np.float32)).to(where)
-    more = [None if z is None else torch.from_numpy(z[None].astype(np.float32)).to(where) for z in (change, errors)]
+    x, valid, left = _moved(x, valid, shifts)
+    mask = valid.astype(np.float32)
+    placed = torch.from_numpy(left[None].astype(np.float32)).to(torch_device)
+    more = [
+        None if z is None else torch.from_numpy(z[None].astype(np.float32)).to(torch_device) for z in (change, errors)
+    ]
 
     def compute(batches: list[list[tuple[int, int]]], size: tuple[int, int]) -> Array:
-        whole, seen = (devices.upload(z, where) for z in (x, mask))
+        images, seen = (devices.upload(z, torch_device) for z in (x, mask))
         out: torch.Tensor | None = None
         for corners in batches:
-            cut = [torch.stack([z[..., r : r + size[0], c : c + size[1]] for r, c in corners]) for z in (whole, seen)]
-            with torch.autocast(where.type, kind, enabled=kind != torch.float32):
+            cut = [torch.stack([z[..., r : r + size[0], c : c + size[1]] for r, c in corners]) for z in (images, seen)]
+            with torch.autocast(torch_device.type, kind, enabled=kind != torch.float32):
                 many = len(corners)
                 others = [None if z is None else z.expand(many, -1) for z in more]
-                made = network(cut[0].div_(GAIN), cut[1], placed.expand(many, -1, -1), *others, uncertainty=uncertainty)
+                output = network(
+                    cut[0].div_(GAIN), cut[1], placed.expand(many, -1, -1), *others, uncertainty=uncertainty
+                )
             if out is None:
-                out = torch.zeros((made.shape[1], *(n * zoom for n in x.shape[-2:])), device=where)
+                out = torch.zeros((output.shape[1], *(n * zoom for n in x.shape[-2:])), device=torch_device)
             edge = halo * zoom
-            for (r, c), patch in zip(corners, made, strict=True):
+            for (r, c), patch in zip(corners, output, strict=True):
                 rows, columns = (slice(z * zoom + edge, (z + n) * zoom - edge) for z, n in ((r, size[0]), (c, size[1])))
                 out[:, rows, columns] = patch[:, edge : patch.shape[1] - edge, edge : patch.shape[2] - edge] * GAIN
         assert out is not None
         return devices.download(out)
 
-    key = (card.sha256, str(where), str(kind), str(len(x)))
-    out = _retreating(compute, card, key, where, kind, x.shape[-2:], halo, 1, network.side, len(x))
+    key = (card.sha256, str(torch_device), str(kind), str(len(x)))
+    out = _retreating(compute, card, key, torch_device, kind, x.shape[-2:], halo, 1, network.side, len(x))
     return _checked(out, card, kind, float(np.abs(x).max()) < SANE, uncertainty)
 
 
-def filled(frames: Array, there: npt.NDArray[np.bool_], steps: int) -> Array:
+def filled(frames: Array, valid: npt.NDArray[np.bool_], steps: int) -> Array:
     """Frames whose first has no holes: they are filled from the others, as bright as it is around, then from its edges.
 
     Parameters
     ----------
     frames : numpy.ndarray
-        ``(N, band, H, W)``; anything where `there` is False.
-    there : numpy.ndarray
+        ``(N, band, H, W)``; anything where `valid` is False.
+    valid : numpy.ndarray
         ``(N, 1, H, W)`` bool.
     steps : int
         Pixels that are grown into what no frame shows, see `xsen2.engine.halo.fill`.
@@ -314,50 +318,50 @@ def filled(frames: Array, there: npt.NDArray[np.bool_], steps: int) -> Array:
     numpy.ndarray
         The frames, 0 where there is nothing but for the first.
     """
-    x = np.where(there, frames, np.float32(0))
-    if there[0].all():
+    x = np.where(valid, frames, np.float32(0))
+    if valid[0].all():
         return x
-    count = there[1:].sum(axis=0, dtype=np.float32)
+    count = valid[1:].sum(axis=0, dtype=np.float32)
     others = x[1:].sum(axis=0) / np.maximum(count, 1)
-    both = (there[0] & (count > 0)).astype(np.float32)
+    both = (valid[0] & (count > 0)).astype(np.float32)
     side = 2 * 3 + 1
     share = uniform_filter(both, (1, side, side), mode="nearest")
     darker = uniform_filter((x[0] - others) * both, (1, side, side), mode="nearest") / (share + np.float32(0.02))
-    first = np.where(there[0], x[0], others + np.where(count > 0, darker, 0))
-    seen = np.broadcast_to(there[0] | (count > 0), first.shape)
+    first = np.where(valid[0], x[0], others + np.where(count > 0, darker, 0))
+    seen = np.broadcast_to(valid[0] | (count > 0), first.shape)
     x[0] = first if seen.all() else fill(np.ascontiguousarray(first), np.ascontiguousarray(seen), steps)
     return x
 
 
 def _moved(
-    x: Array, there: npt.NDArray[np.bool_], shifts: npt.NDArray[np.float64]
+    x: Array, valid: npt.NDArray[np.bool_], shifts: npt.NDArray[np.float64]
 ) -> tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
     """Frames moved by whole pixels, so that what is left of their shifts is half a pixel at most."""
-    whole = np.rint(np.nan_to_num(shifts)).astype(int)
-    if not whole.any():
-        return x, there, shifts
-    x, there = x.copy(), there.copy()
-    for i in np.flatnonzero(whole.any(axis=1)):
+    steps = np.rint(np.nan_to_num(shifts)).astype(int)
+    if not steps.any():
+        return x, valid, shifts
+    x, valid = x.copy(), valid.copy()
+    for i in np.flatnonzero(steps.any(axis=1)):
         # A pixel shows what lies `shift` beyond: what lies here is shown by the pixel `shift` before.
-        for axis, by in zip((-2, -1), whole[i], strict=True):
-            x[i], there[i] = np.roll(x[i], by, axis), np.roll(there[i], by, axis)
+        for axis, by in zip((-2, -1), steps[i], strict=True):
+            x[i], valid[i] = np.roll(x[i], by, axis), np.roll(valid[i], by, axis)
             lost = [slice(None)] * 3
             lost[axis] = slice(0, by) if by > 0 else slice(by, None) if by < 0 else slice(0, 0)
-            there[i][tuple(lost)] = False
-    return np.where(there | (np.arange(len(x)) == 0)[:, None, None, None], x, 0), there, shifts - whole
+            valid[i][tuple(lost)] = False
+    return np.where(valid | (np.arange(len(x)) == 0)[:, None, None, None], x, 0), valid, shifts - steps
 
 
 def _compute(
     network: Network,
     layers: list[tuple[Array, int]],
-    where: torch.device,
+    device: torch.device,
     batches: list[list[tuple[int, int]]],
     size: tuple[int, int],
     halo: int,
     uncertainty: bool,
 ) -> Array:
     """All patches of a block. It travels to the device whole and once, not with every patch's halo."""
-    whole = [(devices.upload(x, where), factor) for x, factor in layers]
+    planes = [(devices.upload(x, device), factor) for x, factor in layers]
     height, width = layers[0][0].shape[1:]
     more: dict[str, Any] = {"uncertainty": True} if uncertainty else {}
     if spare := network.spare:  # context that only a part of the network sees
@@ -366,20 +370,20 @@ def _compute(
     out: torch.Tensor | None = None
     for corners in batches:
         batch = []
-        for x, f in whole:
+        for x, f in planes:
             cut = [x[:, y // f : (y + size[0]) // f, z // f : (z + size[1]) // f] for y, z in corners]
             batch.append(torch.stack(cut).div_(GAIN))
-        made = network(*batch, **more)
-        made = made[..., edge : made.shape[-2] - edge, edge : made.shape[-1] - edge]
+        output = network(*batch, **more)
+        output = output[..., edge : output.shape[-2] - edge, edge : output.shape[-1] - edge]
         if out is None:
-            out = torch.zeros((made.shape[1], height, width), device=where)
-        for (y, z), patch in zip(corners, made, strict=True):
+            out = torch.zeros((output.shape[1], height, width), device=device)
+        for (y, z), patch in zip(corners, output, strict=True):
             out[:, y + halo : y + size[0] - halo, z + halo : z + size[1] - halo] = patch * GAIN
     assert out is not None
     return devices.download(out)
 
 
-def _whole(x: Array, step: int) -> Array:
+def _padded(x: Array, step: int) -> Array:
     """Filled up at its ends to multiples of `step` pixels, with what is there; a block's halo is wider than that."""
     more = [(0, -n % step) for n in x.shape[1:]]
     return np.pad(x, [(0, 0), *more], mode="edge") if any(n for _, n in more) else x

@@ -41,8 +41,8 @@ def _covariance(dy: torch.Tensor, dx: torch.Tensor, blurs: int, sigma: float) ->
 
 def _ordinary(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Weights that sum to one: ``left`` (B, K, K) between samples, ``right`` (B, K, P) between samples and targets."""
-    one = torch.ones_like(left[:, :, :1])
-    both = torch.cholesky_solve(torch.cat([right, one], 2), torch.linalg.cholesky(left))
+    ones = torch.ones_like(left[:, :, :1])
+    both = torch.cholesky_solve(torch.cat([right, ones], 2), torch.linalg.cholesky(left))
     simple, flat = both[..., :-1], both[..., -1:]
     return simple + flat * (1 - simple.sum(1, keepdim=True)) / flat.sum(1, keepdim=True)
 
@@ -101,9 +101,9 @@ def weights(
     error = torch.where(known, shift_error, 0.3) ** 2 * 2 * slope
     error[:, 0] = 0
     if change is not None:
-        own = torch.arange(frames, device=shifts.device).repeat_interleave((2 * radius + 1) ** 2)
+        frame_index = torch.arange(frames, device=shifts.device).repeat_interleave((2 * radius + 1) ** 2)
         extra = change.to(left).repeat_interleave((2 * radius + 1) ** 2, 1)
-        left = left * (1 + extra[:, :, None] * (own[:, None] == own))
+        left = left * (1 + extra[:, :, None] * (frame_index[:, None] == frame_index))
     inside = torch.arange(zoom, device=shifts.device, dtype=shifts.dtype) - (zoom - 1) / 2
     targets = torch.stack(torch.meshgrid(inside, inside, indexing="ij"), -1).reshape(1, -1, 2).expand(batch, -1, 2)
     right = _covariance(*_apart(places, targets), 1, sigma)
@@ -111,9 +111,9 @@ def weights(
     out = []
     for noise in noises:
         noisy = left + torch.diag_embed((noise + error).repeat_interleave(side**2, 1))
-        found = _ordinary(noisy, right)
-        variance = 1 - 2 * (found * right).sum(1) + (found * (noisy @ found)).sum(1)
-        out.append((found.transpose(1, 2).reshape(batch, zoom**2, frames, side, side), variance))
+        kernels = _ordinary(noisy, right)
+        variance = 1 - 2 * (kernels * right).sum(1) + (kernels * (noisy @ kernels)).sum(1)
+        out.append((kernels.transpose(1, 2).reshape(batch, zoom**2, frames, side, side), variance))
     return out
 
 

@@ -66,10 +66,10 @@ def build(architecture: str, ratio: int, arguments: Mapping[str, Any]) -> Networ
         if takes[key] in (bool, int, str) and type(value) is not takes[key]:
             raise WeightsError(f"{architecture} takes {key}: {takes[key].__name__}, not {value!r}")
     try:
-        made: Network = kind(**{**arguments, "ratio": ratio})
+        built: Network = kind(**{**arguments, "ratio": ratio})
     except Exception as error:  # whatever numbers that make no sense lead to, such as a division by no features
         raise WeightsError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
-    return made
+    return built
 
 
 def halo_of(module: Network, ratio: int) -> int:
@@ -89,9 +89,9 @@ def network(card: Card) -> Network:
     WeightsError
         If the file is missing or damaged, is not the one that the card is of, or holds what the card does not say.
     """
-    found = tensors(card)  # first: then what the card says is known to be true, and this takes no more than the file
+    weights = tensors(card)  # first: then what the card says is known to be true, and this takes no more than the file
     module = build(card.architecture, card.ratio, card.arguments)
-    module.load_state_dict(found)
+    module.load_state_dict(weights)
     return module.eval().requires_grad_(False)
 
 
@@ -111,22 +111,26 @@ def tensors(card: Card) -> Tensors:
         )
     if card.spread and not module.uncertainty:
         raise WeightsError(f"the card of {card.name} has a spread, but the network gives no standard errors: remove it")
-    found = _parsed(verified(card, sum(value.numel() for value in module.state_dict().values())), card.file)
-    if wrong := misfit(module, found):
+    weights = _parsed(verified(card, sum(value.numel() for value in module.state_dict().values())), card.file)
+    if wrong := misfit(module, weights):
         raise WeightsError(
             f"{card.file} is not what the card of {card.name} describes, {card.architecture} with "
             f"{dict(card.arguments)}: {wrong}"
         )
-    return found
+    return weights
 
 
 def misfit(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
     """Which weights are missing, have no place in a network, or another shape; empty if all fit."""
-    own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in weights.items()}
-    wrong = [f"{key} is missing" for key in own if key not in given]
-    wrong += [f"{printable(key, 100)} has no place" for key in given if key not in own]
-    wrong += [f"{key} is {given[key]}, not {own[key]}" for key in own if key in given and given[key] != own[key]]
+    wrong = [f"{key} is missing" for key in expected if key not in given]
+    wrong += [f"{printable(key, 100)} has no place" for key in given if key not in expected]
+    wrong += [
+        f"{key} is {given[key]}, not {expected[key]}"
+        for key in expected
+        if key in given and given[key] != expected[key]
+    ]
     return "; ".join(wrong[:SHOWN]) + (f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
 
 
@@ -165,18 +169,18 @@ def _parsed(raw: bytes, file: Path) -> Tensors:
     return _finite({key: value.float() for key, value in stored.items()}, file)
 
 
-def infinite(found: Mapping[str, torch.Tensor]) -> str | None:
+def infinite(weights: Mapping[str, torch.Tensor]) -> str | None:
     """The name of the first tensor that has a value which is no finite number."""
-    return next((printable(k, 100) for k, v in found.items() if not bool(torch.isfinite(v).all())), None)
+    return next((printable(k, 100) for k, v in weights.items() if not bool(torch.isfinite(v).all())), None)
 
 
-def _finite(found: Tensors, file: Path) -> Tensors:
-    if bad := infinite(found):
+def _finite(weights: Tensors, file: Path) -> Tensors:
+    if bad := infinite(weights):
         raise WeightsError(
             f"{file} is damaged, or its training went astray: {bad} has values that are not finite numbers, so bands "
             "would become nodata. Copy it anew, or train again with a lower rate"
         )
-    return found
+    return weights
 
 
 def start(path: Path) -> Tensors:
@@ -191,14 +195,14 @@ def start(path: Path) -> Tensors:
     """
     place = path
     if path.is_dir():
-        found = sorted(path.glob("*.safetensors"))
-        if len(found) != 1:
+        paths = sorted(path.glob("*.safetensors"))
+        if len(paths) != 1:
             if (saved := path / "checkpoint.pt").exists():
                 return _finite({k: v.float() for k, v in checkpoint(saved)["average"].items()}, saved)
             raise WeightsError(
-                f"{path} holds {len(found)} .safetensors files and no checkpoint.pt: name the file to start from"
+                f"{path} holds {len(paths)} .safetensors files and no checkpoint.pt: name the file to start from"
             )
-        place = found[0]
+        place = paths[0]
     if place.with_suffix(".json").exists():
         return tensors(at(place)[0])
     try:
@@ -236,9 +240,9 @@ def checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]
         if not all(isinstance(value, torch.Tensor) for value in state["average"].values()):
             raise TypeError("its average is not one of tensors")
     except Exception as error:  # torch and zipfile raise nearly everything for bytes that they did not write
-        said = printable(str(error).partition("\n")[0], 300)
+        reason = printable(str(error).partition("\n")[0], 300)
         raise WeightsError(
-            f"{path} is not the checkpoint of a training, or is damaged ({said}): remove it to begin anew, or use "
+            f"{path} is not the checkpoint of a training, or is damaged ({reason}): remove it to begin anew, or use "
             "another folder"
         ) from error
     return dict(state)

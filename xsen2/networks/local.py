@@ -57,12 +57,12 @@ def installed(reserved: Collection[str]) -> tuple[dict[str, tuple[Card, ...]], l
         Names that mean something else already, and cannot be given to other weights.
     """
     try:
-        there = sorted(folder().glob("*.json"))
+        paths = sorted(folder().glob("*.json"))
     except WeightsError:  # no home: nothing can have been put there
         return {}, []
-    found: list[Card] = []
+    cards: list[Card] = []
     broken: list[Broken] = []
-    for path in there:
+    for path in paths:
         try:
             card = Card.read(path)
             if card.network in reserved:
@@ -70,10 +70,10 @@ def installed(reserved: Collection[str]) -> tuple[dict[str, tuple[Card, ...]], l
                     f"{path} calls its network {card.network!r}, a name of xsen2's own: pass its path as method= "
                     "instead, or give it another network name"
                 )
-            found.append(_with_weights(card, path))
+            cards.append(_with_weights(card, path))
         except WeightsError as error:
             broken.append(Broken(_network_of(path), path, error))
-    groups = grouped(found)
+    groups = grouped(cards)
     for network, group in list(groups.items()):
         if twice := _twice(group):
             broken += [Broken(network, Path(c.path), WeightsError(f"{folder()} holds {twice}")) for c in group]
@@ -118,7 +118,7 @@ def at(path: str | os.PathLike[str]) -> tuple[Card, ...]:
         if not os.path.exists(beside):
             raise WeightsError(f"{place} has no card beside it: {beside.name}, which says what the weights are")
         return (_with_weights(Card.read(beside), beside),)
-    found: list[Card] = []
+    cards: list[Card] = []
     for file in sorted(place.glob("*.json")):
         try:
             card = Card.read(file)
@@ -126,17 +126,17 @@ def at(path: str | os.PathLike[str]) -> tuple[Card, ...]:
             if os.path.exists(file.with_suffix(".safetensors")):
                 raise
             continue  # a log or the like
-        found.append(_with_weights(card, file))
-    if not found:
+        cards.append(_with_weights(card, file))
+    if not cards:
         raise WeightsError(f"{place} holds no weights: NAME.safetensors, and its card NAME.json beside it")
-    if len(names := sorted({card.network for card in found})) > 1:
+    if len(names := sorted({card.network for card in cards})) > 1:
         raise WeightsError(
             f"{place} holds several networks ({', '.join(names)}): give the path of one card, "
-            f"as {place / found[0].name}.json"
+            f"as {place / cards[0].name}.json"
         )
-    if twice := _twice(found):
+    if twice := _twice(cards):
         raise WeightsError(f"{place} holds {twice}")
-    return tuple(found)
+    return tuple(cards)
 
 
 def _with_weights(card: Card, path: Path) -> Card:
@@ -160,7 +160,7 @@ def _twice(group: Sequence[Card]) -> str:
 def _network_of(path: Path) -> str:
     """The network that a card is of, as well as can be told: from what it says, else from its name."""
     try:
-        said = files.read_json(path)["network"]
+        network = files.read_json(path)["network"]
     except (OSError, ValueError, TypeError, KeyError):
-        said = None
-    return said if isinstance(said, str) and said else re.sub(r"-[\d.]+m(-v\d+)?$", "", path.stem)
+        network = None
+    return network if isinstance(network, str) and network else re.sub(r"-[\d.]+m(-v\d+)?$", "", path.stem)

@@ -142,14 +142,14 @@ class ManyDates(MultiDate):
         """Kernels for the shifts at hand, float32: they are the same for all blocks of an image."""
         with torch.no_grad(), torch.autocast(shifts.device.type, enabled=False):
             # On the CPU: there are few numbers, and not every device has double precision.
-            where, exact = shifts.device, shifts.cpu().double()
+            device, exact = shifts.device, shifts.cpu().double()
             change, errors = (None if z is None else z.cpu() for z in (change, errors))
             predictors = kriging.predictors(exact, self.zoom, self.RADIUS, self.NOISE[0])
             window = self.WINDOW if exact.shape[1] > 2 else self.RADIUS
             spread = kriging.SHIFT if errors is None else errors.double().clamp(min=SURE)
-            made = kriging.weights(exact, self.zoom, window, self.NOISE, spread, change)
-            kept = (predictors, made[0][0], made[1][0], made[0][1])
-            return tuple(z.float().to(where) for z in kept)
+            kernels = kriging.weights(exact, self.zoom, window, self.NOISE, spread, change)
+            kept = (predictors, kernels[0][0], kernels[1][0], kernels[0][1])
+            return tuple(z.float().to(device) for z in kept)
 
     def forward(  # type: ignore[override]
         self,
@@ -192,12 +192,12 @@ class ManyDates(MultiDate):
         here = seen.to(x.dtype)
         x = x * here
         stack = x.reshape(batch, count, self.thin, height, width)
-        there = seen.reshape(batch, count, 1, height, width)
-        mean_x = stack.sum(1) / there.sum(1).clamp(min=1)
+        valid = seen.reshape(batch, count, 1, height, width)
+        mean_x = stack.sum(1) / valid.sum(1).clamp(min=1)
         score = self.score(x).reshape(stack.shape) + self.against(mean_x)[:, None]
-        score = score.masked_fill(there == 0, -1e4)
+        score = score.masked_fill(valid == 0, -1e4)
         fused = (torch.softmax(score, 1).to(x.dtype) * stack).sum(1)
-        clear = there.sum(1).log1p()
+        clear = valid.sum(1).log1p()
         certain = variance[:, :, None, None].expand(-1, -1, height, width)
         given = [4 * detail.flatten(1, 2), 4 * soft.flatten(1, 2), reference, fused, mean_x, certain, clear]
         y = self.body(F.relu(self.join(torch.cat(given, 1))))

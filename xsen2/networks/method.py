@@ -141,25 +141,25 @@ class FusionNetwork(Fusion):
         return self.card.sha256, self.device, self.dtype, self.uncertainty, self.frames, self.masked, fit
 
 
-def network_methods(found: Sequence[Card], request: Request) -> list[Method]:
-    """The networks among `found` that make any of the bands that are asked for, in the pixel size that is.
+def network_methods(cards: Sequence[Card], request: Request) -> list[Method]:
+    """The networks among `cards` that make any of the bands that are asked for, in the pixel size that is.
 
     Where none makes that size, those of another, which the caller will find out.
     """
     wanted = 10 if request.gsd is None else request.gsd
-    gsd = min((card.gsd for card in found), key=lambda gsd: (abs(gsd - wanted), gsd))
-    made: list[Method] = []
-    for card in found:
+    gsd = min((card.gsd for card in cards), key=lambda gsd: (abs(gsd - wanted), gsd))
+    methods: list[Method] = []
+    for card in cards:
         if card.gsd == gsd and card.ratio == 1:
             frames = card.frames if request.frames is None else request.frames
             if frames > MOST_FRAMES:
                 raise MethodError(f"frames={frames}: {card.name} reads at most {MOST_FRAMES} dates")
-            made.append(
+            methods.append(
                 FusionNetwork(gsd=card.gsd, frames=frames, card=card, device=request.device, dtype=request.dtype)
             )
         elif card.gsd == gsd:
-            made.append(NetworkMethod(card, request.device, request.dtype))
-    return [one for one in made if set(one.produces) & set(request.bands)]
+            methods.append(NetworkMethod(card, request.device, request.dtype))
+    return [method for method in methods if set(method.produces) & set(request.bands)]
 
 
 @dataclass(frozen=True)
