@@ -54,21 +54,21 @@ def main() -> None:
         tall, wide = SIDE / 2 / 111_200, SIDE / 2 / 111_320 / np.cos(np.radians(lat))
         area = [lon - wide, lat - tall, lon + wide, lat + tall]
         with stac_api.serve(items, folder) as url, running(folder / "app", "--api", url) as server:
-            one = user(server.url)
+            client = user(server.url)
             query = {"area": area, "start": "2023-08-01", "end": "2023-08-31"}
-            found = one.post("/api/search", json=query).json()["scenes"]
+            matches = client.post("/api/search", json=query).json()["scenes"]
             time.sleep(20)  # the worker imports torch
             for number in range(3):
                 load, spent, began = os.getloadavg()[0], cpu(server.process.pid), time.perf_counter()
-                job = one.post("/api/jobs", json={**query, "scenes": [found[0]["id"]]}).json()["id"]
+                job = client.post("/api/jobs", json={**query, "scenes": [matches[0]["id"]]}).json()["id"]
                 moved = None
-                while (now := one.get(f"/api/jobs/{job}").json())["state"] in ("waiting", "running"):
+                while (now := client.get(f"/api/jobs/{job}").json())["state"] in ("waiting", "running"):
                     if moved is None and now["progress"].get("stage") not in (None, "starting"):
                         moved = time.perf_counter() - began
                     time.sleep(0.05)
                 assert now["state"] == "done", now["message"]
                 path = f"/api/jobs/{job}/sharp/{now['result']['dates'][0]}.tif"
-                one.get(path, headers={"Range": "bytes=0-65535"})
+                client.get(path, headers={"Range": "bytes=0-65535"})
                 took = time.perf_counter() - began
                 print(
                     f"job {number + 1}: {' x '.join(map(str, now['result']['size']))} pixels; something moves after "

@@ -31,14 +31,14 @@ FRAMES = (1, 4, 8)
 def truth_of(path: Path, zoom: int) -> np.ndarray | None:
     with np.load(path) as file:
         pixels = file["b10"].astype(np.float32)
-        whole = file["valid10"] if "valid10" in file else np.ones(pixels.shape[1:], bool)
-    if pixels.ndim != 3 or not whole.all():  # patches, or cities that were regridded
+        valid = file["valid10"] if "valid10" in file else np.ones(pixels.shape[1:], bool)
+    if pixels.ndim != 3 or not valid.all():  # patches, or cities that were regridded
         return None
     height, width = (min(n, SIDE) // (2 * zoom) * 2 * zoom for n in pixels.shape[1:])
     return pixels[:, :height, :width]
 
 
-def made(method: Fusion, frames: np.ndarray, fit: Fit) -> np.ndarray:
+def fuse(method: Fusion, frames: np.ndarray, fit: Fit) -> np.ndarray:
     edge, zoom = max(method.halo.values()), method.zoom
     wide = np.pad(frames, [(0, 0), (0, 0), (edge, edge), (edge, edge)], mode="symmetric")
     out = replace(method, fit=fit)(wide, None, None)[: frames.shape[1]]
@@ -59,18 +59,18 @@ def main(folders: list[str]) -> None:
             if truth is None:
                 continue
             frames, shifts = simulate(truth, zoom, max(FRAMES), np.random.default_rng(0))
-            edge, found = 4 * zoom, []
+            edge, scores = 4 * zoom, []
             plain = cpsnr(upsample(frames[0], zoom), truth, edge)
             for n in FRAMES:
-                some = frames[:n]
-                fit = fitted(sums_of(some, np.ones(some.shape[2:], bool)), len(truth), None)
+                subset = frames[:n]
+                fit = fitted(sums_of(subset, np.ones(subset.shape[2:], bool)), len(truth), None)
                 known = replace(fit, shifts=shifts[:n])
-                for method, one in ((Median, fit), (Wiener, known), (Wiener, fit)):
+                for method, registered in ((Median, fit), (Wiener, known), (Wiener, fit)):
                     if method is Median and n == 1:
                         continue
-                    found.append(cpsnr(made(method(gsd=10 / zoom, frames=n), some, one), truth, edge) - plain)
-            found.append(float(np.sqrt(np.mean((fit.shifts - shifts) ** 2))))
-            rows[path.stem] = found
+                    scores.append(cpsnr(fuse(method(gsd=10 / zoom, frames=n), subset, registered), truth, edge) - plain)
+            scores.append(float(np.sqrt(np.mean((fit.shifts - shifts) ** 2))))
+            rows[path.stem] = scores
         if not rows:
             continue
         methods = ("median", "Wiener, shifts known", "Wiener")
@@ -98,11 +98,11 @@ def of_dates(name: str, pixels: np.ndarray, time: np.ndarray, clear: np.ndarray,
         frames = np.stack([coarse[j] for j in near])
         plain = cpsnr(upsample(frames[0], zoom), pixels[i], 3 * zoom)
         row: list[float] = []
-        for method, some in ((Wiener, frames[:1]), (Wiener, frames[[0] * 8]), (Wiener, frames), (Median, frames)):
-            fit = fitted(sums_of(some, np.ones(some.shape[2:], bool)), len(A), None)
+        for method, subset in ((Wiener, frames[:1]), (Wiener, frames[[0] * 8]), (Wiener, frames), (Median, frames)):
+            fit = fitted(sums_of(subset, np.ones(subset.shape[2:], bool)), len(A), None)
             used = np.flatnonzero(fit.used)
-            found = made(method(gsd=10 / zoom, frames=len(used)), some[used], fit.take(used))
-            row.append(cpsnr(found, pixels[i], 3 * zoom) - plain)
+            estimate = fuse(method(gsd=10 / zoom, frames=len(used)), subset[used], fit.take(used))
+            row.append(cpsnr(estimate, pixels[i], 3 * zoom) - plain)
         rows.append([*row, row[2] - row[0], len(used)])
     table = np.array(rows)
     print(f"\n## {name}, {len(table)} dates, {10 * zoom} m to 10 m, real neighbours in time\n")

@@ -115,18 +115,18 @@ def score(scene: Scene, scale: int, how: str) -> dict[str, Any] | None:
     out: dict[str, Any] = {"ways": {}}
     for way, arguments in WAYS.items():
         sr = coarse.dsen2.superresolve(bands, native=False, dtype="float32", **arguments).compute()
-        found = compare(sr, truth, ratio=scale).compute()
+        scores = compare(sr, truth, ratio=scale).compute()
         left = {b: residual(sr, coarse, b, arguments["operator"]) for b in bands if "operator" in arguments}
         out["weights"] = sr.attrs["xsen2_method"]
         out["ways"][way] = {
-            "mse": {b: float(v) ** 2 for b, v in zip(bands, found["rmse"].values, strict=True)},
+            "mse": {b: float(v) ** 2 for b, v in zip(bands, scores["rmse"].values, strict=True)},
             "left": left,
         }
     if scale == 2:
         out["degraded"] = realism(coarse)
         if how == "mtf":
             out["measured"] = realism(ds)
-    return {"pixels": int(found["pixels"].max()), **out}
+    return {"pixels": int(scores["pixels"].max()), **out}
 
 
 def pool(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -205,10 +205,10 @@ def main() -> None:
             files: dict[str, list[dict[str, Any]]] = defaultdict(list)
             water = {}
             for scene in read_scenes(args.data / "validation"):
-                if found := score(scene, scale, how):
-                    files[scene.name.split("/")[0]].append(found)
+                if result := score(scene, scale, how):
+                    files[scene.name.split("/")[0]].append(result)
                     if scene.name in WATER:
-                        water[scene.name] = pool([found])
+                        water[scene.name] = pool([result])
             rows = {file: pool(parts) for file, parts in files.items()}
             weights = next(iter(files.values()))[0]["weights"]
             table[f"{10 * scale} m, {how}"] = {"weights": weights, "scenes": rows, "water": water}
@@ -239,13 +239,13 @@ def markdown(table: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str
         "what was given and the result degraded, over all scenes and bands. `product` is `mtf` with every band sampled",
         f"up to {PHASE:.2f} pixels off and interpolated onto the grid, the blur up to {100 * BLUR:g} % off, and",
         f"{NOISE:g} DN of noise. Contains modified Copernicus Sentinel data 2015-2020.",
-        f"Weights: {', '.join(dict.fromkeys(found['weights'] for found in table.values()))}.",
+        f"Weights: {', '.join(dict.fromkeys(result['weights'] for result in table.values()))}.",
         "",
         "| bands, degraded by | scenes | " + " | ".join(ways) + " | residual after, DN |",
         "|---|---|---|---|---|---|",
     ]
-    for name, found in table.items():
-        rows = found["scenes"]
+    for name, result in table.items():
+        rows = result["scenes"]
         cells = []
         for way in ways:
             better = sum(r["ratio"][way] < r["ratio"]["default"] for r in rows.values())
@@ -262,15 +262,15 @@ def markdown(table: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str
         "| | B8A explained | default / bicubic |",
         "|---|---|---|",
     ]
-    for name, found in table.items():
+    for name, result in table.items():
         for key, what in (("degraded", f"degraded by {name.split()[-1]}"), ("measured", "as measured")):
-            if rows := [row[key] for row in found["scenes"].values() if key in row]:
+            if rows := [row[key] for row in result["scenes"].values() if key in row]:
                 lines.append("| {} | {:.2f} | {:.2f} |".format(what, *np.median(rows, axis=0)))
     for title, key in (("Every scene", "scenes"), ("Patches of featureless water", "water")):
         lines += ["", f"## {title}", "", "RMSE in DN, mean over bands.", ""]
         lines += ["| bands, degraded by | scene | " + " | ".join(WAYS) + " |", "|---|---|" + "---|" * len(WAYS)]
-        for name, found in table.items():
-            for scene, row in found[key].items():
+        for name, result in table.items():
+            for scene, row in result[key].items():
                 lines.append(f"| {name} | {scene} | " + " | ".join(f"{row['rmse'][w]:.2f}" for w in WAYS) + " |")
     lines += ["", "## Cost", "", "CPU seconds for 1200 x 1200 pixels of 10 m, all bands of a grid.", ""]
     lines += ["| what | seconds |", "|---|---|", *(f"| {name} | {value} |" for name, value in seconds.items())]

@@ -64,9 +64,9 @@ def main() -> None:
             shares.append(share)
             before.append(rmse(alone[i] - truth[i]))
             after.append(rmse(alone[i] + share[:, None, None] * extra[i] - truth[i]))
-        one, several = np.mean(before), np.mean(after)
+        single, several = np.mean(before), np.mean(after)
         cells = " ".join(f"{b} {x:.2f}" for b, x in zip(GRIDS[20], np.mean(shares, axis=0), strict=True))
-        lines.append(f"| {frames} | {one:.2f} | {several:.2f} | {several / one - 1:+.1%} | {cells} |")
+        lines.append(f"| {frames} | {single:.2f} | {several:.2f} | {several / single - 1:+.1%} | {cells} |")
         print(lines[-1], flush=True)
     lines += ["", f"{len(targets)} target dates, {b20.shape[-2]} x {b20.shape[-1]} pixels of 20 m, one place."]
     (RESULTS / "dates_20m.md").write_text("\n".join(lines) + "\n")

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--transfer", type=Path, help="weights that `xsen2 train --gsd 2.5 --coarser` made")
     parser.add_argument("--card", action="store_true", help="write the numbers into the model cards too")
     args = parser.parse_args()
-    more = dict(one.split("=", 1) for one in args.methods)
+    more = dict(pair.split("=", 1) for pair in args.methods)
     RESULTS.mkdir(exist_ok=True)
     for gsd in args.gsd:
         out = RESULTS / f".finer-{gsd:g}m"

@@ -45,19 +45,19 @@ def play(scene: Scene, scale: int, operator: str) -> tuple[xr.Dataset, xr.DataAr
 
 def evaluate(scene: Scene, scale: int, operator: str) -> dict[str, float] | None:
     """RMSE in DN of bicubic and of the default network over the same pixels."""
-    found = play(scene, scale, operator)
-    if found is None:
+    scene_and_truth = play(scene, scale, operator)
+    if scene_and_truth is None:
         return None
-    ds, truth = found
+    ds, truth = scene_and_truth
     role = PLAYS[scale][1]
-    made = {
+    estimates = {
         m: ds.dsen2.superresolve([role], m, native=False, operator=operator, dtype="float32")[role].values
         for m in ("bicubic", DEFAULT)
     }
-    seen = np.isfinite(truth.values) & np.logical_and.reduce([np.isfinite(x) for x in made.values()])
+    seen = np.isfinite(truth.values) & np.logical_and.reduce([np.isfinite(x) for x in estimates.values()])
     return {
         m: round(float(np.sqrt(np.mean(np.square(x - truth.values, dtype=np.float64)[seen]))), 2)
-        for m, x in made.items()
+        for m, x in estimates.items()
     }
 
 
@@ -81,8 +81,8 @@ def main() -> None:
             name = f"{hidden}, {10 * scale} → 10 m, {operator}"
             squares: dict[str, list[dict[str, float]]] = {}
             for scene in scenes:
-                if found := evaluate(scene, scale, operator):
-                    squares.setdefault(scene.name.split("/")[0], []).append({m: x**2 for m, x in found.items()})
+                if errors := evaluate(scene, scale, operator):
+                    squares.setdefault(scene.name.split("/")[0], []).append({m: x**2 for m, x in errors.items()})
             rows = {
                 file: {m: round(float(np.sqrt(np.mean([p[m] for p in parts]))), 2) for m in parts[0]}
                 for file, parts in squares.items()

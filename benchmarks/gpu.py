@@ -59,11 +59,11 @@ def seconds(work: Callable[[], object], device: torch.device, repeat: int = 3) -
 
 def matmul(device: torch.device) -> float:
     """TFLOP/s of the best of some large ones in bf16."""
-    found = []
+    rates = []
     for side in (4096, 8192, 16384) if device.type == "cuda" else (1024,):
         a, b = (torch.randn(side, side, device=device).to(torch.bfloat16) for _ in range(2))
-        found.append(2 * side**3 / seconds(lambda a=a, b=b: a @ b, device, 10))
-    return max(found) / 1e12
+        rates.append(2 * side**3 / seconds(lambda a=a, b=b: a @ b, device, 10))
+    return max(rates) / 1e12
 
 
 def flop(card: Card) -> float:
@@ -84,9 +84,9 @@ def shapes(card: Card, height: int, width: int) -> list[tuple[int, int, int]]:
 def block(card: Card, side: int) -> list[np.ndarray]:
     """A block of `side` pixels with its halo, of noise: time does not depend on what is seen."""
     rng = np.random.default_rng(0)
-    whole = -(-(side + 2 * card.halo * card.ratio) // 6) * 6
-    made = [rng.integers(300, 5000, shape).astype(np.float32) for shape in shapes(card, whole, whole)]
-    return [*made, np.empty((0, whole // 6, whole // 6), np.float32)][:3]
+    padded = -(-(side + 2 * card.halo * card.ratio) // 6) * 6
+    arrays = [rng.integers(300, 5000, shape).astype(np.float32) for shape in shapes(card, padded, padded)]
+    return [*arrays, np.empty((0, padded // 6, padded // 6), np.float32)][:3]
 
 
 class Resident:
@@ -94,20 +94,20 @@ class Resident:
 
     def __init__(self, card: Card, device: torch.device, dtype: str, size: int) -> None:
         self.kind = devices.best_dtype(device, dtype)
-        made, halo = block(card, size), card.halo * card.ratio
-        inference.infer(card, *made, device=str(device), dtype=dtype)  # memory may run out: then it knows
+        arrays, halo = block(card, size), card.halo * card.ratio
+        inference.infer(card, *arrays, device=str(device), dtype=dtype)  # memory may run out: then it knows
         side = inference._side(inference.load(card, device, self.kind))
         room = inference._room((card.sha256, str(device), str(self.kind)), device, self.kind, halo, side)
-        corners, self.size, self.many = inference._patches(made[0].shape[1:], halo, card.ratio, room)
+        corners, self.size, self.many = inference._patches(arrays[0].shape[1:], halo, card.ratio, room)
         self.pixels = len(corners) * self.size[0] * self.size[1]
         self.batches = []
         factors = (1, 2, 6)[: 2 if card.ratio == 2 else 3]
-        whole = [(torch.from_numpy(x).to(device) / GAIN, f) for x, f in zip(made, factors, strict=False)]
+        layers = [(torch.from_numpy(x).to(device) / GAIN, f) for x, f in zip(arrays, factors, strict=False)]
         height, width = self.size
         for i in range(0, len(corners), self.many):
             cuts = [
                 [x[:, y // f : (y + height) // f, z // f : (z + width) // f] for y, z in corners[i : i + self.many]]
-                for x, f in whole
+                for x, f in layers
             ]
             self.batches.append([torch.stack(cut) for cut in cuts])
 
@@ -158,21 +158,21 @@ def variants(size: int, device: torch.device) -> dict[str, Any]:
     card = next(card for card in cards()[DEFAULT] if card.ratio == 2)
     resident = Resident(card, device, "bfloat16", min(CHUNK, size))
     network = inference.load(card, device, torch.bfloat16)
-    found: dict[str, Any] = {"as the road does": round(seconds(lambda: resident.through(network), device), 5)}
+    times: dict[str, Any] = {"as the road does": round(seconds(lambda: resident.through(network), device), 5)}
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
-        found["cuDNN benchmark"] = round(seconds(lambda: resident.through(network), device), 5)
+        times["cuDNN benchmark"] = round(seconds(lambda: resident.through(network), device), 5)
     finally:
         torch.backends.cudnn.benchmark = before
     torch._dynamo.config.recompile_limit = 64  # one for each shape of a convolution
     for name, mode in {"torch.compile": "default", "CUDA graphs": "reduce-overhead"}.items():
         try:
-            made = torch.compile(network, mode=mode)
-            found[name] = round(seconds(lambda made=made: resident.through(made), device), 5)
+            compiled = torch.compile(network, mode=mode)
+            times[name] = round(seconds(lambda compiled=compiled: resident.through(compiled), device), 5)
         except Exception as error:
-            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
-    return found
+            times[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+    return times
 
 
 def end_to_end(size: int, device: torch.device, folder: Path) -> dict[str, Any]:
@@ -184,28 +184,28 @@ def end_to_end(size: int, device: torch.device, folder: Path) -> dict[str, Any]:
         cube = xr.open_zarr(folder / "in", decode_coords="all", chunks={})
         start = time.perf_counter()
         cube.dsen2.superresolve(device=str(device)).dsen2.to_zarr(folder / "out", progress=False)
-        whole = time.perf_counter() - start
+        total = time.perf_counter() - start
         start = time.perf_counter()
         drop(cube)
         read = time.perf_counter() - start
-    return {"seconds": round(whole, 2), "read alone, s": round(read, 2), "threads": threads}
+    return {"seconds": round(total, 2), "read alone, s": round(read, 2), "threads": threads}
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(results: dict[str, Any]) -> str:
     """The page."""
-    names = [name for name in next(iter(found["dtypes"].values())) if name != "patches"]
-    rows = [[dtype, *(row[name] for name in names)] for dtype, row in found["dtypes"].items()]
-    first = next(iter(found["dtypes"].values()))
-    end = found["end to end"]
+    names = [name for name in next(iter(results["dtypes"].values())) if name != "patches"]
+    rows = [[dtype, *(row[name] for name in names)] for dtype, row in results["dtypes"].items()]
+    first = next(iter(results["dtypes"].values()))
+    end = results["end to end"]
     parts = [
-        head(f"One GPU: {found['machine']['device']}", found),
-        f"A tile of {found['size']} x {found['size']} pixels, all eight bands that are not 10 m, method "
-        f"`{found['network']}`, blocks of {CHUNK}. Large bf16 matmul: {found['matmul, TFLOP/s']} TFLOP/s.\n",
+        head(f"One GPU: {results['machine']['device']}", results),
+        f"A tile of {results['size']} x {results['size']} pixels, all eight bands that are not 10 m, method "
+        f"`{results['network']}`, blocks of {CHUNK}. Large bf16 matmul: {results['matmul, TFLOP/s']} TFLOP/s.\n",
         table(["dtype", *names], rows),
         f"\nAims: device time at most {AIMS['device time, s']} s, of the matmul {AIMS['of the matmul']} or more. "
         f"Patches of bf16: {', '.join(f'{name} {patch}' for name, patch in first['patches'].items())}.\n",
         "Other ways, one block of the 20 m network in bf16, s:\n",
-        table(["way", "s"], found["variants, s"].items()),
+        table(["way", "s"], results["variants, s"].items()),
         f"\nFrom Zarr to twelve bands in Zarr: {end['seconds']} s with {end['threads']} threads; "
         f"reading alone takes {end['read alone, s']} s.",
     ]
@@ -223,17 +223,17 @@ def main() -> None:
         print("No CUDA device here: nothing was measured, and nothing was written.")
         return
     device = devices.best_device(args.device)
-    found: dict[str, Any] = {"command": command(), "machine": describe(), "size": args.size, "network": DEFAULT}
+    results: dict[str, Any] = {"command": command(), "machine": describe(), "size": args.size, "network": DEFAULT}
     peak = matmul(device)
-    found["dtypes"] = {dtype: by_dtype(dtype, args.size, device, peak) for dtype in DTYPES}
-    found["variants, s"] = variants(args.size, device)
-    found["matmul, TFLOP/s"] = [round(x, 1) for x in (peak, matmul(device))]
+    results["dtypes"] = {dtype: by_dtype(dtype, args.size, device, peak) for dtype in DTYPES}
+    results["variants, s"] = variants(args.size, device)
+    results["matmul, TFLOP/s"] = [round(x, 1) for x in (peak, matmul(device))]
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        found["end to end"] = end_to_end(args.size, device, Path(folder))
+        results["end to end"] = end_to_end(args.size, device, Path(folder))
     if device.type == "cuda":
-        write("gpu", found, markdown(found), RESULTS)
+        write("gpu", results, markdown(results), RESULTS)
     else:
-        print(markdown(found))
+        print(markdown(results))
 
 
 if __name__ == "__main__":

@@ -66,21 +66,21 @@ def truths(data: Path, methods: Sequence[str], scales: Sequence[int] = (2, 6)) -
                     errors: dict[str, list[float]] = {}
                     for method in ("bicubic", *methods):
                         sr = cube.dsen2.superresolve(list(bands), method, native=False, operator=operator).compute()
-                        own = []
+                        rmse = []
                         for band in bands:
                             gap = sr[band].values - known[band]
-                            own.append(float(np.sqrt(np.nanmean(gap.astype(np.float64) ** 2))))
-                        errors[method] = own
+                            rmse.append(float(np.sqrt(np.nanmean(gap.astype(np.float64) ** 2))))
+                        errors[method] = rmse
                     cubic = np.array(errors.pop("bicubic"))
-                    for method, own in errors.items():
+                    for method, rmse in errors.items():
                         yield {
                             "scene": file.stem,
                             "operator": operator,
                             "noise": noise,
                             "gsd": gsd,
                             "method": method,
-                            "ratio": round(float(np.mean(own) / cubic.mean()), 3),
-                            "bands": {b: round(float(x), 3) for b, x in zip(bands, own / cubic, strict=True)},
+                            "ratio": round(float(np.mean(rmse) / cubic.mean()), 3),
+                            "bands": {b: round(float(x), 3) for b, x in zip(bands, rmse / cubic, strict=True)},
                         }
 
 
@@ -139,12 +139,14 @@ def markdown(known: list[dict[str, Any]], beside: list[dict[str, Any]]) -> str:
     ]
     lines.append("|---|---|---|---|" + "---|" * len(methods))
     for scene, gsd, operator, noise in dict.fromkeys((r["scene"], r["gsd"], r["operator"], r["noise"]) for r in known):
-        own = {
+        ratios = {
             r["method"]: r["ratio"]
             for r in known
             if (r["scene"], r["gsd"], r["operator"], r["noise"]) == (scene, gsd, operator, noise)
         }
-        lines.append(f"| {scene} | {gsd} m | {operator} | {noise:g} | {' | '.join(f'{own[m]:.3f}' for m in methods)} |")
+        lines.append(
+            f"| {scene} | {gsd} m | {operator} | {noise:g} | {' | '.join(f'{ratios[m]:.3f}' for m in methods)} |"
+        )
     lines += ["", "## Worse than bicubic", "", f"By over 1 %, where bicubic's error is over {LEAST:g} DN.", ""]
     lines += ["| scene | operator | method | band | bicubic, DN | ratio |", "|---|---|---|---|---|---|"]
     bad = [r for r in beside if r["ratio"] > 1.01 and r["bicubic"] > LEAST]
@@ -176,8 +178,8 @@ def main() -> None:
     scenes = [*read_scenes(args.data / "stress"), *read_scenes(args.data / "validation")]
     networks = [method for method in args.methods if method not in CLASSICAL]
     beside += worse([s for s in scenes if "/" not in s.name], networks, scales) if networks else []
-    found = {"command": "python benchmarks/hard.py DATA", "truth": known, "beside bicubic": beside}
-    (RESULTS / "hard.json").write_text(json.dumps(found, indent=1) + "\n")
+    results = {"command": "python benchmarks/hard.py DATA", "truth": known, "beside bicubic": beside}
+    (RESULTS / "hard.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / "hard.md").write_text(markdown(known, beside))
     print(markdown(known, beside))
 

@@ -52,17 +52,17 @@ def difference(peer: np.ndarray, cube: xr.Dataset) -> dict[str, float]:
     return {"inside": round(float(off[~edge].max()), 4), "near borders": round(float(off[edge].max()), 2)}
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(run: dict[str, Any]) -> str:
     """One row each."""
-    peer, pixels = found["peer"], found["size"] ** 2
+    peer, pixels = run["peer"], run["size"] ** 2
     rows = [["Keras on TensorFlow, DSen2, float32", peer["seconds"], round(pixels / 1e6 / peer["seconds"], 3), "1", ""]]
-    for name, one in found["ours"].items():
-        spread = " to ".join(map(str, one["times, range"]))
-        rows.append([name, one["seconds"], round(pixels / 1e6 / one["seconds"], 3), one["times"], spread])
-    off = found["difference, DN"]
-    about = found["peer is"]
+    for name, row in run["ours"].items():
+        spread = " to ".join(map(str, row["times, range"]))
+        rows.append([name, row["seconds"], round(pixels / 1e6 / row["seconds"], 3), row["times"], spread])
+    off = run["difference, DN"]
+    about = run["peer is"]
     text = f"""
-Six 20 m bands of {found["size"]} x {found["size"]} pixels of 10 m, from memory to memory, {found["rounds"]} rounds in
+Six 20 m bands of {run["size"]} x {run["size"]} pixels of 10 m, from memory to memory, {run["rounds"]} rounds in
 turn, medians. The peer: TensorFlow {about["tensorflow"]}, Keras {about["keras"]}, {about["patches"]} patches of 128
 pixels that overlap by 16, batches of 32; {peer["predict, s"]} s of its time are `predict` itself. Aim: {AIM} times for
 the default, which has another network.
@@ -73,7 +73,7 @@ and is up to {off["near borders"]} DN off elsewhere: its borders of 8 pixels are
 sees, so its result depends on how it is cut.
 """
     columns = ["", "s", "10^6 pixels/s", "times as fast", "lowest to highest"]
-    return head("Against the paper's network in Keras", found) + text + "\n" + table(columns, rows) + "\n" + note
+    return head("Against the paper's network in Keras", run) + text + "\n" + table(columns, rows) + "\n" + note
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def main() -> None:
     if args.size < 128 or args.size % 2:
         parser.error("--size must be even and at least 128")
     torch.set_num_threads(THREADS)
-    found: dict[str, Any] = {"command": command(), "machine": describe(), "size": args.size, "rounds": args.rounds}
+    results: dict[str, Any] = {"command": command(), "machine": describe(), "size": args.size, "rounds": args.rounds}
     cube = tile(args.size, chunk=args.size // 4 * 2, bands=(*A, *B)).persist()
     a, b = (np.stack([cube[n].values for n in GRIDS[gsd]]) for gsd in (10, 20))
     auto = str(best_dtype(best_device())).removeprefix("torch.")
@@ -98,10 +98,10 @@ def main() -> None:
         sr = cube.dsen2.superresolve(method=method, native=False, dtype=dtype)
         ours[name] = partial(seconds, partial(drop, sr))
     with Peer("tf", "keras_driver.py", INSTALLS, {"a": a, "b": b, **weights()}) as peer:
-        found["peer is"] = peer.about
-        found["peer"], found["ours"] = in_turn(peer, ours, args.rounds)
-        found["difference, DN"] = difference(peer.out, cube)
-    write("keras_peer", found, markdown(found), args.out)
+        results["peer is"] = peer.about
+        results["peer"], results["ours"] = in_turn(peer, ours, args.rounds)
+        results["difference, DN"] = difference(peer.out, cube)
+    write("keras_peer", results, markdown(results), args.out)
 
 
 if __name__ == "__main__":

@@ -88,9 +88,9 @@ def speed(size: int, chunk: int, repeat: int) -> dict[str, float]:
     worst = max(float(np.abs(sr[n].values - bare[i]).max()) for i, n in enumerate(B))
     typical = {name: float(np.median(took)) for name, took in times.items()}
     rates = {f"{k}, 10 m pixels/s": round(size * size / v) for k, v in typical.items()}
-    whole, fastest = typical[next(iter(loops))], min(typical[name] for name in loops)
+    same_windows, fastest = typical[next(iter(loops))], min(typical[name] for name in loops)
     ratios = {
-        "lazy / bare, same windows": round(typical["lazy road"] / whole, 3),
+        "lazy / bare, same windows": round(typical["lazy road"] / same_windows, 3),
         "lazy / bare, fastest windows": round(typical["lazy road"] / fastest, 3),
     }
     return {**rates, **ratios, "largest difference, DN": worst}
@@ -112,8 +112,8 @@ def graph(dates: int = 12) -> dict[str, float]:
     sr = ds.dsen2.superresolve()
     graph = dict(sr.__dask_graph__())
     seconds = time.perf_counter() - start
-    own = [k for k in graph if str(k[0] if isinstance(k, tuple) else k).startswith(f"xsen2-{DEFAULT}-")]
-    return {"build, s": round(seconds, 2), "tasks": len(graph), "of these, blocks through a network": len(own)}
+    blocks = [k for k in graph if str(k[0] if isinstance(k, tuple) else k).startswith(f"xsen2-{DEFAULT}-")]
+    return {"build, s": round(seconds, 2), "tasks": len(graph), "of these, blocks through a network": len(blocks)}
 
 
 def main() -> None:

@@ -36,8 +36,8 @@ def busiest(ds: xr.Dataset, side: int = SIDE) -> tuple[int, int]:
     x = np.nan_to_num(ds["B08"].values.astype(np.float64))
     change = np.abs(np.diff(x, axis=0))[:, :-1] + np.abs(np.diff(x, axis=1))[:-1]
     rows, columns = (range(0, n - side, 24) for n in x.shape)
-    found = {(y, z): np.log1p(change[y : y + side, z : z + side]).mean() for y in rows for z in columns}
-    y, z = max(found, key=lambda place: found[place]) if found else (0, 0)
+    detail = {(y, z): np.log1p(change[y : y + side, z : z + side]).mean() for y in rows for z in columns}
+    y, z = max(detail, key=lambda place: detail[place]) if detail else (0, 0)
     return y // 6 * 6, z // 6 * 6
 
 

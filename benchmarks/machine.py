@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 def describe() -> dict[str, Any]:
     """What numbers depend on; `load` tells whether the machine did anything else."""
     device = best_device()
-    found = {
+    machine = {
         "processor": _field("/proc/cpuinfo", "model name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "vectors": torch.backends.cpu.get_cpu_capability(),
@@ -35,7 +35,7 @@ def describe() -> dict[str, Any]:
         **{name: version(name) for name in ("torch", "dask", "numpy", "zarr")},
         "load": round(os.getloadavg()[0], 1),
     }
-    return found
+    return machine
 
 
 def sentence(machine: dict[str, Any]) -> str:
@@ -57,10 +57,10 @@ def peak_memory() -> float:
     return round(int((_field("/proc/self/status", "VmHWM") or "0").split()[0]) / 1024)
 
 
-def write(name: str, found: dict[str, Any], markdown: str, folder: Path = RESULTS) -> None:
+def write(name: str, results: dict[str, Any], markdown: str, folder: Path = RESULTS) -> None:
     """Both files, each whole or not at all; the Markdown is printed as well."""
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix, text in (("json", json.dumps(found, indent=1, ensure_ascii=False)), ("md", markdown)):
+    for suffix, text in (("json", json.dumps(results, indent=1, ensure_ascii=False)), ("md", markdown)):
         scratch = folder / f"{name}.{suffix}.tmp"
         scratch.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
         scratch.replace(folder / f"{name}.{suffix}")
@@ -72,9 +72,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (columns, ["---"] * len(columns), *rows))
 
 
-def head(title: str, found: dict[str, Any]) -> str:
+def head(title: str, results: dict[str, Any]) -> str:
     """Title, command and machine."""
-    return f"# {title}\n\n`{found['command']}`\n\nMachine: {sentence(found['machine'])}.\n"
+    return f"# {title}\n\n`{results['command']}`\n\nMachine: {sentence(results['machine'])}.\n"
 
 
 def _field(file: str, name: str) -> str | None:

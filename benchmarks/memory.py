@@ -37,16 +37,16 @@ DATES = (1, 4, 16)
 @contextmanager
 def most(value: Callable[[], int]) -> Iterator[list[int]]:
     """The largest value seen while the context is open, in a list of one."""
-    found, over = [value()], threading.Event()
+    largest, over = [value()], threading.Event()
 
     def watch() -> None:
         while not over.wait(0.02):
-            found[0] = max(found[0], value())
+            largest[0] = max(largest[0], value())
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield found
+        yield largest
     finally:
         over.set()
         thread.join()
@@ -69,8 +69,8 @@ def writing(dates: int, size: int, chunk: int) -> dict[str, float]:
 def threads(dates: int, size: int, chunk: int) -> dict[str, float]:
     """In this process."""
     with most(open_files) as files:
-        found = writing(dates, size, chunk)
-    return {"peak memory, MiB": peak_memory(), "open files": files[0], **found}
+        timing = writing(dates, size, chunk)
+    return {"peak memory, MiB": peak_memory(), "open files": files[0], **timing}
 
 
 class _Watch:
@@ -97,7 +97,7 @@ def cluster(dates: int, size: int, chunk: int) -> dict[str, float]:
     ):
         client.register_plugin(Watch())
         with most(lambda: len(local.scheduler.tasks)) as tasks:
-            found = writing(dates, size, chunk)
+            timing = writing(dates, size, chunk)
         memory = client.run(peak_memory)
         files = client.run(lambda dask_worker: dask_worker.most_files[0])
     return {
@@ -105,7 +105,7 @@ def cluster(dates: int, size: int, chunk: int) -> dict[str, float]:
         "open files": next(iter(files.values())),
         "client and scheduler, MiB": peak_memory(),
         "tasks at a time": tasks[0],
-        **found,
+        **timing,
     }
 
 
@@ -146,7 +146,7 @@ def apart(part: str, dates: int, size: int, chunk: int) -> dict[str, float]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(run: dict[str, Any]) -> str:
     """The tables."""
     titles = {
         "threads": "One process, two threads",
@@ -154,12 +154,12 @@ def markdown(found: dict[str, Any]) -> str:
         "overhead": "Whole tiles, all but the computing",
     }
     lines = [
-        head("What grows with the number of dates", found),
-        f"{found['size']} x {found['size']} pixels of 10 m, all bands, in chunks of {found['chunk']}; two regions to a "
+        head("What grows with the number of dates", run),
+        f"{run['size']} x {run['size']} pixels of 10 m, all bands, in chunks of {run['chunk']}; two regions to a "
         "date, as of a whole tile. Every line is a process of its own. Last, dates of 10980 x 10980 in chunks of 1200.",
     ]
     for part, title in titles.items():
-        rows = found[part]
+        rows = run[part]
         columns = list(next(iter(rows.values())))
         lines += ["", f"## {title}", "", table(["dates", *columns], [[n, *row.values()] for n, row in rows.items()])]
         if part != "overhead":
@@ -179,11 +179,11 @@ def main() -> None:
     if args.part:
         print(json.dumps(PARTS[args.part](args.dates, args.size, args.chunk)))
         return
-    found: dict[str, Any] = {"command": command(), "machine": describe(), "size": args.size, "chunk": args.chunk}
+    results: dict[str, Any] = {"command": command(), "machine": describe(), "size": args.size, "chunk": args.chunk}
     for part in PARTS:
-        found[part] = {str(dates): apart(part, dates, args.size, args.chunk) for dates in DATES}
-        print(part, found[part], file=sys.stderr)
-    write("memory", found, markdown(found))
+        results[part] = {str(dates): apart(part, dates, args.size, args.chunk) for dates in DATES}
+        print(part, results[part], file=sys.stderr)
+    write("memory", results, markdown(results))
 
 
 if __name__ == "__main__":

@@ -123,14 +123,16 @@ def serve(folder: str, port: int, delay: float) -> None:
     uvicorn.run(Starlette(routes=[Mount("/", late)]), port=port, log_level="error")
 
 
-def without_gdal(found: list[pystac.Item], base: str, windows: dict[int, tuple[int, int, int]]) -> npt.NDArray[Any]:
+def without_gdal(
+    stac_items: list[pystac.Item], base: str, windows: dict[int, tuple[int, int, int]]
+) -> npt.NDArray[Any]:
     """Windows of every file by async-geotiff; those of 20 m bands follow those of 10 m bands."""
     from async_geotiff import GeoTIFF, Window
     from obstore.store import HTTPStore
 
     store = HTTPStore.from_url(base, client_options={"allow_http": True})
 
-    async def one(path: str, gsd: int) -> npt.NDArray[Any]:
+    async def read(path: str, gsd: int) -> npt.NDArray[Any]:
         row, column, side = windows[gsd]
         file = await GeoTIFF.open(path, store=store)
         part = await file.read(window=Window(col_off=column, row_off=row, width=side, height=side))
@@ -138,8 +140,8 @@ def without_gdal(found: list[pystac.Item], base: str, windows: dict[int, tuple[i
 
     async def every() -> list[npt.NDArray[Any]]:
         jobs = [
-            one(item.assets[BANDS[band].common_name].href.removeprefix(f"{base}/"), BANDS[band].gsd)
-            for item in found
+            read(item.assets[BANDS[band].common_name].href.removeprefix(f"{base}/"), BANDS[band].gsd)
+            for item in stac_items
             for band in (*A, *B)
         ]
         return await asyncio.gather(*jobs)
@@ -163,18 +165,18 @@ def main() -> None:
         port = taken.getsockname()[1]
         taken.close()
         base = f"http://127.0.0.1:{port}"
-        found = items(Path(folder), args.dates, base)
+        stac_items = items(Path(folder), args.dates, base)
         server = multiprocessing.get_context("spawn").Process(
             target=serve, args=(folder, port, args.delay / 1000), daemon=True
         )
         server.start()
         try:
-            print(json.dumps(compare(found, base, args), indent=1))
+            print(json.dumps(compare(stac_items, base, args), indent=1))
         finally:
             server.kill()
 
 
-def compare(found: list[pystac.Item], base: str, args: argparse.Namespace) -> dict[str, Any]:
+def compare(stac_items: list[pystac.Item], base: str, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each reader, and ratios."""
     left, top = LEFT + 18000, TOP - 12000
     box = (left, top - 600, left + 600, top)  # on the lattice
@@ -184,14 +186,14 @@ def compare(found: list[pystac.Item], base: str, args: argparse.Namespace) -> di
         with dask.config.set(scheduler="threads", num_workers=args.threads):
             from odc.geo.geom import box as square
 
-            cube = load(found, geometry=square(*box, EPSG), bands=[*A, *B], engine=engine).compute()
+            cube = load(stac_items, geometry=square(*box, EPSG), bands=[*A, *B], engine=engine).compute()
         parts = [cube[b].values[day] for day in range(args.dates) for b in (*A, *B)]
         return np.concatenate([part.ravel() for part in parts])
 
     readers: dict[str, Callable[[], npt.NDArray[Any]]] = {
         "stackstac": lambda: by("stackstac"),
         "odc": lambda: by("odc"),
-        "async-geotiff": lambda: without_gdal(found, base, windows),
+        "async-geotiff": lambda: without_gdal(stac_items, base, windows),
     }
     _until_it_answers(base)
     times: dict[str, list[float]] = {name: [] for name in readers}

@@ -64,11 +64,11 @@ PARTS = {
 
 def matmul(dtype: torch.dtype, sides: tuple[int, ...] = (2048, 4096, 8192), repeat: int = 6) -> float:
     """TFLOP/s of the best of some large ones, the second factor as it is and transposed."""
-    found = []
+    rates = []
     for side in sides:
         a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
-        found += [2 * side**3 / best(lambda a=a, b=b: a @ b, repeat) for b in (b, b.T)]
-    return max(found) / 1e12
+        rates += [2 * side**3 / best(lambda a=a, b=b: a @ b, repeat) for b in (b, b.T)]
+    return max(rates) / 1e12
 
 
 def best(job: Callable[[], object], repeat: int) -> float:
@@ -183,17 +183,17 @@ class Stacks:
     def _look(self) -> None:
         while not self._done.wait(0.002):
             frame = sys._current_frames().get(self._watched)
-            found: dict[str, tuple[str, str]] = {}
+            frames: dict[str, tuple[str, str]] = {}
             while frame is not None:
                 module = str(frame.f_globals.get("__name__", ""))
                 for package in ("xsen2", "zarr", "dask", "xarray"):
                     if module.startswith(package):
-                        found.setdefault(package, (module, frame.f_code.co_name))
+                        frames.setdefault(package, (module, frame.f_code.co_name))
                 frame = frame.f_back
             # Sinks call dask, which calls all else.
-            inner = found.get("xsen2")
+            inner = frames.get("xsen2")
             if inner is None or (inner[0].startswith("xsen2.sinks") and inner[1] != "pack"):
-                inner = found.get("zarr") or found.get("xarray") or found.get("dask") or inner or ("other", "")
+                inner = frames.get("zarr") or frames.get("xarray") or frames.get("dask") or inner or ("other", "")
             self.seen[inner] += 1
 
 
@@ -209,8 +209,8 @@ class Clock(TorchDispatchMode):
         start = time.perf_counter()
         out = func(*args, **(kwargs or {}))
         took = time.perf_counter() - start
-        if found := convolution(func, args):
-            x, weight, stride, padding = found
+        if arguments := convolution(func, args):
+            x, weight, stride, padding = arguments
             key = (tuple(x.shape), tuple(weight.shape), _pair(stride), _pair(padding), tuple(out.shape))
             self.convolutions[key].append(took)
         else:
@@ -242,7 +242,7 @@ def layers(name: str, patch: Shapes, repeat: int) -> dict[str, Any]:
     dtype = next(network.parameters()).dtype
     inputs = [torch.rand(shape, device=device) for shape in patch]
     with torch.inference_mode():
-        whole = best(lambda: network(*inputs), repeat)
+        call = best(lambda: network(*inputs), repeat)
         clocks = []
         for _ in range(repeat):
             with Clock() as clock:
@@ -254,15 +254,15 @@ def layers(name: str, patch: Shapes, repeat: int) -> dict[str, Any]:
             count = len(first)
             x, w = (torch.randn(s).to(dtype, memory_format=torch.channels_last) for s in (shape, weight))
             alone = best(lambda x=x, w=w, s=stride, p=padding: torch.conv2d(x, w, None, s, p), 2 * repeat)
-            own = min(sum(c.convolutions[key]) / count for c in clocks)
+            in_place = min(sum(c.convolutions[key]) / count for c in clocks)
             rows.append(
                 {
                     "input": shape,
                     "weights": weight,
                     "stride": stride[0],
                     "count": count,
-                    "ms": round(1e3 * own * count, 2),
-                    "TFLOP/s": round(work(key) / own / 1e12, 3),
+                    "ms": round(1e3 * in_place * count, 2),
+                    "TFLOP/s": round(work(key) / in_place / 1e12, 3),
                     "alone, TFLOP/s": round(work(key) / alone / 1e12, 3),
                 }
             )
@@ -271,8 +271,8 @@ def layers(name: str, patch: Shapes, repeat: int) -> dict[str, Any]:
     ceiling = sum(row["ms"] * row["TFLOP/s"] / row["alone, TFLOP/s"] for row in rows) / 1e3
     return {
         "patch": patch,
-        "one call, ms": round(1e3 * whole, 2),
-        "TFLOP/s of the call": round(flop(name) * pixels(patch) / whole / 1e12, 3),
+        "one call, ms": round(1e3 * call, 2),
+        "TFLOP/s of the call": round(flop(name) * pixels(patch) / call / 1e12, 3),
         "convolutions, ms": round(1e3 * total, 2),
         "the same alone, ms": round(1e3 * ceiling, 2),
         "convolutions": rows,
@@ -280,25 +280,25 @@ def layers(name: str, patch: Shapes, repeat: int) -> dict[str, Any]:
     }
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(run: dict[str, Any]) -> str:
     """The tables."""
-    ceiling, lines = found["matmul, TFLOP/s"], [head("Against the hardware", found)]
+    ceiling, lines = run["matmul, TFLOP/s"], [head("Against the hardware", run)]
     lines += [
-        f"Ceiling: the best of large matmuls, 2048 to 8192 square, in {found['machine']['dtype']}, {THREADS} threads, "
+        f"Ceiling: the best of large matmuls, 2048 to 8192 square, in {run['machine']['dtype']}, {THREADS} threads, "
         f"same process: {ceiling:.2f} TFLOP/s.",
         "The road: six 20 m bands, from memory to memory. Aim: a share of at least "
         f"{AIM}. *run* counts the halos, *useful* does not.\n",
     ]
     columns = ["network", "10^6 pixels/s", "MFLOP/pixel", "TFLOP/s useful", "run", "share useful", "run", "halo"]
     rows = []
-    for name, one in found["networks"].items():
-        r = one["road"]
+    for name, entry in run["networks"].items():
+        r = entry["road"]
         cells = [name, round(r["pixels per second"] / 1e6, 2), round(r["FLOP per pixel"] / 1e6, 2)]
-        cells += [r["useful TFLOP/s"], r["run TFLOP/s"], *(round(one[f"share, {k}"], 2) for k in ("useful", "run"))]
+        cells += [r["useful TFLOP/s"], r["run TFLOP/s"], *(round(entry[f"share, {k}"], 2) for k in ("useful", "run"))]
         rows.append([*cells, f"{100 * r['halo, share of the FLOP run']:.0f} %"])
     lines.append(table(columns, rows))
-    for name, one in found["networks"].items():
-        p, la = one["profile"], one["layers"]
+    for name, entry in run["networks"].items():
+        p, la = entry["profile"], entry["layers"]
         lines += [f"\n## {name}: where time goes\n", "Zarr to Zarr, tasks one at a time. Share of the time:\n"]
         lines.append(table(["part", "share"], [(k, f"{100 * v:.1f} %") for k, v in p["parts"].items()]))
         lines += ["", table(["function", "share"], [(f"`{k}`", f"{100 * v:.1f} %") for k, v in p["functions"].items()])]
@@ -329,7 +329,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
-    found: dict[str, Any] = {"command": command(), "machine": describe(), "size": args.size}
+    results: dict[str, Any] = {"command": command(), "machine": describe(), "size": args.size}
     dtype = inference.best_dtype(inference.best_device())
     before = matmul(dtype)
     networks: dict[str, Any] = {}
@@ -341,13 +341,13 @@ def main() -> None:
             "layers": layers(name, measured["patch"], args.repeat),
         }
         print(name, measured, flush=True)
-    found["matmul, TFLOP/s"] = round(max(before, after := matmul(dtype)), 3)
-    found["matmul before and after"] = [round(before, 3), round(after, 3)]
-    for one in networks.values():
+    results["matmul, TFLOP/s"] = round(max(before, after := matmul(dtype)), 3)
+    results["matmul before and after"] = [round(before, 3), round(after, 3)]
+    for entry in networks.values():
         for kind in ("useful", "run"):
-            one[f"share, {kind}"] = round(one["road"][f"{kind} TFLOP/s"] / found["matmul, TFLOP/s"], 3)
-    found["networks"] = networks
-    write("roofline", found, markdown(found), args.out)
+            entry[f"share, {kind}"] = round(entry["road"][f"{kind} TFLOP/s"] / results["matmul, TFLOP/s"], 3)
+    results["networks"] = networks
+    write("roofline", results, markdown(results), args.out)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ class S2Super:
         self._process.stdin.write(f"{source}\t{target}\n")
         self._process.stdin.flush()
         self._wait()
-        made: Array = np.load(target)
-        return made
+        pixels: Array = np.load(target)
+        return pixels
 
     def close(self) -> None:
         """End the process."""
@@ -131,8 +131,8 @@ def main() -> None:
             (pair,) = pairs(scene, 2, [Blur(operator)])  # the same pixels, as arrays
             seen = pair.weight > 0
             errors = [x - GAIN * pair.truth for x in (peer(GAIN * pair.a, GAIN * pair.b), GAIN * upsample(pair.b, 2))]
-            own, cubic = (float(np.sqrt((x[:, seen] ** 2).mean(axis=1)).mean()) for x in errors)
-            rows[operator][scene.name] = row | {"s2super": round(own / cubic, 4)}
+            peer_error, cubic = (float(np.sqrt((x[:, seen] ** 2).mean(axis=1)).mean()) for x in errors)
+            rows[operator][scene.name] = row | {"s2super": round(peer_error / cubic, 4)}
             print(scene.name, operator, rows[operator][scene.name], flush=True)
     peer.close()
     (RESULTS / "s2super_peer.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -105,15 +105,15 @@ def measure(
     }
 
 
-def plot(found: dict[str, Any], file: Path) -> None:
+def plot(results: dict[str, Any], file: Path) -> None:
     """Throughput against chunk size, and for each chunk size against workers."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    chunks = [int(c) for c in found["chunks"]]
-    rates = {way: [one["pixels per second"][way] / 1e6 for one in found["chunks"].values()] for way in WAYS}
+    chunks = [int(c) for c in results["chunks"]]
+    rates = {way: [entry["pixels per second"][way] / 1e6 for entry in results["chunks"].values()] for way in WAYS}
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     for way, colour, marker in zip(WAYS, ("#4477aa", "#ee6677", "#228833"), "os^", strict=True):
         left.plot(chunks, rates[way], color=colour, marker=marker, label=LABELS[way])
@@ -139,20 +139,20 @@ def plot(found: dict[str, Any], file: Path) -> None:
     plt.close(figure)
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(run: dict[str, Any]) -> str:
     """A row for each chunk size."""
     rows = []
-    for chunk, one in found["chunks"].items():
-        speeds = [round(one["pixels per second"][way] / 1e6, 2) for way in WAYS]
-        rows.append([chunk, " x ".join(map(str, one["shape"])), *speeds, one["2 workers / 1"]])
+    for chunk, entry in run["chunks"].items():
+        speeds = [round(entry["pixels per second"][way] / 1e6, 2) for way in WAYS]
+        rows.append([chunk, " x ".join(map(str, entry["shape"])), *speeds, entry["2 workers / 1"]])
     columns = ["chunk", "image", *(LABELS[way] for way in WAYS), "2 workers / 1"]
     text = f"""
-10^6 pixels of 10 m per second, six 20 m bands, Zarr to Zarr in {found["stores"]}, best of {found["repeat"]} in turn.
-torch threads in a worker: {", ".join(map(str, found["torch threads in workers"]))}. Aim: 2 workers at least {AIM} times
+10^6 pixels of 10 m per second, six 20 m bands, Zarr to Zarr in {run["stores"]}, best of {run["repeat"]} in turn.
+torch threads in a worker: {", ".join(map(str, run["torch threads in workers"]))}. Aim: 2 workers at least {AIM} times
 one. Chunks over 2400 are computed in parts.
 """
     picture = "\n![Throughput against chunks and workers](scaling.png)\n"
-    return head("Workers and chunks", found) + text + "\n" + table(columns, rows) + "\n" + picture
+    return head("Workers and chunks", run) + text + "\n" + table(columns, rows) + "\n" + picture
 
 
 def main() -> None:
@@ -172,25 +172,25 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     logging.disable(logging.WARNING)  # clusters tell how they close
     args.out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"command": command(), "machine": describe(), "repeat": args.repeat}
-    found["stores"] = "memory (tmpfs)" if place == "/dev/shm" else "files"
+    results: dict[str, Any] = {"command": command(), "machine": describe(), "repeat": args.repeat}
+    results["stores"] = "memory (tmpfs)" if place == "/dev/shm" else "files"
     clients: dict[str, Client | None] = {"1 worker": cluster(1), "2 workers": cluster(2), "threads": None}
     try:
-        found["torch threads in workers"] = [
+        results["torch threads in workers"] = [
             n for c in clients.values() if c for n in c.run(torch.get_num_threads).values()
         ]
         measure(600, 1.5, 1, place, clients)  # every process loads the network
-        found["chunks"] = {}
+        results["chunks"] = {}
         for chunk in args.chunks:
-            found["chunks"][str(chunk)] = one = measure(chunk, args.megapixels, args.repeat, place, clients)
-            print(chunk, one, flush=True)
+            results["chunks"][str(chunk)] = entry = measure(chunk, args.megapixels, args.repeat, place, clients)
+            print(chunk, entry, flush=True)
     finally:
         for client in clients.values():
             if client:
                 client.cluster.close()
                 client.close()
-    plot(found, args.out / "scaling.png")
-    write("scaling", found, markdown(found), args.out)
+    plot(results, args.out / "scaling.png")
+    write("scaling", results, markdown(results), args.out)
 
 
 if __name__ == "__main__":

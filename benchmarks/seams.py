@@ -92,16 +92,16 @@ def case(number: int, most: int) -> dict[str, Any]:
     options: dict[str, Any] = {"method": method, "dtype": "float32"}
     if rng.random() < 0.15:
         options["consistency"] = True
-    whole = ds.chunk().dsen2.superresolve(**options).compute()
+    expected = ds.chunk().dsen2.superresolve(**options).compute()
     parts = chunked(rng, ds)
-    made = parts.dsen2.superresolve(**options).compute()
+    result = parts.dsen2.superresolve(**options).compute()
     worst, same, compared = 0.0, True, 0
-    for band in whole.data_vars:
-        one, other = whole[band].values, made[band].values
-        same &= bool(np.array_equal(np.isnan(one), np.isnan(other)))
-        seen = np.isfinite(one) & np.isfinite(other)
+    for band in expected.data_vars:
+        x, y = expected[band].values, result[band].values
+        same &= bool(np.array_equal(np.isnan(x), np.isnan(y)))
+        seen = np.isfinite(x) & np.isfinite(y)
         compared += int(seen.sum()) if band not in GRIDS[10] else 0
-        worst = max(worst, float(np.abs(one[seen] - other[seen]).max(initial=0)))
+        worst = max(worst, float(np.abs(x[seen] - y[seen]).max(initial=0)))
     return {
         "number": number,
         "method": method,
@@ -116,20 +116,20 @@ def case(number: int, most: int) -> dict[str, Any]:
     }
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(run: dict[str, Any]) -> str:
     """A row for each method, and the failures."""
     rows = [
         [
             m,
-            one["cases"],
-            one["in chunks"],
-            one["with holes"],
-            one["consistent"],
-            one["compared"],
-            f"{one['worst, DN']:.2g}",
-            one["fail"],
+            row["cases"],
+            row["in chunks"],
+            row["with holes"],
+            row["consistent"],
+            row["compared"],
+            f"{row['worst, DN']:.2g}",
+            row["fail"],
         ]
-        for m, one in found["methods"].items()
+        for m, row in run["methods"].items()
     ]
     columns = [
         "method",
@@ -142,13 +142,13 @@ def markdown(found: dict[str, Any]) -> str:
         "fail",
     ]
     text = f"""
-{found["cases"]} cases of random shape, chunks and nodata against one chunk, float32, in {found["seconds"]:.0f} s.
-The worst difference is {found["worst, DN"]:.2g} DN, {found["fail"]} are more than {AIM} DN apart or have other nodata.
+{run["cases"]} cases of random shape, chunks and nodata against one chunk, float32, in {run["seconds"]:.0f} s.
+The worst difference is {run["worst, DN"]:.2g} DN, {run["fail"]} are more than {AIM} DN apart or have other nodata.
 """
-    lines = [head("Seams", found) + text, table(columns, rows)]
-    if found["failures"]:
-        keys = list(found["failures"][0])
-        lines += ["", "## Failures", "", table(keys, [list(one.values()) for one in found["failures"]])]
+    lines = [head("Seams", run) + text, table(columns, rows)]
+    if run["failures"]:
+        keys = list(run["failures"][0])
+        lines += ["", "## Failures", "", table(keys, [list(row.values()) for row in run["failures"]])]
     return "\n".join(lines)
 
 
@@ -162,34 +162,34 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    found: dict[str, Any] = {"command": command(), "machine": describe(), "cases": args.cases}
+    results: dict[str, Any] = {"command": command(), "machine": describe(), "cases": args.cases}
     start = time.perf_counter()
     cases = []
     # Small cases leave no work for two threads, but a core each has enough.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, spawn, torch.set_num_threads, (1,)) as pool:
-        for one in pool.map(case, range(args.first, args.first + args.cases), [args.most] * args.cases, chunksize=4):
-            cases.append(one)
-            if one["fails"]:
-                print(one, flush=True)
-    found["seconds"] = round(time.perf_counter() - start, 1)
-    found["worst, DN"] = max(one["difference, DN"] for one in cases)
-    found["fail"] = sum(one["fails"] for one in cases)
-    found["methods"] = {}
+        for result in pool.map(case, range(args.first, args.first + args.cases), [args.most] * args.cases, chunksize=4):
+            cases.append(result)
+            if result["fails"]:
+                print(result, flush=True)
+    results["seconds"] = round(time.perf_counter() - start, 1)
+    results["worst, DN"] = max(result["difference, DN"] for result in cases)
+    results["fail"] = sum(result["fails"] for result in cases)
+    results["methods"] = {}
     for method in METHODS:
-        own = [one for one in cases if one["method"] == method]
-        found["methods"][method] = {
-            "cases": len(own),
-            "in chunks": sum(one["chunks"] > 1 for one in own),
-            "with holes": sum(one["holes"] for one in own),
-            "consistent": sum(one["consistency"] for one in own),
-            "compared": sum(one["compared"] for one in own),
-            "worst, DN": max((one["difference, DN"] for one in own), default=0.0),
-            "fail": sum(one["fails"] for one in own),
+        selected = [result for result in cases if result["method"] == method]
+        results["methods"][method] = {
+            "cases": len(selected),
+            "in chunks": sum(result["chunks"] > 1 for result in selected),
+            "with holes": sum(result["holes"] for result in selected),
+            "consistent": sum(result["consistency"] for result in selected),
+            "compared": sum(result["compared"] for result in selected),
+            "worst, DN": max((result["difference, DN"] for result in selected), default=0.0),
+            "fail": sum(result["fails"] for result in selected),
         }
-    found["failures"] = [one for one in cases if one["fails"]]
-    write("seams", found, markdown(found), args.out)
-    return int(found["fail"] > 0)
+    results["failures"] = [result for result in cases if result["fails"]]
+    write("seams", results, markdown(results), args.out)
+    return int(results["fail"] > 0)
 
 
 if __name__ == "__main__":

@@ -43,20 +43,20 @@ any cut gives the same pixels (`benchmarks/seams.py`) |
 """
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(run: dict[str, Any]) -> str:
     """One row each, and what each does."""
-    peer, pixels = found["peer"], found["size"] ** 2
+    peer, pixels = run["peer"], run["size"] ** 2
     rows = [["SEN2SR, x2, float32", peer["seconds"], round(pixels / 1e6 / peer["seconds"], 3), "1", ""]]
-    for name, one in found["ours"].items():
-        spread = " to ".join(map(str, one["times, range"]))
-        rows.append([name, one["seconds"], round(pixels / 1e6 / one["seconds"], 3), one["times"], spread])
-    about = found["peer is"]
+    for name, row in run["ours"].items():
+        spread = " to ".join(map(str, row["times, range"]))
+        rows.append([name, row["seconds"], round(pixels / 1e6 / row["seconds"], 3), row["times"], spread])
+    about = run["peer is"]
     text = f"""
-Six 20 m bands of {found["size"]} x {found["size"]} pixels of 10 m, from memory to memory, {found["rounds"]} rounds in
+Six 20 m bands of {run["size"]} x {run["size"]} pixels of 10 m, from memory to memory, {run["rounds"]} rounds in
 turn, medians. The peer: sen2sr {about["sen2sr"]} on torch {about["torch"]}.
 """
     columns = ["", "s", "10^6 pixels/s", "times as fast", "lowest to highest"]
-    return head("Against SEN2SR at 20 to 10 m", found) + text + "\n" + table(columns, rows) + "\n" + TEXT
+    return head("Against SEN2SR at 20 to 10 m", run) + text + "\n" + table(columns, rows) + "\n" + TEXT
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
     if args.size < 256 or args.size % 2:
         parser.error("--size must be even and at least 256")
     torch.set_num_threads(THREADS)
-    found: dict[str, Any] = {"command": command(), "machine": describe(), "size": args.size, "rounds": args.rounds}
+    results: dict[str, Any] = {"command": command(), "machine": describe(), "size": args.size, "rounds": args.rounds}
     cube = tile(args.size, chunk=args.size // 4 * 2, bands=(*A, *B)).persist()
     a, b = (np.stack([cube[n].values for n in GRIDS[gsd]]) for gsd in (10, 20))
     auto = str(best_dtype(best_device())).removeprefix("torch.")
@@ -78,11 +78,11 @@ def main() -> None:
         sr = cube.dsen2.superresolve(native=False, dtype=dtype)
         ours[f"xsen2, default, {dtype}"] = partial(seconds, partial(drop, sr))
     with Peer("sen2sr", "sen2sr_driver.py", INSTALLS, {"a": a, "b": b}) as peer:
-        found["peer is"] = peer.about
-        found["peer"], found["ours"] = in_turn(peer, ours, args.rounds)
+        results["peer is"] = peer.about
+        results["peer"], results["ours"] = in_turn(peer, ours, args.rounds)
         if peer.out.shape != (6, args.size, args.size) or not np.isfinite(peer.out).all():
             raise SystemExit("the peer did not make six whole bands")
-    write("sen2sr_peer", found, markdown(found), args.out)
+    write("sen2sr_peer", results, markdown(results), args.out)
 
 
 if __name__ == "__main__":

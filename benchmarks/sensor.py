@@ -30,9 +30,9 @@ KEEP = 0.1  # residuals over this say nothing about blur; those of the short-wav
 
 def estimates(ds: xr.Dataset) -> dict[str, list[float]]:
     """Band → blur along and across, shift along and across, residual."""
-    found = ds.dsen2.sensor().compute()
-    table = np.concatenate([found["blur"], found["shift"], found["residual"].values[:, None]], axis=1)
-    return {str(b): [round(float(x), 4) for x in row] for b, row in zip(found["band"].values, table, strict=True)}
+    fit = ds.dsen2.sensor().compute()
+    table = np.concatenate([fit["blur"], fit["shift"], fit["residual"].values[:, None]], axis=1)
+    return {str(b): [round(float(x), 4) for x in row] for b, row in zip(fit["band"].values, table, strict=True)}
 
 
 def measure(scene: Scene) -> dict[str, Any] | None:
@@ -53,9 +53,9 @@ def measure(scene: Scene) -> dict[str, Any] | None:
     return out
 
 
-def multiple(one: dict[str, Any], band: str, axis: int) -> float:
+def multiple(scene: dict[str, Any], band: str, axis: int) -> float:
     """The multiple of `mtf`'s sigma that gives the real blur: variances are linear in its square."""
-    real, plain, wide = (one[k].get(band, [np.nan] * 5) for k in ("real", "mtf", "product"))
+    real, plain, wide = (scene[k].get(band, [np.nan] * 5) for k in ("real", "mtf", "product"))
     if real[4] > (KEEP if band not in ("B11", "B12") else 0.2):
         return float("nan")
     low, high, want = plain[axis] ** 2, wide[axis] ** 2, real[axis] ** 2
@@ -74,31 +74,31 @@ def markdown(scenes: dict[str, Any]) -> str:
         "`python benchmarks/sensor.py DATA` writes this. `ds.dsen2.sensor()` on the native scenes, medians, in",
         "brackets the quartiles; sigmas in pixels of the finest grid, along / across the track. Multiple: of the",
         "sigma of `mtf` with which a degraded scene shows the blur of the real one. Residual: share of the variance.",
-        "Scenes: " + ", ".join(f"{name} ({one['level']})" for name, one in scenes.items()) + ".",
+        "Scenes: " + ", ".join(f"{name} ({scene['level']})" for name, scene in scenes.items()) + ".",
         "",
         "| band | scenes | full scale | shift | residual | degraded by `mtf` | by `product` | multiple | across |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
 
     def middle(values: list[float], form: str = "{:.2f}") -> str:
-        some = np.array([v for v in values if np.isfinite(v)])
-        if not len(some):
+        finite = np.array([v for v in values if np.isfinite(v)])
+        if not len(finite):
             return "–"
-        low, mid, high = np.percentile(some, (25, 50, 75))
+        low, mid, high = np.percentile(finite, (25, 50, 75))
         return f"{form.format(mid)} ({form.format(low)} to {form.format(high)})"
 
     for band in (*B, *C):
-        some = [s for s in scenes.values() if band in s["real"] and np.isfinite(s["real"][band][0])]
-        if not some:
+        shown = [s for s in scenes.values() if band in s["real"] and np.isfinite(s["real"][band][0])]
+        if not shown:
             continue
-        cells = [band, str(len(some))]
-        cells.append(" / ".join(middle([s["real"][band][i] for s in some]) for i in (0, 1)))
-        cells.append(" / ".join(middle([s["real"][band][i] for s in some], "{:+.2f}") for i in (2, 3)))
-        cells.append(middle([s["real"][band][4] for s in some], "{:.3f}"))
+        cells = [band, str(len(shown))]
+        cells.append(" / ".join(middle([s["real"][band][i] for s in shown]) for i in (0, 1)))
+        cells.append(" / ".join(middle([s["real"][band][i] for s in shown], "{:+.2f}") for i in (2, 3)))
+        cells.append(middle([s["real"][band][4] for s in shown], "{:.3f}"))
         for operator in ("mtf", "product"):
-            there = [s[operator][band] for s in some if band in s[operator]]
-            cells.append(" / ".join(middle([t[i] for t in there]) for i in (0, 1)))
-        cells += [middle([multiple(s, band, i) for s in some]) for i in (0, 1)]
+            degraded = [s[operator][band] for s in shown if band in s[operator]]
+            cells.append(" / ".join(middle([t[i] for t in degraded]) for i in (0, 1)))
+        cells += [middle([multiple(s, band, i) for s in shown]) for i in (0, 1)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", "Contains modified Copernicus Sentinel data 2015-2020.", ""])
 
@@ -108,18 +108,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     args = parser.parse_args()
-    found: dict[str, Any] = {}
+    scenes: dict[str, Any] = {}
     with dask.config.set(scheduler="sync"):
         for part in ("train", "validation"):
             for scene in read_scenes(args.data / part):
-                if (one := measure(scene)) is not None:
-                    found[scene.name] = one
-                    print(scene.name, {b: one["real"][b][:2] for b in one["real"]}, flush=True)
+                if (entry := measure(scene)) is not None:
+                    scenes[scene.name] = entry
+                    print(scene.name, {b: entry["real"][b][:2] for b in entry["real"]}, flush=True)
     assert grid_of("B01") == 60
     (RESULTS / "sensor.json").write_text(
-        json.dumps({"command": "python benchmarks/sensor.py DATA", "scenes": found}, indent=1) + "\n"
+        json.dumps({"command": "python benchmarks/sensor.py DATA", "scenes": scenes}, indent=1) + "\n"
     )
-    (RESULTS / "sensor.md").write_text(markdown(found))
+    (RESULTS / "sensor.md").write_text(markdown(scenes))
 
 
 if __name__ == "__main__":

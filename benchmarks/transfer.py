@@ -52,8 +52,8 @@ def main() -> None:
     names = ["bicubic", "trained at 80 → 40 m", "trained at 40 → 20 m"]
     files: dict[str, list[dict[str, Any]]] = {}
     for scene in read_scenes(args.data / "validation"):
-        if found := judge(scene, ["bicubic", str(args.out.resolve()), "twogrid-paper"]):
-            files.setdefault(scene.name.split("/")[0], []).append(found)
+        if scores := judge(scene, ["bicubic", str(args.out.resolve()), "twogrid-paper"]):
+            files.setdefault(scene.name.split("/")[0], []).append(scores)
     rows = {}
     for file, parts in files.items():  # the patches of a stack are one scene
         weight = np.array([p["pixels"] for p in parts], float)

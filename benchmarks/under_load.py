@@ -97,7 +97,7 @@ def measure(ds: xr.Dataset, methods: Sequence[str], load: int, repeat: int) -> l
                 full[method].append(spent(ds, method, bands))
     rows = []
     for method in methods:
-        (a, b), (c, d) = (np.median(found[method], axis=0).tolist() for found in (idle, full))
+        (a, b), (c, d) = (np.median(times[method], axis=0).tolist() for times in (idle, full))
         rows.append(
             {
                 "method": method,
@@ -128,7 +128,7 @@ def main() -> int:
         args.size, args.repeat, methods = 120, 1, args.methods or ["bicubic", "supreme"]
     rows = measure(cube(args.size), methods, args.load, args.repeat)
     worst = max(rows, key=lambda row: row["times as long"])
-    found = {
+    results = {
         "command": command(),
         "machine": machine,
         "size": args.size,
@@ -137,15 +137,15 @@ def main() -> int:
         "median": statistics.median(row["times as long"] for row in rows),
         "methods": rows,
     }
-    text = f"""{head("Classical methods on a busy machine", found)}
+    text = f"""{head("Classical methods on a busy machine", results)}
 A cube of {args.size} x {args.size} 10 m pixels, twelve bands, all of 20 m and 60 m made, in four blocks on
 {dask.system.CPU_COUNT} threads of dask. Loaded: {args.load} other process(es) multiply matrices with all cores.
 
 {table(list(rows[0]), [list(row.values()) for row in rows])}
 
-Most: `{worst["method"]}`, {worst["times as long"]} times as long; median {found["median"]:.2f}; aim: at most {AIM:g}.
+Most: `{worst["method"]}`, {worst["times as long"]} times as long; median {results["median"]:.2f}; aim: at most {AIM:g}.
 """
-    write("under_load", found, text, args.out)
+    write("under_load", results, text, args.out)
     return int(not args.quick and worst["times as long"] > AIM)
 
 

@@ -127,8 +127,8 @@ def summarise(rows: dict[str, dict[str, Any]], method: str) -> dict[str, Any]:
         "SAM ratio": round(float(np.mean(sam)), 3),
     }
     for level in ("L1C", "L2A"):
-        some = [r["ratio"][method] for r in rows.values() if r["level"] == level]
-        out[level] = {"scenes": len(some), "mean ratio": round(float(np.mean(some)), 3)} if some else None
+        of_level = [r["ratio"][method] for r in rows.values() if r["level"] == level]
+        out[level] = {"scenes": len(of_level), "mean ratio": round(float(np.mean(of_level)), 3)} if of_level else None
     return out
 
 
@@ -153,22 +153,22 @@ def main() -> None:
     sure: dict[str, dict[str, Any]] = defaultdict(dict)
     if args.only or args.networks != NETWORKS:
         before = json.loads((RESULTS / "validation.json").read_text())
-        for found, key in ((table, "scenes"), (summary, "summary"), (sure, "standard errors")):
-            found |= {name: rows for name, rows in before[key].items() if name != "kept"}
+        for target, key in ((table, "scenes"), (summary, "summary"), (sure, "standard errors")):
+            target |= {name: rows for name, rows in before[key].items() if name != "kept"}
         drop(table, summary, sure, {*before["summary"]["20 m, mtf"]} - {"bicubic", *NETWORKS})
     for scale in (2, 6) if not args.only else (int(args.only),):
         for operator in OPERATORS:
             name = f"{10 * scale} m, {operator}"
             single = {}
             for scene in scenes:
-                if found := evaluate(scene, scale, operator, args.networks):
-                    single[scene.name] = {"level": scene.level, **found}
-                    print(f"{name:10} {scene.name:32} {found['ratio']}", flush=True)
+                if scores := evaluate(scene, scale, operator, args.networks):
+                    single[scene.name] = {"level": scene.level, **scores}
+                    print(f"{name:10} {scene.name:32} {scores['ratio']}", flush=True)
             pooled = pool(single)
             for file, row in pooled.items():
                 merge(table.setdefault(name, {}).setdefault(file, {}), row)
-            made = {m: summarise(pooled, m) for m in ("bicubic", *args.networks)}
-            summary[name] = {m: made.get(m) or summary[name][m] for m in ("bicubic", *NETWORKS)}
+            summaries = {m: summarise(pooled, m) for m in ("bicubic", *args.networks)}
+            summary[name] = {m: summaries.get(m) or summary[name][m] for m in ("bicubic", *NETWORKS)}
             for network in args.networks:
                 if any(c.spread and c.ratio == scale for c in cards()[network]):
                     parts = [p for scene in scenes if (p := errors_of(scene, network, scale, operator, "float32"))]
@@ -197,10 +197,10 @@ def fill_card(path: Path, summary: dict[str, Any], sure: dict[str, Any]) -> None
     fields["validation"] = {}
     for name, rows in summary.items():
         if name.startswith(f"{10 * card.ratio} m"):
-            found = dict(rows[card.network])
+            scores = dict(rows[card.network])
             if card.network in sure.get(name, {}):
-                found["standard errors"] = {"kept": KEPT, **sure[name][card.network]}
-            fields["validation"][name] = found
+                scores["standard errors"] = {"kept": KEPT, **sure[name][card.network]}
+            fields["validation"][name] = scores
     path.write_text(json.dumps(fields, indent=1) + "\n")
 
 
@@ -235,9 +235,9 @@ def markdown(summary: dict[str, Any], sure: dict[str, Any], table: dict[str, Any
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, networks in sure.items():
-        for network, found in networks.items():
-            for band, share in found["within one"].items():
-                risk = " | ".join(str(x) for x in found["risk"][band][:-1])
+        for network, scores in networks.items():
+            for band, share in scores["within one"].items():
+                risk = " | ".join(str(x) for x in scores["risk"][band][:-1])
                 lines.append(f"| {name} | {network} | {band} | {share} | {risk} |")
     lines += ["", "## Every scene and band", "", "RMSE in DN."]
     for name, rows in table.items():

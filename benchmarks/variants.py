@@ -55,8 +55,8 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features of one grid in, the same out."""
-        one, other = self.conv1(x).chunk(2, dim=1)
-        return x + self.conv2(one * other)
+        value, gate = self.conv1(x).chunk(2, dim=1)
+        return x + self.conv2(value * gate)
 
 
 class PlainStem(TwoGrid):
@@ -82,10 +82,10 @@ class PlainStem(TwoGrid):
         x = torch.cat([F.pixel_unshuffle(x, 2), coarse], dim=1).contiguous(memory_format=last)
         x = self.leave(self.body(self.enter(x)))
         x = torch.cat([skip, F.pixel_shuffle(x, 2)], dim=1).contiguous(memory_format=last)
-        made = F.relu(self.join(x))
+        out = F.relu(self.join(x))
         if self.gate is not None:
-            made = made * self.gate(x)
-        return base + self.tail(made).float()
+            out = out * self.gate(x)
+        return base + self.tail(out).float()
 
 
 class Folded(DSen2):
@@ -156,8 +156,8 @@ NETWORKS = {
 
 def inputs(side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """One patch of noise in DN / 2000, `side` pixels of 10 m wide."""
-    made = torch.Generator().manual_seed(0)
-    return torch.rand(1, 4, side, side, generator=made), torch.rand(1, 6, side // 2, side // 2, generator=made)
+    rng = torch.Generator().manual_seed(0)
+    return torch.rand(1, 4, side, side, generator=rng), torch.rand(1, 6, side // 2, side // 2, generator=rng)
 
 
 def cost(name: str) -> dict[str, Any]:
@@ -190,8 +190,8 @@ def measure(patch: int, repeat: int) -> dict[str, Any]:
     for name, spec in NETWORKS.items():
         network = spec.make().eval()
         for kind, dtype in DTYPES.items():
-            made = deepcopy(network).to(dtype=dtype, memory_format=torch.channels_last)
-            ready[name, kind] = made, inputs(patch + 2 * margin(network))
+            model = deepcopy(network).to(dtype=dtype, memory_format=torch.channels_last)
+            ready[name, kind] = model, inputs(patch + 2 * margin(network))
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in ready}
     with torch.inference_mode():
         for turn in range(repeat + 1):  # the first warms up
@@ -201,14 +201,14 @@ def measure(patch: int, repeat: int) -> dict[str, Any]:
                 if turn:
                     seconds[key].append(time.perf_counter() - start)
             print(f"round {turn} of {repeat}", flush=True)
-    found: dict[str, Any] = {}
-    for (name, kind), own in seconds.items():
-        rate = patch**2 / 1e6 / statistics.median(own)
+    results: dict[str, Any] = {}
+    for (name, kind), times in seconds.items():
+        rate = patch**2 / 1e6 / statistics.median(times)
         control = seconds[CONTROL, kind]
-        found.setdefault(name, {})[kind] = {
+        results.setdefault(name, {})[kind] = {
             "mpx_per_s": round(rate, 4),
-            "mpx_per_s_range": [round(patch**2 / 1e6 / t, 4) for t in (max(own), min(own))],
-            "times_control": round(statistics.median(c / t for c, t in zip(control, own, strict=True)), 2),
+            "mpx_per_s_range": [round(patch**2 / 1e6 / t, 4) for t in (max(times), min(times))],
+            "times_control": round(statistics.median(c / t for c, t in zip(control, times, strict=True)), 2),
             "tile_minutes": round(TILE / 1e6 / rate / 60, 2),
         }
     machine = (
@@ -216,7 +216,7 @@ def measure(patch: int, repeat: int) -> dict[str, Any]:
         f"{'with' if torch.cpu._is_amx_tile_supported() else 'without'} AMX, {THREADS} threads, "
         f"torch {torch.__version__}"
     )
-    return {"machine": machine, "patch": patch, "repeat": repeat, "networks": found}
+    return {"machine": machine, "patch": patch, "repeat": repeat, "networks": results}
 
 
 def train(name: str, minutes: float, data: Path) -> dict[str, Any]:
@@ -230,8 +230,8 @@ def train(name: str, minutes: float, data: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
 
         def run(every: int) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-            made = fit(pairs, [], recipe, Run(folder, every=every, device="cpu", threads=THREADS))
-            return made, [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+            trained = fit(pairs, [], recipe, Run(folder, every=every, device="cpu", threads=THREADS))
+            return trained, [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
 
         _, log = run(TRIAL_STEPS // 2)
         pace = (log[1]["seconds"] - log[0]["seconds"]) / (TRIAL_STEPS - TRIAL_STEPS // 2)
@@ -270,8 +270,8 @@ def markdown(table: Mapping[str, Any]) -> str:
         return f"{table['networks'][name]['flop_per_pixel'] / 1e6:.3f}"
 
     def speed(name: str, key: str, form: str) -> list[str]:
-        found = measured.get("networks", {}).get(name)
-        return [form.format(*np.atleast_1d(found[kind][key])) if found else "–" for kind in DTYPES]
+        rates = measured.get("networks", {}).get(name)
+        return [form.format(*np.atleast_1d(rates[kind][key])) if rates else "–" for kind in DTYPES]
 
     rows = []
     for name, row in table["trained"].items():
@@ -346,8 +346,8 @@ def check(table: dict[str, Any], apart: Sequence[str] = ()) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """The table of `folder`, or the committed one if there is none yet."""
     file = folder / "variants.json"
-    made: dict[str, Any] = json.loads((file if file.exists() else RESULTS / file.name).read_text(encoding="utf-8"))
-    return made
+    table: dict[str, Any] = json.loads((file if file.exists() else RESULTS / file.name).read_text(encoding="utf-8"))
+    return table
 
 
 def save(table: dict[str, Any], folder: Path) -> None:

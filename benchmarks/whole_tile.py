@@ -51,13 +51,13 @@ def tile(
         pixels = small[band].values
 
         def block(pixels: np.ndarray = pixels, number: int = number, block_info: Any = None) -> np.ndarray:
-            where = block_info[None]["array-location"]
-            rows, columns = (np.arange(*span) % len(pixels) for span in where)
-            made = pixels[np.ix_(rows, columns)]
+            location = block_info[None]["array-location"]
+            rows, columns = (np.arange(*span) % len(pixels) for span in location)
+            values = pixels[np.ix_(rows, columns)]
             if noise:
-                seed = [number, *(span[0] for span in where)]
-                made = made + np.random.default_rng(seed).integers(0, noise, made.shape).astype(np.float32)
-            return made
+                seed = [number, *(span[0] for span in location)]
+                values = values + np.random.default_rng(seed).integers(0, noise, values.shape).astype(np.float32)
+            return values
 
         sides = [n * 10 // gsd for n in shape]
         step = chunk * 10 // gsd
@@ -105,14 +105,14 @@ def all_bands(size: int, network: str, folder: Path) -> dict[str, Any]:
     def road() -> None:
         cube.dsen2.superresolve(method=network).dsen2.to_zarr(folder / "out", progress=False)
 
-    found = {"seconds": round(seconds(road), 1), "peak memory, MiB": peak_memory()}
-    found["read, s"] = round(seconds(lambda: drop(cube)), 1)
-    found["compute, s"] = round(compute(cube.persist(scheduler="threads"), network), 1)
+    results = {"seconds": round(seconds(road), 1), "peak memory, MiB": peak_memory()}
+    results["read, s"] = round(seconds(lambda: drop(cube)), 1)
+    results["compute, s"] = round(compute(cube.persist(scheduler="threads"), network), 1)
     ready = repeated(xr.open_zarr(folder / "out", decode_coords="all", chunks={}))
-    found["write, s"] = round(seconds(lambda: ready.dsen2.to_zarr(folder / "again", progress=False)), 1)
+    results["write, s"] = round(seconds(lambda: ready.dsen2.to_zarr(folder / "again", progress=False)), 1)
     for part in ("in", "out"):
-        found[f"{part}, MiB on disk"] = round(sum(f.stat().st_size for f in (folder / part).rglob("*")) / 2**20)
-    return found
+        results[f"{part}, MiB on disk"] = round(sum(f.stat().st_size for f in (folder / part).rglob("*")) / 2**20)
+    return results
 
 
 def compute(held: xr.Dataset, network: str) -> float:
@@ -135,11 +135,11 @@ def markdown(kept: dict[str, Any], latest: dict[str, Any]) -> str:
     """All that has been measured, also in other runs."""
     columns = ["network", "size", "bands", "s", "10^6 pixels/s", "read", "compute", "write", "peak MiB", "dtype"]
     rows = []
-    for one in kept.values():
-        parts = [one.get(f"{part}, s", "–") for part in ("read", "compute", "write")]
-        rate = round(one["pixels per second"] / 1e6, 2)
-        cells = [one["network"], one["size"], one.get("bands", 6), one["seconds"], rate, *parts]
-        rows.append([*cells, one["peak memory, MiB"], one["dtype"]])
+    for row in kept.values():
+        parts = [row.get(f"{part}, s", "–") for part in ("read", "compute", "write")]
+        rate = round(row["pixels per second"] / 1e6, 2)
+        cells = [row["network"], row["size"], row.get("bands", 6), row["seconds"], rate, *parts]
+        rows.append([*cells, row["peak memory, MiB"], row["dtype"]])
     text = """
 Six bands: from pixels made on the way into a sink that throws them away. Twelve: from a Zarr store into a Zarr store;
 read, compute and write are seconds that these take alone, with all the rest in memory or left out. They overlap
@@ -163,19 +163,19 @@ def main() -> None:
     kept = json.loads(path.read_text()) if path.exists() else {}
     for part in args.parts:
         if part == "six":
-            found = six(args.size, args.network)
+            results = six(args.size, args.network)
             key = f"{args.network}, {args.size}"
         else:
             with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-                found = all_bands(args.size, args.network, Path(folder))
+                results = all_bands(args.size, args.network, Path(folder))
             key = f"{args.network}, {args.size}, all bands"
         kept[key] = {
             "network": args.network,
             "size": args.size,
             "bands": 6 if part == "six" else 12,
-            **found,
-            "pixels per second": round(args.size**2 / found["seconds"]),
-            "peak memory, MiB": found.get("peak memory, MiB", peak_memory()),
+            **results,
+            "pixels per second": round(args.size**2 / results["seconds"]),
+            "peak memory, MiB": results.get("peak memory, MiB", peak_memory()),
             **{k: machine[k] for k in ("dtype", "device")},
             "amx": machine["AMX"],
             "threads": torch.get_num_threads(),
