@@ -1,8 +1,7 @@
-"""How long somebody waits who has drawn 5 x 5 km in `xsen2 app`: until something moves, and until there are pixels.
+"""How long a user of `xsen2 app` waits after drawing 5 x 5 km: until something moves, and until there are pixels.
 
-Starts the app and a STAC API with GeoTIFFs on this machine, with a worker that is warm, as it is when nobody has waited
-for it. CPU seconds are those of the worker: on a machine that does other things too they tell more than those of the
-clock::
+Starts the app and a STAC API with GeoTIFFs on this machine, with a warm worker. CPU seconds are those of
+the worker: on a machine that does other things too they tell more than those of the clock::
 
     python benchmarks/app.py
 """

@@ -86,11 +86,11 @@ class Block:
     windows : tuple
         Names of the bands in each window, which are of one grid each.
     scales : tuple
-        Those of the same bands.
+        Scale of each of these bands.
     projection : Projection or None
-        What makes the bands consistent. It adds a last window, which tells the place.
+        Makes the bands consistent. It adds a last window, which holds the position of the block in the image.
     frames : int
-        How many dates each window holds for one of the result: those of the first band of all frames, of the second…
+        How many dates each window holds for one of the result; they are ordered by band, then by frame.
     """
 
     method: Method
@@ -141,7 +141,7 @@ class Block:
         return self.spare + finest_halo(self.method) + self.reach
 
     def with_method(self, method: Method) -> Block:
-        """The same with the method after it has learnt."""
+        """The same block with the fitted method."""
         return replace(self, method=method)
 
     def __call__(self, windows: list[npt.NDArray[Any]]) -> Array:
@@ -151,7 +151,7 @@ class Block:
         return np.stack([self._date([w[:, t] for w in windows]) for t in range(windows[0].shape[1])], axis=1)
 
     def _filled(self, layers: dict[int, Array], valid: dict[int, Mask]) -> dict[int, Array]:
-        """Without nodata, as far as the method sees from a pixel that has all bands."""
+        """The layers with nodata filled, as far as the method sees from a pixel that has all bands."""
         cell = max(layers)
         if len(layers) > 1:  # bands of one grid alone are interpolated, each by itself
             return fill_together(layers, valid, -(-self.spare // cell))
@@ -250,7 +250,7 @@ def block_of(
     shape: tuple[int, int],
     frames: int = 1,
 ) -> Block:
-    """What a task is for a cube that has some bands, see `apply`."""
+    """The block that `apply` runs on a cube with these bands."""
     projection = projection_of(method, bands, operator, shape)
     read = {*method.needs, *(projection.measured if projection else ())}
     windows = tuple(names for grid in GRIDS.values() if (names := tuple(b for b in grid if b in read)))
@@ -265,7 +265,7 @@ class Applied(NamedTuple):
     planes : dask.array.Array
         ``(plane, [time,] y, x)``, float32: bands in the units of the cube, their standard errors, numbers of dates.
     methods : dask.array.Array or None
-        ``([time])``: the method of each date after it has learnt, if it does.
+        ``([time])``: the fitted method of each date; None if nothing is fitted to the image.
     """
 
     planes: da.Array

@@ -11,9 +11,9 @@ Next to nodata, where `xsen2.engine.operators.degrade_array` divides by the weig
 is exact. What `degrade_array` asks for is ``A(Mx) = y · A(M)``, `M` being 1 on valid pixels and 0 elsewhere. Further
 passes with that residual, divided by a power of the share of the kernel's energy that falls on valid pixels, are
 preconditioned steps towards it. Their lengths are those of Chebyshev's semi-iteration (Golub & Varga 1961): fixed
-numbers that hang on no pixel, as those of conjugate gradients do, so that a block comes out as it would from the whole
-image, and far fewer passes than with equal steps. Where a third of all pixels is lost, speckled, they bring real scenes
-under 0.1 DN.
+numbers that, unlike those of conjugate gradients, depend on no pixel, so that a block comes out as it would from the
+whole image, and far fewer passes than with equal steps. Where a third of all pixels is lost, speckled, they bring real
+scenes under 0.1 DN.
 """
 
 from __future__ import annotations
@@ -213,10 +213,10 @@ def project(x: Floats, y: Floats, valid: Mask, band: str, operator: str) -> Floa
         residual = np.zeros(y.shape, np.float32)
         np.divide(y * share - total, energy, where=ok, out=residual)
         if number:
-            residual[share == 1] = 0  # rounding: must not hang on whether there is nodata elsewhere
+            residual[share == 1] = 0  # rounding: must not depend on whether there is nodata elsewhere
             residual = fill(residual[None], ok[None], 1)[0]
         change = _spread(residual, kernel)
-        if number < 2:  # the first pass is as where nothing is lost, and what follows begins anew after it
+        if number < 2:  # the first pass is as where nothing is lost, and what follows starts afresh after it
             step = change if number == 0 else change / np.float32(middle)
         else:
             new = 1 / (2 * middle / half - weight)

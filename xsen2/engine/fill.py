@@ -60,13 +60,13 @@ def fill(x: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], steps: int) -
 def fill_together(
     layers: Mapping[int, npt.NDArray[np.float32]], valid: Mapping[int, npt.NDArray[np.bool_]], steps: int
 ) -> dict[int, npt.NDArray[np.float32]]:
-    """Fill nodata of several nested grids so that bands go together there as they do beside it.
+    """Fill nodata of several nested grids so that bands are related there as they are beside it.
 
-    What a method finds out from how bands go together, as a regression does, stays true beyond the edge of the data
-    then: what is linear in pixels holds for means of them. Grown band by band and grid by grid, as `fill` does, what
-    lies there follows no relation. Cells are the pixels of the coarsest grid. Where no pixel of a cell has all bands,
-    the cell is the mean of its neighbours, mirrored at their common edge, one step at a time; in all others what is
-    missing grows from the pixels of the same cell and band.
+    Relations between bands that a method fits, such as a regression, then also hold beyond the edge of the data: what
+    is linear in pixels holds for means of them. Grown band by band and grid by grid, as `fill` does, what lies there
+    follows no relation. Cells are the pixels of the coarsest grid. Where no pixel of a cell has all bands, the cell is
+    the mean of its neighbours, mirrored at their common edge, one step at a time; in all others what is missing grows
+    from the pixels of the same cell and band.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def fill_together(
         times = factor // finest
         complete &= mask.all(axis=0).repeat(times, axis=0).repeat(times, axis=1)
     known = np.pad(complete.reshape(height, ratio, width, ratio).any(axis=(1, 3)), 1)
-    # (band, h, side, w, side), in a frame of cells that nobody knows.
+    # (band, h, side, w, side), with a border of cells that are not known.
     cells = {}
     for factor, x in layers.items():
         side = cell // factor
@@ -125,7 +125,7 @@ def fill_together(
 
 
 def _widened(x: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """True also beside what is."""
+    """The mask, grown by one pixel on every side."""
     wide = np.pad(x, 1)
     rows = wide[:-2] | wide[1:-1] | wide[2:]
     return np.asarray(rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:])

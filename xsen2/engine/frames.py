@@ -73,7 +73,7 @@ def layers_of(
 
 
 def frames_of(window: npt.NDArray[Any], scales: tuple[Scale, ...], frames: int) -> tuple[Array, Mask]:
-    """DN of a window of `layers_of`, and where they are, ``(frame, band, h, w)``."""
+    """DN of a window of `layers_of`, and which are valid, ``(frame, band, h, w)``."""
     if frames == 1:
         dn, valid = to_dn(window, scales)
         return dn[None], valid[None]

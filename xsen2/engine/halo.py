@@ -153,7 +153,7 @@ def _thickened(sizes: Sequence[int], cell: int, most: int, least: int) -> list[i
 
 
 def _joined(left: int, right: int, cell: int, most: int) -> list[int]:
-    """Two neighbours as one; as two of a size, where that is too large."""
+    """Two neighbouring sizes merged into one; into two of equal size, where one is too large."""
     both = left + right
     if both <= most or not left or not right:
         return [both]
@@ -229,7 +229,7 @@ def map_windows(
     lead = layers[0].arrays[0].chunks[:-2]
     if any(array.chunks[:-2] != lead for layer in layers for array in layer.arrays):
         raise ValueError("all layers need the same chunks along time: see common_dates")
-    # The same windows of the same pixels have the same name in every process: what is computed once is found again.
+    # The same windows of the same pixels have the same name in every process: what is computed once is recognised.
     what = tokenize(func.name if isinstance(func, da.Array) else func, [[a.name for a in la.arrays] for la in layers])
     name = f"{label}-{tokenize(what, shape, halo, chunks, cut.per_pixel, cut.zoom)}"
     graph: dict[Any, Task] = {}

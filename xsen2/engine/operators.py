@@ -31,7 +31,7 @@ Operator = Literal["mtf", "dsen2", "box", "product"]
 OPERATORS: tuple[str, ...] = get_args(Operator)
 
 PRODUCT: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("B02", "B03", "B04", "B08"), (1.0, 1.0)),  # what the others are held against
+    **dict.fromkeys(("B02", "B03", "B04", "B08"), (1.0, 1.0)),  # which the others are compared with
     "B05": (1.22, 1.12),
     "B06": (1.11, 1.05),
     "B07": (1.13, 1.03),
@@ -154,13 +154,13 @@ def correlate(
     scale: int,
     columns: tuple[npt.NDArray[np.float64], int] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Degrade the last two axes by `scale`; as `degrade_array`, without a thought for nodata."""
+    """Degrade the last two axes by `scale`; as `degrade_array`, but ignoring nodata."""
     rows = _along(x, x.ndim - 2, weights, before, scale)
     return _along(rows, x.ndim - 1, *(columns or (weights, before)), scale)
 
 
 def observed(x: npt.NDArray[np.float32], band: str, scale: int, operator: str) -> npt.NDArray[np.float32]:
-    """The last two axes as the operator has the band on a grid `scale` times coarser, without a thought for nodata."""
+    """The last two axes as the operator has the band on a grid `scale` times coarser, ignoring nodata."""
     rows, columns = kernels(band, scale, operator)
     return correlate(x, *rows, scale, columns)
 

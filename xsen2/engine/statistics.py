@@ -27,8 +27,8 @@ from xsen2.radiometry import Scale
 
 __all__ = ["Settled", "each", "fitted"]
 
-_LEARN = "learn-"  # begins the names of what methods have learnt
-_KEPT = 256  # methods that have learnt, a date each: parts of an image come date by date
+_LEARN = "learn-"  # begins the names of the tasks that fit methods
+_KEPT = 256  # fitted methods, a date each: parts of an image come date by date
 _MERGE = 16  # blocks whose sums one task adds up
 
 Sums = npt.NDArray[np.float64]
@@ -93,7 +93,7 @@ def fitted(
 ) -> da.Array:
     """The method of each date, fitted to the statistics of the whole image, lazily.
 
-    The pixels are read anew for each round: to hold a whole image until its statistics are known would take memory
+    The pixels are read again for each round: to hold a whole image until its statistics are known would take memory
     without bound.
 
     Parameters
@@ -128,16 +128,16 @@ def fitted(
 
 
 class Settled:
-    """What methods have learnt, kept from one part of an image that is computed to the next.
+    """Fitted methods, kept from one part of an image that is computed to the next.
 
-    Each part hangs on sums over the whole image; without this they would be gathered anew for each.
+    Each part depends on sums over the whole image; without this they would be gathered again for each.
     """
 
     def __init__(self) -> None:
         self._known: OrderedDict[Any, Any] = OrderedDict()
 
     def __call__(self, arrays: Sequence[da.Array]) -> list[da.Array]:
-        """The same arrays, in whose graphs stands what was learnt; it is computed now if it is not known yet."""
+        """The same arrays, with the fitted methods in their graphs; those not known yet are computed now."""
         out = []
         for array in arrays:
             graph: HighLevelGraph = array.dask
@@ -169,7 +169,7 @@ class Settled:
 
 
 def _above(graph: HighLevelGraph, name: str) -> set[str]:
-    """The layers that one hangs on, however far off."""
+    """All layers that a layer depends on, directly or not."""
     seen: set[str] = set()
     queue = [name]
     while queue:
@@ -182,7 +182,7 @@ def _above(graph: HighLevelGraph, name: str) -> set[str]:
 def _copies(arrays: Mapping[str, da.Array], seed: str) -> dict[str, da.Array]:
     """The same arrays under other names, all the way down to what is read: nothing of them is kept for the originals.
 
-    dask's own `clone` does not look into tasks, and leaves the copies half hanging on the originals.
+    dask's own `clone` does not look into tasks, and leaves the copies depending on the originals in part.
     """
     graph = HighLevelGraph.merge(*(a.dask for a in arrays.values()))
     layers: dict[str, dict[Any, GraphNode]] = {}
@@ -199,7 +199,7 @@ def _with(method: Method, gather: _Gather) -> _Gather:
 
 
 def each(function: Callable[..., Any], of: da.Array, *more: Any) -> da.Array:
-    """`function` of each object of a lazy array, and of what else is given: of lazy arrays, the object beside it."""
+    """`function` of each object of a lazy array and further arguments; of lazy arrays, the object at the same place."""
     others = [x for x in more if isinstance(x, da.Array)]
     name = f"{function.__name__.strip('_')}-{tokenize(function, of.name, more)}"
     graph = {

@@ -129,7 +129,7 @@ def subjects(scenes: Scenes) -> Iterator[Subject]:
 
 
 def _level(name: str) -> str:
-    """The level that a product's name tells."""
+    """The processing level in a product's name."""
     match = re.search(r"L(1C|2A)(?![0-9A-Za-z])", name)
     return match[0] if match else ""
 
@@ -157,7 +157,7 @@ CROP = {2: 60, 6: 30}
 
 
 def labelled(methods: Methods) -> dict[str, str | Method]:
-    """Methods by what tables call them.
+    """Methods by their labels in tables.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def labelled(methods: Methods) -> dict[str, str | Method]:
 
 
 def makes(method: str | Method, bands: Sequence[str], operator: str = "mtf") -> tuple[Method, ...]:
-    """The objects that make any of `bands`, by whichever grid; an unknown name is an error."""
+    """The method objects that make any of `bands`, grid by grid; an unknown name is an error."""
     parts: list[Method] = []
     for gsd in (20, 60):
         wanted = [band for band in bands if band in GRIDS[gsd]]
@@ -366,7 +366,7 @@ CROPPED = 2**24
 class KeepingJudge(Judge):
     """A judge that writes every cell into a folder, and reads there what it has judged before.
 
-    A cell is found again only if the pixels of the scene, the method (weights and code), the code of the scores and
+    A cell is used again only if the pixels of the scene, the method (weights and code), the code of the scores and
     all arguments are the same.
     """
 

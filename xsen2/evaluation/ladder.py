@@ -195,7 +195,7 @@ def interval(values: Sequence[float], places: Sequence[str]) -> tuple[float, flo
     return float(groups.mean()), float(low), float(high)
 
 
-# Full scale: nobody knows the truth, but other dates have seen the same ground.
+# Full scale: the truth is not known, but other dates have seen the same ground.
 
 
 def shift_of(image: Array, reference: Array) -> Floats:

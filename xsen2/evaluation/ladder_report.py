@@ -155,7 +155,7 @@ def ladder(
     zoom = round(10 / gsd)
     plain = {printable(label): method for label, method in methods.items() if method != "bicubic"}
     if not plain:
-        raise MethodError("bicubic interpolation is what others are held against: name another method")
+        raise MethodError("bicubic interpolation is what the others are compared with: name another method")
     transferred = ""
     if transfer is not None:
         transferred = f"trained at {20 * zoom} → 20 m"
@@ -211,7 +211,7 @@ def _write(run: Ladder, out: Path) -> None:
 
 
 def _named(scores: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores by what they are."""
+    """Scores by their names."""
     return {site: {k: {"cPSNR": v[0], "SSIM": v[1]} for k, v in row.items()} for site, row in scores.items()}
 
 

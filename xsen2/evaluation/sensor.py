@@ -81,7 +81,7 @@ def sensor(
     cube = recognise(ds)
     if missing := [band for band in A if band not in cube.bands]:
         raise BandError(
-            f"the cube has no {', '.join(missing)}: all four 10 m bands are what the others are held against"
+            f"the cube has no {', '.join(missing)}: all four 10 m bands are needed to compare the others with"
         )
     low = [band for band in cube.bands if grid_of(band) != 10]
     if bands is not None:
@@ -92,7 +92,7 @@ def sensor(
             )
         low = [band for band in low if band in {by_name.get(b, b) for b in bands}]
     if not low:
-        raise BandError("the cube has no 20 m or 60 m bands: there is nothing to hold against the 10 m ones")
+        raise BandError("the cube has no 20 m or 60 m bands: there is nothing to compare with the 10 m ones")
     scales = scales_of(cube, quantification)
     arrays = common_dates({band: lazy(array.data) for band, array in cube.bands.items()})
     if cube.time:
@@ -156,7 +156,7 @@ class Estimate(OneGrid):
 
     @classmethod
     def of(cls, bands: tuple[str, ...]) -> Estimate:
-        """Before anything is known."""
+        """The estimate before the first round, when nothing is known."""
         ratio = factor_of(bands[0])
         sigmas = [START_SWIR if band in ("B11", "B12") else START[ratio] for band in bands]
         centres = np.array([[sigma, sigma, 0.0, 0.0] for sigma in sigmas])

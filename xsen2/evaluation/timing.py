@@ -143,7 +143,7 @@ def _measure(file: Path, method: str, gsd: int, device: str) -> Timing:
 
 
 def _peak() -> float:
-    """MiB that this process held at most.
+    """Peak memory of this process, in MiB.
 
     Linux counts into ``ru_maxrss`` what the parent held when it forked, so the kernel's own mark comes first.
     """

@@ -230,7 +230,7 @@ class ATPRK(OneGrid):
 
     @property
     def _learns_weights(self) -> bool:
-        """Whether it is the first round; a method that has learnt already begins anew."""
+        """Whether it is the first round; a fitted method starts again."""
         return self.weights is None or self.filters is not None
 
     def _taps(self, band: str) -> tuple[Floats, int]:

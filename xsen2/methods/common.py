@@ -157,8 +157,8 @@ class Sharpening(OneGrid):
 def sharers(bands: Sequence[str]) -> tuple[str, ...]:
     """All bands of the grid of `bands` that share a pan with one of them, canonical order.
 
-    A method that fuses a multispectral image with one pan takes these for the image: what comes out does not hang
-    on which bands are asked for.
+    A method that fuses a multispectral image with one pan takes these for the image: what comes out does not
+    depend on which bands are asked for.
     """
     pans = {PAN[band] for band in bands}
     return tuple(band for band in GRIDS[grid_of(bands[0])] if PAN[band] in pans)

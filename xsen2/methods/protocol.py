@@ -1,4 +1,4 @@
-"""What every method is: a network, a kriging method of 2016, a fusion of dates, or somebody else's."""
+"""The protocol of all methods: networks, classical methods, fusions of dates, and those of other packages."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Method(ABC):
 
     @property
     def counts(self) -> bool:
-        """Whether a last plane follows all bands: of how many dates a pixel was made."""
+        """Whether a last plane follows all bands: the number of dates that each pixel was made of."""
         return False
 
     @property
@@ -142,8 +142,8 @@ class Method(ABC):
         valid : numpy.ndarray
             ``(H, W)``, 10 m: where all bands of `needs` have data, of several dates on any of them.
         own : numpy.ndarray
-            ``(H, W)``, 10 m: the valid pixels that are the block's own to count; every pixel of the image is
-            some block's, and only one's.
+            ``(H, W)``, 10 m: the valid pixels that this block counts; every pixel of the image is counted by
+            one block, and only by one.
 
         Returns
         -------
@@ -153,7 +153,7 @@ class Method(ABC):
         raise NotImplementedError
 
     def learn(self, sums: npt.NDArray[np.float64]) -> Method:
-        """The method with what the sums over all blocks of a date, and of its frames, say; they may be zeros."""
+        """The method fitted to the sums over all blocks of a date, and of its frames; they may be zeros."""
         raise NotImplementedError
 
     @abstractmethod

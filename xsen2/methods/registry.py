@@ -48,7 +48,7 @@ _FINEST = 2.5  # metres: beyond that dates tell nothing
 
 
 def _below(of: type[Fusion]) -> Callable[[Request], Sequence[Method]]:
-    """A fusion of dates, of the pixel size and of as many dates as is asked; 5 m and its own number by default."""
+    """A fusion of dates with the pixel size and number of dates asked for; 5 m and its own number by default."""
 
     def make(request: Request) -> Sequence[Method]:
         if request.gsd is not None and request.gsd < _FINEST:
@@ -233,9 +233,9 @@ def resolve(
     Parameters
     ----------
     method : str, path or Method
-        A name of `methods`; the path of weights, as `xsen2.networks.local.at` takes them, or of somebody else's
-        model, as `xsen2.networks.external.at` does; or an object
-        that follows the protocol. A name stands for what it means even where a folder has the same name.
+        A name of `methods`; the path of weights, as `xsen2.networks.local.at` takes them, or of an external model, as
+        `xsen2.networks.external.at` does; or an object that follows the protocol. A name stands for what it means even
+        where a folder has the same name.
     bands : sequence of str
         Canonical names.
     device, dtype
@@ -298,7 +298,7 @@ def opened(method: str | os.PathLike[str] | Method, device: str = "auto") -> str
 
 
 def _at(path: str | os.PathLike[str]) -> Entry:
-    """What a path names: weights of this library's networks, or somebody else's model with its description."""
+    """What a path names: weights of this library's networks, or an external model with its description."""
     method = opened(path)
     if not isinstance(method, ExternalMethod):
         return _network(local.at(path))

@@ -459,7 +459,7 @@ def _gradient(a: Array, rms: tuple[float, ...]) -> Array:
 
 
 def _percentile(counts: Floats, share: float) -> float:
-    """A quantile of what a histogram over `_EDGES` counted; the least one that is told apart if there is nothing."""
+    """A quantile of what a histogram over `_EDGES` counted; the first edge above 0 if it counted nothing."""
     rising = np.cumsum(counts)
     index = int(np.searchsorted(rising, share * rising[-1])) if rising[-1] > 0 else 0
     return float(_EDGES[index + 1])

@@ -17,7 +17,7 @@ __all__ = ["LANCZOS", "Interpolated", "Median", "lanczos", "middle", "resampled"
 
 @dataclass(frozen=True)
 class Interpolated(Fusion):
-    """Bicubic interpolation of the target date: what every fusion is held against."""
+    """Bicubic interpolation of the target date: the reference for every fusion."""
 
     frames: int | None = 1
     name: str = "bicubic"

@@ -4,7 +4,7 @@ The image is cut into tiles of a lattice, `TILE` pixels wide, of which each date
 common turns the phase of their cross-spectrum by ``2 π f · shift`` (phase correlation); the sum over all tiles tells
 the shift. How much they have in common at each frequency, their coherence, says how much a frequency counts: little
 where the ground has changed, where there is noise, and where the bands alias. These sums are those of whole tiles,
-and so do not hang on how an image is chunked.
+and so do not depend on how an image is chunked.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _INDEPENDENT = 0.4  # frequencies of a tapered tile, as a share of all
 
 @dataclass(frozen=True)
 class Fit:
-    """What sums over the whole image say of frames, the target first.
+    """What sums over the whole image tell of the frames, the target first.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class Fit:
 
     @classmethod
     def unknown(cls, frames: int, bands: int) -> Fit:
-        """Of an image that shows nothing: frames are taken as they are."""
+        """The fit of an image that shows nothing: frames are taken as they are."""
         by_band, ones = np.zeros((frames, bands)), np.ones(frames)
         return cls(
             shifts=np.zeros((frames, 2)),
@@ -99,7 +99,7 @@ class Fit:
         )
 
     def take(self, index: npt.ArrayLike) -> Fit:
-        """That of some of the frames."""
+        """The fit of some of the frames."""
         chosen = np.asarray(index)
         names = ("shifts", "errors", "gains", "offsets", "change", "clear", "used")
         return replace(self, **{name: getattr(self, name)[chosen] for name in names})
@@ -195,7 +195,7 @@ def _spectrum(x: npt.NDArray[np.float32], valid: Mask, window: Floats) -> npt.ND
 
 
 def fitted(sums: Floats, bands: int, frames: int | None, least: float = CLEAR) -> Fit:
-    """What the sums say.
+    """The fit of all frames, from the sums over an image.
 
     Parameters
     ----------

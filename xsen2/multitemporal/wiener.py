@@ -44,7 +44,7 @@ def _covariance(sigma: float, other: float, slope: float, farthest: float) -> Fl
     """
     from scipy.special import j0  # here: importing it takes a while
 
-    highest = 2.5 / (np.pi * np.hypot(sigma, other))  # cycles per pixel: what is beyond is nothing after the blurs
+    highest = 2.5 / (np.pi * np.hypot(sigma, other))  # cycles per pixel: beyond it the blurs leave nothing
     f = np.concatenate([np.linspace(0, 0.1, 200, endpoint=False), np.linspace(0.1, highest, 600)])
     middle, width = (f[1:] + f[:-1]) / 2, np.diff(f)
     power = (middle**2 + _LARGEST**2) ** (-slope / 2) * np.exp(-2 * (np.pi * middle) ** 2 * (sigma**2 + other**2))

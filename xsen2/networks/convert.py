@@ -177,7 +177,7 @@ def read_keras(file: Path) -> tuple[Tensors, dict[str, str]]:
     dict
         float32, kernels ``(out, in, 3, 3)``; the first convolution takes the bands in the library's order.
     dict
-        What the file says of itself: name, hash, version and backend of Keras.
+        Metadata of the file: name, hash, version and backend of Keras.
 
     Raises
     ------

@@ -126,7 +126,7 @@ def _pinned() -> bool:
 
 
 def _forked() -> None:
-    """In a forked process: nobody holds a turn, and OpenMP's threads are not there.
+    """In a forked process: no turn is held, and OpenMP's threads are not there.
 
     OpenMP would wait for them for ever, unless one thread is all that it may use.
     """
@@ -224,7 +224,7 @@ def download(x: torch.Tensor) -> Array:
 
 
 def memory(device: torch.device) -> int:
-    """Bytes of a CUDA device that one of its streams may fill: what nobody uses, shared out, with a margin."""
+    """Bytes of a CUDA device that one of its streams may fill: its share of what is not in use, with a margin."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(0.8 * (torch.cuda.mem_get_info(device)[0] + unused)) // STREAMS
 

@@ -180,7 +180,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _packed(raw: bytes, card: Card) -> bytes:
-    """The model with its weights as float16, as they are stored, where that changes none; and whose it is."""
+    """The model with name, licence and source, and its weights as float16, as stored, where that changes none."""
     try:
         import onnx
     except ImportError as error:

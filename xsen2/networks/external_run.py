@@ -1,4 +1,4 @@
-"""One block through somebody else's network, in ONNX Runtime or as a torch.export archive. Only workers import this."""
+"""One block through an external network, in ONNX Runtime or as a torch.export archive. Only workers import this."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _checked(output: Any, model: Model, tall: int, wide: int) -> Array:
     want = (len(model.outputs), tall * model.factor, wide * model.factor)
     if out.ndim != 4 or out.shape[:2] != (1, want[0]):
         raise WeightsError(
-            f"{model.file} gives an array of shape {out.shape} where its description lets expect {(1, *want)}: correct "
+            f"{model.file} gives an array of shape {out.shape} where its description implies {(1, *want)}: correct "
             "bands, produces or factor there"
         )
     out = out[0]
@@ -259,7 +259,7 @@ def _archive(model: Model, raw: bytes, device: torch.device) -> Run:
 def _count(model: Model, count: int) -> None:
     if count != (want := len(_factors(model))):
         raise WeightsError(
-            f"{model.file} has {count} inputs where its description lets expect {want}: correct grid there (10 for one "
+            f"{model.file} has {count} inputs where its description implies {want}: correct grid there (10 for one "
             "input of all bands, native for one per grid)"
         )
 

@@ -50,7 +50,7 @@ _capacities: dict[tuple[str, ...], Capacity] = {}
 
 
 def _forked() -> None:
-    """In a forked process, where nobody is loading."""
+    """In a forked process, where no network is being loaded."""
     global _loading
     _loading = threading.Lock()
 
@@ -264,7 +264,7 @@ def fuse(
     zoom, halo = network.zoom, card.halo + reach
     valid = np.asarray(np.isfinite(frames).all(axis=1, keepdims=True))
     x = filled(frames, valid, halo)
-    if errors is not None:  # whose shift nobody knows, as in an image of a few pixels, fills holes and does no more
+    if errors is not None:  # frames of unknown shift, as in an image of a few pixels, only fill holes
         known = np.isfinite(errors) | (np.arange(len(errors)) == 0)
         x, valid, shifts, errors = x[known], valid[known], shifts[known], errors[known]
         change = None if change is None else change[known]

@@ -146,7 +146,7 @@ def _with_weights(card: Card, path: Path) -> Card:
 
 
 def _twice(group: Sequence[Card]) -> str:
-    """What is wrong if two of a group make the same bands: nobody could tell which are meant."""
+    """What is wrong if two of a group make the same bands: it is not clear which are meant."""
     for makes in dict.fromkeys(card.makes for card in group):
         names = [card.name for card in group if card.makes == makes]
         if len(names) > 1:

@@ -1,4 +1,4 @@
-"""What a network says of itself besides its layers, and the convolution that all of them use."""
+"""What a network declares besides its layers, and the convolution that all of them use."""
 
 from __future__ import annotations
 
