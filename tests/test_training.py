@@ -19,6 +19,7 @@ from cubes import make_cube
 from tiny import train_small
 
 import xsen2
+from xsen2.bands import GRIDS
 from xsen2.cli.main import main
 from xsen2.networks.cards import GAIN
 from xsen2.networks.load import start
@@ -26,7 +27,7 @@ from xsen2.networks.twogrid import TwoGrid
 from xsen2.sources.sample import sample
 from xsen2.training.export import save, write
 from xsen2.training.fit import Optimiser, Recipe, Run, build, fit, score
-from xsen2.training.patches import SURROGATE, Blur, balance, batches, impostors, pairs, surrogates
+from xsen2.training.patches import SEEN, SURROGATE, Blur, balance, batches, impostors, pairs, surrogates
 from xsen2.training.run import blind, data_for, recipe_for
 from xsen2.training.scenes import Scene, hold_out, read_scenes, scenes_of
 
@@ -321,13 +322,39 @@ def test_some_bands_are_made_strangers(scene):
     data = balance([list(pairs(scene, 2, [Blur("box")], least=48))])
     plain = next(batches(data, drawn(2, 12, 48, seed=3)))
     odd = next(batches(data, drawn(2, 12, 48, seed=3, alien=1.0)))
-    np.testing.assert_array_equal(plain[0], odd[0])
-    changed = [np.abs(p - o).max(axis=(1, 2)) > 1e-6 for p, o in zip(plain[1], odd[1], strict=True)]
-    assert 0.1 < np.mean(changed) < 0.8
-    for low, truth, moved in zip(odd[1], odd[3], changed, strict=True):
+    changed = np.array([np.abs(p - o).max(axis=(1, 2)) > 1e-6 for p, o in zip(plain[1], odd[1], strict=True)])
+    moved = np.abs(plain[0] - odd[0]).max(axis=(1, 2, 3)) > 0  # parallax moves the 10 m bands as well
+    assert 0.1 < moved.mean() < 0.8
+    assert 0.1 < changed[~moved].mean() < 0.8
+    for low, truth, bands in zip(odd[1], odd[3], changed, strict=True):
         means = truth.reshape(6, truth.shape[1] // 2, 2, -1, 2).mean(axis=(2, 4))
-        np.testing.assert_allclose(low[moved], means[moved], atol=0.05)  # the truth is that of the stranger
+        np.testing.assert_allclose(low[bands], means[bands], atol=0.05)  # the truth is that of the stranger
     np.testing.assert_array_equal(plain[1], next(batches(data, drawn(2, 12, 48, seed=3, alien=0.0)))[1])
+
+
+def test_parallax_moves_bands_along_a_line_in_the_order_in_which_they_look(scene):
+    data = balance([list(pairs(scene, 2, [Blur("box")], least=48))])
+    recipe = drawn(2, 24, 48, seed=3)
+    plain, odd = next(batches(data, recipe)), next(batches(data, dataclasses.replace(recipe, alien=1.0)))
+    moved = np.flatnonzero(np.abs(plain[0] - odd[0]).max(axis=(1, 2, 3)) > 0)
+    far = range(-8, 9)
+    for row in moved:
+        shifts = []
+        for before, after, factor in [(plain[0], odd[0], 1), (plain[1], odd[1], 2), (plain[3], odd[3], 1)]:
+            for x, y in zip(before[row], after[row], strict=True):
+                same = [(i, j) for i in far for j in far if np.array_equal(np.roll(x, (i, j), (0, 1)), y)]
+                assert len(same) == 1
+                shifts.append(np.array(same[0]) * factor)
+        assert not shifts[0].any()  # B02 looks first
+        np.testing.assert_array_equal(shifts[4:10], shifts[10:])  # truth and band alike
+        seconds = [SEEN[band] for band in (*GRIDS[10], *GRIDS[20])]
+        line = shifts[7] / SEEN["B8A"]
+        for seen, shift in zip(seconds, shifts, strict=False):
+            np.testing.assert_allclose(shift, seen * line, atol=2.5)  # whole pixels of 20 m
+        counted = odd[4][row] > 0
+        assert not counted[:8].any()
+        assert not counted[:, -8:].any()
+    assert len(moved) > 3
 
 
 def test_noise_varies_and_real_pairs_have_their_share(scene):

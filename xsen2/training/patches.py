@@ -7,7 +7,7 @@ The network learns at the lower scale, where the truth is known: a cube degraded
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -226,21 +226,21 @@ Row = tuple[Array, Array, Array | None, Array, Array]
 def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[Row]:
     """Some coarse bands of some rows, and their truth, replaced by those of the next row, or mostly by noise; or moved.
 
-    What moves, and each band by its own distance, is what parallax does to clouds and aircraft: the detail of the 10 m
-    bands is there, and is elsewhere.
+    Moved are all bands, and each by its own distance, as parallax does to clouds: the detail of the 10 m bands is
+    there, and is elsewhere, in each of them elsewhere. Their differences are derivatives then, which explain coarse
+    bands well, and say nothing of finer detail.
     """
     out = []
-    for (a, b, c, truth, weight), after in zip(rows, rows[1:] + rows[:1], strict=True):
-        if rng.random() >= share:
-            out.append((a, b, c, truth, weight))
+    for row, after in zip(rows, rows[1:] + rows[:1], strict=True):
+        kind = rng.random() if rng.random() < share else None
+        if kind is None or kind < 1 / 3:
+            out.append(row if kind is None else _moved(row, rng))
             continue
+        a, b, c, truth, weight = row
         low, truth = (b if c is None else c).copy(), truth.copy()
         factor = truth.shape[-1] // low.shape[-1]
         some = np.flatnonzero(rng.random(len(low)) < 0.4)
-        kind = rng.random()
-        if kind < 1 / 3:
-            low, truth, weight = _moved(low, truth, weight, rng)
-        elif kind < 2 / 3:
+        if kind < 2 / 3:
             low[some] = (after[1] if after[2] is None else after[2])[some]
             truth[some], weight = after[3][some], np.minimum(weight, after[4])
         else:
@@ -256,22 +256,40 @@ def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[R
     return out
 
 
-def _moved(low: Array, truth: Array, weight: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Each coarse band by whole pixels of its own along one line, in place, its truth with it.
+SEEN = {"B02": 0.0, "B08": 0.264, "B03": 0.527, "B04": 1.005, "B05": 1.269, "B11": 1.468, "B06": 1.525, "B07": 1.79}
+SEEN |= {"B8A": 2.055, "B12": 2.085, "B01": 2.314, "B09": 2.586}
+"""Seconds after B02 at which a band sees a place, as ESA has it of the instrument. The parallax of what is high above
+the ground grows with it, by about 9 m per second and kilometre."""
 
-    What comes in anew counts not: so says the weight, a new one.
+
+def _moved(row: Row, rng: np.random.Generator) -> Row:
+    """All bands along one line, each as far as the time at which it looks says, the truth with its bands.
+
+    By whole pixels of each band's own grid. What comes in anew counts not: so says the weight.
     """
-    factor = truth.shape[-1] // low.shape[-1]
+    a, b, c, truth, weight = row
+    step = 2 if c is None else 6
     line = rng.normal(size=2)
-    line *= rng.uniform(0.7, 3) / np.abs(line).max()
+    line *= step * rng.uniform(0.7, 3) / np.abs(line).max()  # 10 m pixels from the first band to the last one
+
+    def moved(x: Array, names: Sequence[str], factor: int, scale: int = 1) -> Array:
+        out = np.empty_like(x)
+        for i, name in enumerate(names):
+            y, z = (round(n * SEEN[name] / SEEN["B09"] / factor) * scale for n in line)
+            out[i] = np.roll(x[i], (y, z), (0, 1))
+        return out
+
+    targets = GRIDS[10 * step]
     weight = weight.copy()
-    for band in range(len(low)):
-        y, x = (round(n * rng.uniform(0.5, 1)) for n in line)
-        low[band] = np.roll(low[band], (y, x), (0, 1))
-        truth[band] = np.roll(truth[band], (factor * y, factor * x), (0, 1))
-    edge = factor * 4
+    edge = 4 * step
     weight[:edge] = weight[-edge:] = weight[:, :edge] = weight[:, -edge:] = 0
-    return low, truth, weight
+    return (
+        moved(a, GRIDS[10], 1),
+        moved(b, GRIDS[20], 2),
+        None if c is None else moved(c, GRIDS[60], 6),
+        moved(truth, targets, step, step),
+        weight,
+    )
 
 
 def batches(
