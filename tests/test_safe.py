@@ -286,7 +286,7 @@ def test_chunks_are_whole_tiles_of_the_files(block: int, tmp_path: Path) -> None
 
 @given(total=st.integers(1, 20000), block=st.integers(1, 3000), side=st.integers(1, 5000))
 def test_chunks_cover_all_and_cut_no_tile(total: int, block: int, side: int) -> None:
-    chunks = assemble._whole(total, block, side)
+    chunks = assemble._chunk_sizes(total, block, side)
     assert sum(chunks) == total
     assert min(chunks) > 0
     assert not (np.cumsum(chunks)[:-1] % block).any()

@@ -115,10 +115,10 @@ def align(
     else:
         near = [[number, i] for i in range(len(times))]
     plain = {b: Scale(str(cube.names[b]), scales[b].gain, None, sure=True) for b in bands}
-    found = fitted(cube, Shifts(bands), chunks, plain, seen, near)
+    shifts = fitted(cube, Shifts(bands), chunks, plain, seen, near)
     what = MEDIAN if number is None else str(times[number])[:19]
-    coords = _told(found, times, cube)
-    out = _moved(cube, found, scales) if apply else (ds if isinstance(ds, xr.Dataset) else cube.dataset())
+    coords = _told(shifts, times, cube)
+    out = _moved(cube, shifts, scales) if apply else (ds if isinstance(ds, xr.Dataset) else cube.dataset())
     dim = cube.time
     if dim not in out.dims:
         dim = "time"
@@ -141,10 +141,10 @@ def _position(cube: Cube, reference: Target | None) -> int | None:
     """Of the reference among the dates; None for their median."""
     if reference is None or (isinstance(reference, str) and reference == MEDIAN):
         return None
-    found = targets_of(cube, reference, None)
-    if found is None or len(found) != 1:
-        raise TimeError(f"reference={reference!r} is {len(found or [])} dates of the cube: name one, or 'median'")
-    return found[0]
+    positions = targets_of(cube, reference, None)
+    if positions is None or len(positions) != 1:
+        raise TimeError(f"reference={reference!r} is {len(positions or [])} dates of the cube: name one, or 'median'")
+    return positions[0]
 
 
 def _seen(cube: Cube, bands: Sequence[str], mask: Mask | None, scales: Mapping[str, Scale]) -> dict[str, da.Array]:
@@ -172,27 +172,27 @@ def _middle(x: Array) -> Array:
 
 
 def _told(
-    found: da.Array, times: npt.NDArray[np.datetime64], cube: Cube
+    shifts: da.Array, times: npt.NDArray[np.datetime64], cube: Cube
 ) -> dict[Hashable, tuple[da.Array, dict[str, Any]]]:
     table = da.map_blocks(
         _Numbers(tuple(str(t)[:19] for t in times), FARTHEST * cube.resolution),
-        each(_shift, found),
+        each(_shift, shifts),
         new_axis=[1],
-        chunks=(*found.chunks, (3,)),
+        chunks=(*shifts.chunks, (3,)),
         dtype=np.float64,
         meta=np.empty((0, 0)),
     )
     metres = cube.resolution
-    said = "content of the date lies so many metres further {} than in the reference"
+    long_name = "content of the date lies so many metres further {} than in the reference"
     return {
-        "shift_y": (0.0 - metres * table[:, 0], {"units": "m", "long_name": said.format("north")}),
-        "shift_x": (metres * table[:, 1], {"units": "m", "long_name": said.format("east")}),
+        "shift_y": (0.0 - metres * table[:, 0], {"units": "m", "long_name": long_name.format("north")}),
+        "shift_x": (metres * table[:, 1], {"units": "m", "long_name": long_name.format("east")}),
         "shift_error": (metres * table[:, 2], {"units": "m", "long_name": "standard error of either shift"}),
     }
 
 
 def _shift(method: Any) -> npt.NDArray[np.float64]:
-    """Rows down, columns to the right, and their error, in pixels; NaN if nothing tells."""
+    """Rows down, columns to the right, and their error, in pixels; NaN if it cannot be estimated."""
     fit = method.fit
     if fit is None or not np.isfinite(fit.errors[1]):
         return np.full(3, np.nan)
@@ -200,7 +200,7 @@ def _shift(method: Any) -> npt.NDArray[np.float64]:
 
 
 class _Numbers:
-    """The shift of a date as part of a table; says which dates lie far off."""
+    """The shift of a date as part of a table; warns of dates that lie far off."""
 
     def __init__(self, dates: tuple[str, ...], far: float) -> None:
         self.dates, self.far = dates, far
@@ -209,22 +209,22 @@ class _Numbers:
         if np.abs(shift[:2]).max() > FARTHEST:
             number = block_info[0]["array-location"][0][0]
             by = shift[:2] * self.far / FARTHEST
-            where = f"{abs(by[0]):.1f} m {'south' if by[0] > 0 else 'north'}"
-            where += f" and {abs(by[1]):.1f} m {'east' if by[1] > 0 else 'west'}"
+            offset = f"{abs(by[0]):.1f} m {'south' if by[0] > 0 else 'north'}"
+            offset += f" and {abs(by[1]):.1f} m {'east' if by[1] > 0 else 'west'}"
             warn_once(
-                f"{self.dates[number]} lies {where} of the reference, more than {self.far:g} m: superresolve() takes "
+                f"{self.dates[number]} lies {offset} of the reference, more than {self.far:g} m: superresolve() takes "
                 "no such date for a frame. Leave it out, or use align(apply=True) first",
                 ShiftWarning,
             )
         return shift[None]
 
 
-def _moved(cube: Cube, found: da.Array, scales: Mapping[str, Scale]) -> xr.Dataset:
+def _moved(cube: Cube, shifts: da.Array, scales: Mapping[str, Scale]) -> xr.Dataset:
     """The cube with every date where the reference lies."""
     new: dict[str, xr.DataArray] = {}
     for band, array in cube.bands.items():
         factor = factor_of(band)
-        data = _move(lazy(array.data), each(_shift, found), factor, scales[band])
+        data = _move(lazy(array.data), each(_shift, shifts), factor, scales[band])
         scale = scales[band]
         attrs = carried(array.attrs) | ({"units": scale.units} if scale.told else {})
         new[band] = xr.DataArray(data, array.coords, array.dims, attrs=attrs)
@@ -234,7 +234,7 @@ def _moved(cube: Cube, found: da.Array, scales: Mapping[str, Scale]) -> xr.Datas
     for name, (gsd, variable) in cube.extras.items():
         extras[name] = variable
         if gsd is not None and "time" in variable.dims:
-            data = _move(lazy(variable.data), each(_shift, found), gsd // 10, None)
+            data = _move(lazy(variable.data), each(_shift, shifts), gsd // 10, None)
             extras[name] = variable.copy(data=data)
     names = {band: name for band, name in cube.names.items() if band != name}
     out = xr.Dataset({**new, **extras}, attrs={**carried(cube.attrs), "xsen2_aligned": "True"}).rename(names)

@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 __all__ = ["Aoi", "locate", "part_of"]
 
 
-def part_of(grid: GeoBox, area: Area, whole: int = 1) -> GeoBox | None:
+def part_of(grid: GeoBox, area: Area, cell: int = 1) -> GeoBox | None:
     """The pixels of a grid that an area touches, as a grid of their own; None if it lies outside.
 
     Parameters
     ----------
     grid : GeoBox
     area : Area
-    whole : int
-        So many pixels along each side belong together, from the grid's corner on: none comes without the others.
+    cell : int
+        Pixels are taken in cells of so many along each side, counted from the grid's corner.
     """
     import shapely
 
     assert grid.crs is not None
-    found = touched(shapely.bounds(area.near(grid.crs.proj, grid.boundingbox.bbox)), grid)
-    if found is None:
+    spans = touched(shapely.bounds(area.near(grid.crs.proj, grid.boundingbox.bbox)), grid)
+    if spans is None:
         return None
     rows, columns = (
-        slice(span.start // whole * whole, min(-(-span.stop // whole) * whole, size))
-        for span, size in zip(found, grid.shape, strict=True)
+        slice(span.start // cell * cell, min(-(-span.stop // cell) * cell, size))
+        for span, size in zip(spans, grid.shape, strict=True)
     )
     return grid[rows, columns]
 
@@ -109,7 +109,7 @@ class Aoi:
         """
         out = ds.isel({dims[0]: self.rows, dims[1]: self.columns})
         if min(out.sizes[dim] for dim in dims) == 1 and "spatial_ref" in out.coords:
-            # One coordinate does not tell the size of a pixel.
+            # One coordinate does not show the size of a pixel.
             out = out.assign_coords(spatial_ref=out["spatial_ref"].copy())
             out["spatial_ref"].attrs["GeoTransform"] = geotransform(self.geobox.affine)
         return self._clipped(out, dims) if clip else out
@@ -173,15 +173,15 @@ def locate(cube: Cube, area: object, crs: object | None = None) -> Aoi:
     wanted, grid = read(area, crs), cube.geobox()
     assert grid.crs is not None
     parts = wanted.near(grid.crs.proj, cube.bounds)
-    found = touched(shapely.bounds(parts), grid)
-    if found is None:
+    spans = touched(shapely.bounds(parts), grid)
+    if spans is None:
         pixels = reprojected(cube.bounds, grid.crs.proj, wanted.crs)
         raise SourceError(
             f"area= lies outside the cube: it covers {_words(wanted.seen_from(pixels))}, the cube {_words(pixels)} "
             f"(west, south, east, north in {wanted.crs.to_string()}); in {cube.crs.to_string()}, its own CRS, the cube "
             f"covers {_words(cube.bounds)}"
         )
-    return Aoi(*found, grid[found], parts)
+    return Aoi(*spans, grid[spans], parts)
 
 
 def _words(bounds: Bounds) -> str:
@@ -215,10 +215,10 @@ class _Drawn:
     def __dask_tokenize__(self) -> tuple[str, str]:
         import shapely
 
-        found = hashlib.sha256(repr(self.aoi.geobox).encode())
+        content = hashlib.sha256(repr(self.aoi.geobox).encode())
         for shape in shapely.to_wkb(self.aoi.parts):
-            found.update(shape)
-        return "xsen2-area", found.hexdigest()
+            content.update(shape)
+        return "xsen2-area", content.hexdigest()
 
 
 def _nothing(variable: xr.DataArray) -> Any:

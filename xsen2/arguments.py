@@ -26,10 +26,10 @@ def names_of(value: object, what: str, error: type[Xsen2Error]) -> list[str]:
     """
     if isinstance(value, str):
         raise error(f"{what}={value!r}: give a list, as {what}=[{value!r}]")
-    found = list(value) if isinstance(value, Iterable) and not isinstance(value, bytes | Mapping) else None
-    if found is None or not all(isinstance(name, str) for name in found):
+    names = list(value) if isinstance(value, Iterable) and not isinstance(value, bytes | Mapping) else None
+    if names is None or not all(isinstance(name, str) for name in names):
         raise error(f"{what}={value!r}: give a list of names, as {what}=['B05', 'B11']")
-    return [str(name) for name in found]
+    return [str(name) for name in names]
 
 
 def whole(value: object, what: str, error: type[Xsen2Error], *, least: int, hint: str) -> int:

@@ -139,13 +139,13 @@ def canonical(names: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         if str(name).upper() in UNUSED:
             raise BandError(f"{name} (cirrus) does not see the ground and is never super-resolved: leave it out")
-        found = find(name)
-        if found is None:
+        band = find(name)
+        if band is None:
             raise BandError(
                 f"unknown band {name!r}: use one of {', '.join(BANDS)}, "
                 "or their names in Earth Search ('coastal', 'blue', … 'swir22')"
             )
-        out.append(found)
+        out.append(band)
     return tuple(out)
 
 

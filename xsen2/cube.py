@@ -106,13 +106,13 @@ def check_crs(crs: Mapping[str, Any]) -> Any | None:
 
 def base_spacing(candidates: dict[str, list[Candidate]], done: bool = False) -> float:
     """Spacing that plays the 10 m part: every band's is 1, 2 or 6 times this."""
-    sizes = {b: [c.size for c in found if c.size is not None] for b, found in candidates.items()}
-    known = {b: min(found) for b, found in sizes.items() if found}
+    sizes = {b: [c.size for c in options if c.size is not None] for b, options in candidates.items()}
+    known = {b: min(steps) for b, steps in sizes.items() if steps}
     if not known:
         # A scene of single pixels in every band shows no spacing; the finest grid must be at its 10 m.
         raise GridError("every band is a single pixel, which shows no spacing: a cube is at least one whole 60 m pixel")
     grids = {grid_of(b) for b in known}
-    if len(grids) > 1 and len({round(s, 6) for found in sizes.values() for s in found}) == 1:
+    if len(grids) > 1 and len({round(step, 6) for steps in sizes.values() for step in steps}) == 1:
         size = next(iter(known.values()))
         if done:
             raise SingleGridError("this dataset has been super-resolved: all its bands are at 10 m already")
@@ -194,8 +194,8 @@ _CORNERS = {(1, -1): "upper left", (1, 1): "lower left", (-1, -1): "upper right"
 """Which corner of a pixel coordinates are of: where its centre lies from there."""
 
 
-def _close(one: Bounds, other: Bounds, base: float) -> bool:
-    return max(abs(p - q) for p, q in zip(one, other, strict=True)) <= _SLACK * base
+def _close(box: Bounds, other: Bounds, base: float) -> bool:
+    return max(abs(p - q) for p, q in zip(box, other, strict=True)) <= _SLACK * base
 
 
 def _corners(
@@ -206,20 +206,20 @@ def _corners(
     All four edges must then agree, and lie on the lattice if that is known.
     """
     grids = sorted(set(sizes.values()))
-    found = []
+    fits = []
     for x, y in _CORNERS:
         for count in range(len(grids), 0, -1):
-            for some in combinations(grids, count):
+            for shifted in combinations(grids, count):
                 moved = [
                     (box[0] + x * h, box[1] + y * h, box[2] + x * h, box[3] + y * h)
                     for b, box in boxes.items()
-                    for h in [sizes[b] / 2 if sizes[b] in some else 0]
+                    for h in [sizes[b] / 2 if sizes[b] in shifted else 0]
                 ]
                 if all(_close(box, moved[0], base) for box in moved) and (
                     origin is None or max(map(abs, off(moved[0], max(grids), origin))) <= _SLACK * base
                 ):
-                    found.append(((x, y), set(some)))
-    return found[0] if found else None
+                    fits.append(((x, y), set(shifted)))
+    return fits[0] if fits else None
 
 
 def _span(box: Bounds) -> str:
@@ -392,46 +392,46 @@ def check_times(chosen: Mapping[str, Candidate]) -> None:
                 )
     first = next(iter(chosen.values()))
     for candidate in chosen.values():
-        one, other = first.axes.time, candidate.axes.time
-        if (one is None) != (other is None):
-            dim = one if other is None else other
+        axis, other = first.axes.time, candidate.axes.time
+        if (axis is None) != (other is None):
+            dim = axis if other is None else other
             has, lacks = (first, candidate) if other is None else (candidate, first)
             raise TimeError(
                 f"{has.name} has the time dim {dim!r} and {lacks.name} has none: select one date for all, with "
                 f"ds.isel({dim}=0)"
             )
-        if one is not None and other is not None:
-            _same_times(first, candidate, one, other)
+        if axis is not None and other is not None:
+            _same_times(first, candidate, axis, other)
 
 
-def _same_times(first: Candidate, candidate: Candidate, one: Hashable, other: Hashable) -> None:
+def _same_times(first: Candidate, candidate: Candidate, axis: Hashable, other: Hashable) -> None:
     """Refuse two bands whose dates differ."""
-    here, there = (
+    ours, theirs = (
         np.asarray(c.array[dim].values if dim in c.array.coords else np.arange(c.array.sizes[dim]))
-        for c, dim in ((first, one), (candidate, other))
+        for c, dim in ((first, axis), (candidate, other))
     )
-    if np.array_equal(here, there):
+    if np.array_equal(ours, theirs):
         return
-    said = (
-        f"{candidate.name} has {len(there)} times that differ from the {len(here)} of {first.name}, {there[0]} … and "
-        f"{here[0]} …"
+    difference = (
+        f"{candidate.name} has {len(theirs)} times that differ from the {len(ours)} of {first.name}, {theirs[0]} … and "
+        f"{ours[0]} …"
     )
-    if not np.isin(here, there).any():
+    if not np.isin(ours, theirs).any():
         raise TimeError(
-            f"{said}, and none in common. If they are the same acquisitions, whose times were noted differently, say "
-            f"so with ds.assign_coords({other}=ds[{one!r}].values); else load the bands again with the same dates"
+            f"{difference}, and none in common. If they are the same acquisitions, whose times were noted differently, "
+            f"say so with ds.assign_coords({other}=ds[{axis!r}].values); else load the bands again with the same dates"
         )
-    if one == other:
+    if axis == other:
         how = (
-            f"tree.map_over_datasets(lambda group: group.sel({one}=common) if {one!r} in group.dims else group), where "
-            f"common is np.intersect1d of the {one!r} of both groups"
+            f"tree.map_over_datasets(lambda group: group.sel({axis}=common) if {axis!r} in group.dims else group), "
+            f"where common is np.intersect1d of the {axis!r} of both groups"
         )
     else:
         how = (
-            f"ds.isel({one}=ds[{one!r}].isin(ds[{other!r}].values).values, "
-            f"{other}=ds[{other!r}].isin(ds[{one!r}].values).values)"
+            f"ds.isel({axis}=ds[{axis!r}].isin(ds[{other!r}].values).values, "
+            f"{other}=ds[{other!r}].isin(ds[{axis!r}].values).values)"
         )
-    raise TimeError(f"{said}: keep those that both have, with {how}")
+    raise TimeError(f"{difference}: keep those that both have, with {how}")
 
 
 # Take native pixels back out of a dataset that was loaded onto one 10 m grid.
@@ -555,7 +555,9 @@ def _native_band(band: str, variable: xr.DataArray, crs: Any) -> xr.DataArray:
         coords[str(axes.time)] = variable[axes.time].values
     dims = (*([] if axes.time is None else [axes.time]), ydim, xdim)
     out = xr.DataArray(taken, coords, dims, attrs=without_place(variable.attrs), name=variable.name)
-    out.encoding = {k: v for k, v in variable.encoding.items() if k in PACKED}  # by it decoded reflectance is told
+    out.encoding = {
+        k: v for k, v in variable.encoding.items() if k in PACKED
+    }  # decoded reflectance is recognised by it
     return out
 
 
@@ -580,15 +582,15 @@ def _check_cells(label: str, gsd: int, box: Bounds, crs: Any) -> None:
     if not hint and inside[0] < inside[2] and inside[1] < inside[3] and all(by % 10 == 0 for by in halves[0]):
         west, south, east, north = (metres(edge) for edge in inside)
         cut = f", or cut it: x from {west} to {east}, y from {south} to {north} is whole pixels of 60 m"
-    where = (
+    misfit = (
         f"not whole pixels of {gsd} m"
         if known is None
         else f"not on multiples of {gsd} m from ({metres(origin[0] % gsd, origin[1] % gsd)}), where pixels of "
         f"Sentinel-2 are in {crs_name(crs)}"
     )
     raise GridError(
-        f"{label}: the grid's outer edges ({metres(*box)}) are {where}. {hint}Its cells cannot be told apart: load the "
-        f"bounds ({metres(*snap(box, 60, origin))}){cut}"
+        f"{label}: the grid's outer edges ({metres(*box)}) are {misfit}. {hint}Its cells cannot be told apart: load "
+        f"the bounds ({metres(*snap(box, 60, origin))}){cut}"
     )
 
 
@@ -688,11 +690,11 @@ def write_crs(ds: xr.Dataset, crs: Any) -> xr.Dataset:
     return ds
 
 
-Found = tuple[str, xr.DataArray, tuple[Mapping[Any, Any], ...]]
+NamedVariable = tuple[str, xr.DataArray, tuple[Mapping[Any, Any], ...]]
 """Name, variable, and where else its CRS may be said, nearest first."""
 
 
-def _groups(tree: xr.DataTree) -> Iterator[Found]:
+def _groups(tree: xr.DataTree) -> Iterator[NamedVariable]:
     """Candidate variables of a tree: those of sibling groups that hold bands on several grids."""
     families = []
     for node in tree.subtree:
@@ -710,9 +712,9 @@ def _groups(tree: xr.DataTree) -> Iterator[Found]:
         if len(flat) == 1:
             real = [(tree, flat)]
     if len(real) != 1:
-        found = ", ".join(node.path for node, _ in real) or "none"
+        paths = ", ".join(node.path for node, _ in real) or "none"
         raise BandError(
-            f"expected one family of sibling resolution groups (r10m, r20m, r60m) with bands, found: {found}. "
+            f"expected one family of sibling resolution groups (r10m, r20m, r60m) with bands, found: {paths}. "
             "Pass the group that holds them, as in tree['/measurements/reflectance'].dsen2"
         )
     node, homes = real[0]
@@ -764,16 +766,16 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
 
     candidates: dict[str, list[Candidate]] = {}
     extras: dict[Hashable, xr.DataArray] = {}
-    said: dict[str, Any] = {}
+    crs_by_name: dict[str, Any] = {}
     for name, variable, context in source:
         band = find(name)
         if band is None:
-            # A tree may hold a mask at several resolutions: the finest says most.
+            # A tree may hold a mask at several resolutions: the finest is kept.
             if name.upper() not in UNUSED and variable.size >= getattr(extras.get(name), "size", 0):
                 extras[name] = variable
             continue
         axes = axes_of(variable, name)
-        said.setdefault(name, crs_of(variable, *context))
+        crs_by_name.setdefault(name, crs_of(variable, *context))
         candidates.setdefault(band, []).append(Candidate(band, name, variable, axes, spacing(variable, axes, name)))
     if not candidates:
         what = ", ".join(map(str, extras)) or "nothing"
@@ -781,9 +783,9 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
             f"no Sentinel-2 bands found, only: {what}. Name them {', '.join(BANDS)}, or as Earth Search does; "
             "a DataArray with a band dim becomes a Dataset with .to_dataset(dim='band')"
         )
-    crs = check_crs(said)
+    crs = check_crs(crs_by_name)
     base = base_spacing(candidates, done="xsen2_method" in obj.attrs)
-    chosen = {band: choose(band, found, base) for band, found in candidates.items()}
+    chosen = {band: choose(band, options, base) for band, options in candidates.items()}
     order = [b for b in BANDS if b in chosen]
     bounds = nested(chosen, base, crs)
     check_projection(crs)
@@ -802,12 +804,12 @@ def recognise(obj: xr.Dataset | xr.DataTree) -> Cube:
     )
     check_times({b: chosen[b] for b in order})
     for band in order:
-        one = chosen[band]
-        cube.bands[band] = _straighten(one.array, one.axes, cube, grid_of(band))
+        candidate = chosen[band]
+        cube.bands[band] = _straighten(candidate.array, candidate.axes, cube, grid_of(band))
         about = BANDS[band].attrs
-        if one.array.dtype.kind == "f":
-            del about["units"]  # whether floats are DN, their own metadata say or nobody
-        cube.bands[band].attrs = {**about, **one.array.attrs}
+        if candidate.array.dtype.kind == "f":
+            del about["units"]  # only the metadata of floats can tell whether they are DN
+        cube.bands[band].attrs = {**about, **candidate.array.attrs}
     for extra, variable in extras.items():
         cube.extras[extra] = carry(str(extra), variable, cube)
     return cube
@@ -862,9 +864,9 @@ def carry(name: str, variable: xr.DataArray, cube: Cube) -> tuple[int | None, xr
         size = cube.resolution * gsd / 10
         try:
             axes = axes_of(variable, name)
-            found = spacing(variable, axes, name) or size
+            step = spacing(variable, axes, name) or size
             placed = np.allclose(edges(variable, axes, size), cube.bounds, rtol=0, atol=0.1)
-            same = abs(found - size) < 0.01 * size and placed
+            same = abs(step - size) < 0.01 * size and placed
         except (GridError, TimeError):
             break
         if same and axes.time in (None, cube.time):

@@ -1,4 +1,4 @@
-"""Which dates are made, and what is told of the dates that they are made of."""
+"""Which dates are made, and the coordinates that describe the dates that they are made of."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def targets_of(cube: Cube, target: Target | None, hidden: Hidden | None) -> list
     if isinstance(target, str) and target == LATEST:
         return [_latest(times, hidden)]
     index = xr.DataArray(times, dims="time", coords={"time": times}).to_index()
-    found: list[int] = []
-    for one in [target] if isinstance(target, str | np.datetime64) else list(target):
+    positions: list[int] = []
+    for date in [target] if isinstance(target, str | np.datetime64) else list(target):
         try:
-            place = index.get_loc(one)
+            place = index.get_loc(date)
         except (KeyError, TypeError, ValueError):
             near = ", ".join(str(t)[:10] for t in times[: 6 if len(times) > 6 else None])
             raise TimeError(
-                f"target={one!r}: the cube has no such date, but {len(times)}: {near}"
+                f"target={date!r}: the cube has no such date, but {len(times)}: {near}"
                 f"{', …' if len(times) > 6 else ''}; or use 'latest'"
             ) from None
-        found += np.atleast_1d(np.arange(len(times))[place]).tolist()
-    if not found:
+        positions += np.atleast_1d(np.arange(len(times))[place]).tolist()
+    if not positions:
         raise TimeError("target=[] names no date: leave it out for all")
-    return sorted(dict.fromkeys(found))
+    return sorted(dict.fromkeys(positions))
 
 
 def _latest(times: npt.NDArray[np.datetime64], hidden: Hidden | None) -> int:
@@ -81,7 +81,7 @@ def at(cube: Cube, dates: Sequence[int]) -> Cube:
 
 
 def notes(
-    cube: Cube, method: Fusion, found: da.Array, near: Sequence[Sequence[int]]
+    cube: Cube, method: Fusion, fitted: da.Array, near: Sequence[Sequence[int]]
 ) -> dict[Hashable, tuple[tuple[str, ...], Any, dict[str, Any]]]:
     """Coordinates that tell of the frames of each date: which they are, how far off, and whether they are used.
 
@@ -89,35 +89,35 @@ def notes(
     ----------
     cube : Cube
     method : Fusion
-    found : dask.array.Array
-        ``([time])``: it, after it has learnt.
+    fitted : dask.array.Array
+        ``([time])``: the method of each date, with the shifts that it has estimated.
     near : sequence
         What each date is made of, see `xsen2.engine.frames.neighbours`.
     """
-    lead = ("time",) if found.ndim else ()
+    lead = ("time",) if fitted.ndim else ()
     times = cube.times
     most = method.candidates or (1 if times is None else len(times))
-    about = _About(most, found.ndim)
+    about = _About(most, fitted.ndim)
     table = da.map_blocks(
         about,
-        found,
-        new_axis=[found.ndim, found.ndim + 1],
-        chunks=(*found.chunks, (most,), (3,)),
+        fitted,
+        new_axis=[fitted.ndim, fitted.ndim + 1],
+        chunks=(*fitted.chunks, (most,), (3,)),
         dtype=np.float64,
-        meta=np.empty((0,) * (found.ndim + 2)),
+        meta=np.empty((0,) * (fitted.ndim + 2)),
     )
     metres = cube.resolution
-    said = "content of a frame lies so many metres further {} than in the date that it is a frame of"
+    long_name = "content of a frame lies so many metres further {} than in the date that it is a frame of"
     dims = (*lead, "frame")
     out: dict[Hashable, tuple[tuple[str, ...], Any, dict[str, Any]]] = {
-        "shift_y": (dims, 0.0 - metres * table[..., 0], {"units": "m", "long_name": said.format("north")}),
-        "shift_x": (dims, metres * table[..., 1], {"units": "m", "long_name": said.format("east")}),
+        "shift_y": (dims, 0.0 - metres * table[..., 0], {"units": "m", "long_name": long_name.format("north")}),
+        "shift_x": (dims, metres * table[..., 1], {"units": "m", "long_name": long_name.format("east")}),
         "frame_used": (dims, table[..., 2] > 0, {"long_name": "whether it is clear, near enough and needed"}),
     }
     if times is not None:
         dates = np.full((len(near) or len(times), most), np.datetime64("NaT"), "datetime64[ns]")
-        for row, some in enumerate(near or [[i] for i in range(len(times))]):
-            dates[row, : len(some)] = times[some]
+        for row, frames in enumerate(near or [[i] for i in range(len(times))]):
+            dates[row, : len(frames)] = times[frames]
         out["frame_time"] = (dims, dates, {"long_name": "date of the frame; the first is the date itself"})
     return out
 

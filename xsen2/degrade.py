@@ -128,7 +128,7 @@ def _band(small: Cube, band: str, array: xr.DataArray, unit: Scale, scale: int, 
 
 
 def _units(unit: Scale) -> dict[str, str]:
-    """Said in the attributes, since the encoding that told it is of other pixels."""
+    """The unit as attributes: the encoding that held it describes other pixels."""
     return {} if unit.gain == 1 else {"units": unit.units}
 
 

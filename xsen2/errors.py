@@ -1,6 +1,6 @@
 """What can be wrong with the input: one base class, narrow subclasses; and what is only doubtful, as warnings.
 
-Each message says what was found, where, and what to do about it.
+Each message says what is wrong, where, and what to do about it.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def warn_once(message: str, category: type[Warning]) -> None:
 
 
 def once(function: F) -> F:
-    """Mark a call that looks at its cube several times: what is to be warned of is said once."""
+    """Mark a call that looks at its cube several times: each warning is given once."""
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Paths and files: where a sink is told to write, and files written whole or not at all.
+"""Paths and files: where a sink writes, and files written whole or not at all.
 
-One reading of a path for all of the library, and what cannot be one is refused by name. Of other people's files never
-more is read than there can be.
+All of the library reads paths in one way, and refuses by name what cannot be one. Of files from elsewhere no more is
+read than a valid one can hold.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def named(target: str | os.PathLike[str], after: str = AGAIN, full: str = "free 
     except BrokenPipeError:  # who reads what is printed has gone: no disk is to blame
         raise
     except OSError as error:
-        where = os.fspath(target)
+        path = os.fspath(target)
         if error.errno in FULL:
-            raise StoreError(f"the disk is full while {where} is written: {full}, {after}") from error
+            raise StoreError(f"the disk is full while {path} is written: {full}, {after}") from error
         if error.errno in _FORBIDDEN:
-            raise StoreError(f"{where} cannot be written ({error}): get the permission to, {after}") from error
-        raise StoreError(f"{where} cannot be written ({error}): mend that, {after}") from error
+            raise StoreError(f"{path} cannot be written ({error}): get the permission to, {after}") from error
+        raise StoreError(f"{path} cannot be written ({error}): mend that, {after}") from error
 
 
 def flush(paths: Iterable[str]) -> None:
@@ -149,7 +149,7 @@ def read(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_json(path: str | os.PathLike[str], most: int = JSON) -> Any:
-    """What a JSON file says.
+    """The content of a JSON file.
 
     Raises
     ------
@@ -159,14 +159,14 @@ def read_json(path: str | os.PathLike[str], most: int = JSON) -> Any:
         If it is not JSON, or nested more than `DEPTH` deep.
     """
     try:
-        found = json.loads(read(path, most).decode("utf-8"))
+        document = json.loads(read(path, most).decode("utf-8"))
     except RecursionError as error:
         raise ValueError(f"it is nested more than {DEPTH} deep") from error
-    level = [found]
+    level = [document]
     for _ in range(DEPTH):
         level = [x for item in level for x in _inside(item)]
         if not level:
-            return found
+            return document
     raise ValueError(f"it is nested more than {DEPTH} deep")
 
 
@@ -221,7 +221,7 @@ def write(target: Path, content: bytes | str) -> None:
 
 
 def temporary(name: str) -> Path:
-    """A new folder that lives as long as this process, as readable to others as the umask says.
+    """A new folder that lives as long as this process, as readable to others as the umask allows.
 
     It is removed when the process ends; if that is killed, by the next call of its user.
     """
@@ -297,7 +297,7 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-# A path from the user: what ``~`` and ``file://`` mean, said once.
+# A path from the user: what ``~`` and ``file://`` mean, in one place.
 
 
 _LOCAL = ("file://", "local://")

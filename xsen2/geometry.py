@@ -189,14 +189,16 @@ def read(area: object, crs: object | None = None, name: str = "area=") -> Area:
             area = _file(area, name)
         elif hasattr(area, "affine") and hasattr(area, "extent"):  # a GeoBox
             area = area.extent
-        own = getattr(area, "crs", None)
+        own_crs = getattr(area, "crs", None)
         shape: Any = area if isinstance(area, Mapping) else getattr(area, "__geo_interface__", area)
         box = isinstance(shape, Iterable) and not isinstance(shape, Mapping)
-        if own is None and isinstance(shape, Mapping) and shape.get("crs") is not None:
+        if own_crs is None and isinstance(shape, Mapping) and shape.get("crs") is not None:
             # Not in GeoJSON any more since RFC 7946, and still written by GDAL for whatever is not lon/lat.
-            own = shape["crs"]["properties"]["name"]
-        found = crs_from(crs if crs is not None else own if own is not None else LONLAT)
-        parts = np.array([_rectangle(shape, name, found.is_geographic)] if box else list(_parts(shape, name)), object)
+            own_crs = shape["crs"]["properties"]["name"]
+        area_crs = crs_from(crs if crs is not None else own_crs if own_crs is not None else LONLAT)
+        parts = np.array(
+            [_rectangle(shape, name, area_crs.is_geographic)] if box else list(_parts(shape, name)), object
+        )
     except (SourceError, CRSError):
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError) as error:
@@ -204,7 +206,7 @@ def read(area: object, crs: object | None = None, name: str = "area=") -> Area:
     if not len(parts):
         raise SourceError(f"{name} is empty: it has no geometry")
     low, high = np.array(shapely.total_bounds(parts)).reshape(2, 2)
-    if found.is_geographic and not (np.abs([low, high]) <= (540, 90)).all():  # lon may pass 180 by one turn
+    if area_crs.is_geographic and not (np.abs([low, high]) <= (540, 90)).all():  # lon may pass 180 by one turn
         what = (
             "say what it is in, as area_crs='EPSG:32633'"
             if name == "area="
@@ -213,15 +215,15 @@ def read(area: object, crs: object | None = None, name: str = "area=") -> Area:
         raise SourceError(
             f"{name} reaches from {low.tolist()} to {high.tolist()}, which is not lon/lat in degrees: {what}"
         )
-    turn = _turn(found)
+    turn = _turn(area_crs)
     if turn is not None and not box:
         boxes = shapely.bounds(parts)
         # Nothing else can jump, nor have a hole a turn away from its outline.
         for number in np.flatnonzero(
             (boxes[:, 2] - boxes[:, 0] > turn / 2) | (shapely.get_num_interior_rings(parts) > 0)
         ):
-            parts[number] = _unwrapped(parts[number], turn, found.is_geographic)
-    return Area(parts, found, name)
+            parts[number] = _unwrapped(parts[number], turn, area_crs.is_geographic)
+    return Area(parts, area_crs, name)
 
 
 def crs_from(given: Any) -> Any:
@@ -315,20 +317,20 @@ def _parts(shape: Any, name: str) -> Iterator[Any]:
         )
     left, vertices = [(shape, 0)], 0
     while left:
-        one, depth = left.pop()
+        geometry, depth = left.pop()
         if depth > _MOST_DEEP:
             raise SourceError(f"{name} has collections in collections, over {_MOST_DEEP} deep: flatten it")
-        if not isinstance(one, Mapping):
-            raise SourceError(f"{name} has a {type(one).__name__} where GeoJSON has a geometry")
-        kind = one["type"]
+        if not isinstance(geometry, Mapping):
+            raise SourceError(f"{name} has a {type(geometry).__name__} where GeoJSON has a geometry")
+        kind = geometry["type"]
         if kind == "Feature":
-            if one["geometry"] is not None:
-                left.append((one["geometry"], depth + 1))
+            if geometry["geometry"] is not None:
+                left.append((geometry["geometry"], depth + 1))
         elif kind in ("FeatureCollection", "GeometryCollection"):
-            inner = one["features" if kind == "FeatureCollection" else "geometries"]
+            inner = geometry["features" if kind == "FeatureCollection" else "geometries"]
             left += [(part, depth + 1) for part in reversed(inner)]
         else:
-            for part in _geometries(kind, one.get("coordinates"), name):
+            for part in _geometries(kind, geometry.get("coordinates"), name):
                 vertices += int(shapely.get_num_coordinates(part))
                 if vertices > MOST_VERTICES:
                     raise SourceError(f"{name} has over {MOST_VERTICES} vertices, which is the most: simplify it")
@@ -344,12 +346,12 @@ def _geometries(kind: Any, at: Any, name: str) -> Iterator[Any]:
     if not isinstance(at, (Sequence, np.ndarray)) or isinstance(at, str):
         raise SourceError(f"{name} is not GeoJSON as it should be: a {kind} has the coordinates {str(at)[:80]!r}")
     single = kind.removeprefix("Multi")
-    several = [one for one in (at if kind.startswith("Multi") else [at]) if len(one)]
+    several = [member for member in (at if kind.startswith("Multi") else [at]) if len(member)]
     if single == "Point":
         yield from shapely.points(_line(several, name)) if several else ()
         return
-    for one in several:
-        lines, least = (one, 4) if single == "Polygon" else ([one], 2)
+    for member in several:
+        lines, least = (member, 4) if single == "Polygon" else ([member], 2)
         if any(len(line) < least for line in lines):
             raise SourceError(f"{name} has a {single} of under {least} positions")
         arrays = [_line(line, name) for line in lines]
@@ -359,11 +361,11 @@ def _geometries(kind: Any, at: Any, name: str) -> Iterator[Any]:
 def _line(positions: Any, name: str) -> Line:
     if len(positions) > MOST_VERTICES:
         raise SourceError(f"{name} has over {MOST_VERTICES} vertices, which is the most: simplify it")
-    found = np.array([position[:2] for position in positions])  # without heights
-    if found.dtype.kind not in "iuf" or found.shape != (len(positions), 2):
+    vertices = np.array([position[:2] for position in positions])  # without heights
+    if vertices.dtype.kind not in "iuf" or vertices.shape != (len(positions), 2):
         wrong = str(next(iter(positions)))[:80]
         raise SourceError(f"{name} is not GeoJSON as it should be: positions are two or three numbers, not {wrong}")
-    return _finite(found.astype(np.float64), name)
+    return _finite(vertices.astype(np.float64), name)
 
 
 def _finite(line: Line, name: str) -> Line:
@@ -383,8 +385,8 @@ def _turn(crs: Any) -> float | None:
     if crs.is_geographic:
         return 360.0
     lon = np.arange(0.0, 361.0, 60.0)
-    to_own = Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
-    x, other = (np.asarray(to_own.transform(lon, np.full(7, lat))[0]) for lat in (10.0, 50.0))
+    project = Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
+    x, other = (np.asarray(project.transform(lon, np.full(7, lat))[0]) for lat in (10.0, 50.0))
     if not np.isfinite([x, other]).all() or np.abs(x - other).max() > 1e-3:
         return None
     step = float(np.median(np.diff(x)))
@@ -414,10 +416,10 @@ def _unwrapped(part: Any, turn: float, degrees: bool) -> Any:
 
 def _smooth(line: Line, turn: float, closed: bool) -> Line:
     jumps = np.diff(line[:, 0]) / turn
-    whole = np.abs(np.abs(jumps) - 1) < 1e-9  # round the world, as a box or over a pole
-    turns = np.where((np.abs(jumps) > 0.5) & ~whole, np.round(jumps), 0)
+    full_turns = np.abs(np.abs(jumps) - 1) < 1e-9  # round the world, as a box or over a pole
+    turns = np.where((np.abs(jumps) > 0.5) & ~full_turns, np.round(jumps), 0)
     if closed and turns.sum():  # or from 180 to -180, which are one place
-        turns[whole] = np.round(jumps[whole])
+        turns[full_turns] = np.round(jumps[full_turns])
     return np.column_stack([line[:, 0] - turn * np.append(0, np.cumsum(turns)), line[:, 1]])
 
 
@@ -434,8 +436,8 @@ def _copies(parts: Shapes, west: float, east: float, turn: float | None, degrees
             parts[number] = _overlapping(parts[number])
     first, last = np.ceil((west - boxes[:, 2]) / turn), np.floor((east - boxes[:, 0]) / turn)
     turns = range(int(first.min()), int(last.max()) + 1)
-    found = [shapely.transform(parts[(first <= n) & (n <= last)], partial(np.add, (n * turn, 0.0))) for n in turns]
-    return np.concatenate([parts[:0], *found])
+    copies = [shapely.transform(parts[(first <= n) & (n <= last)], partial(np.add, (n * turn, 0.0))) for n in turns]
+    return np.concatenate([parts[:0], *copies])
 
 
 def _overlapping(part: Any) -> Any:
@@ -467,9 +469,9 @@ def _least(west: npt.NDArray[np.float64], east: npt.NDArray[np.float64]) -> tupl
     if gaps[at] <= 0:
         return -180.0, 180.0
     first = float(begins[(at + 1) % len(begins)])
-    found = _normal(first, max(first, first + 360 - float(gaps[at])))
+    shortest = _normal(first, max(first, first + 360 - float(gaps[at])))
     plain = float(west.min()), float(east.max())  # the caller's own digits, where they will do
-    return plain if np.allclose(plain, found, rtol=0, atol=1e-9) else found
+    return plain if np.allclose(plain, shortest, rtol=0, atol=1e-9) else shortest
 
 
 def _normal(west: float, east: float) -> tuple[float, float]:
@@ -540,8 +542,8 @@ def within(parts: Shapes, low: Line, high: Line) -> Shapes:
     near = (boxes[:, :2] <= high).all(axis=1) & (boxes[:, 2:] >= low).all(axis=1)
     inside = (boxes[:, :2] >= low).all(axis=1) & (boxes[:, 2:] <= high).all(axis=1)
     cut = [piece for part in parts[near & ~inside] for piece in _cut(part, low, high)]
-    found: Shapes = np.concatenate([parts[inside], np.array(cut, object)])
-    return found
+    clipped: Shapes = np.concatenate([parts[inside], np.array(cut, object)])
+    return clipped
 
 
 def _cut(part: Any, low: Line, high: Line) -> list[Any]:

@@ -127,8 +127,8 @@ def axes_of(da: xr.DataArray, label: str) -> Axes:
     """Find rows, columns and time from coordinates, whatever the dims are called.
 
     Rows and columns are the last two dims that are not dates; or the first two, where only those
-    have the same spacing. Which is which is said by CF attributes; else by names, where both are plain ones
-    (``y`` or ``lat``, ``x`` or ``lon`` …); else by the coordinates: they are ``(x, y)`` where the first one
+    have the same spacing. CF attributes decide which is which; else names, where both are plain ones
+    (``y`` or ``lat``, ``x`` or ``lon`` …); else the coordinates: they are ``(x, y)`` where the first one
     rises and the second one falls. An image that is turned on both axes has that too, so names come first.
 
     Raises
@@ -147,9 +147,9 @@ def axes_of(da: xr.DataArray, label: str) -> Axes:
         first, second = rest[:2]  # (y, x, time) with numbers for dates
     for dim in (first, second):
         if dim not in da.coords or not np.issubdtype(da[dim].dtype, np.number):
-            found = "" if dim not in da.coords else f": its values are {da[dim].values[0]!r} …"
+            hint = "" if dim not in da.coords else f": its values are {da[dim].values[0]!r} …"
             raise GridError(
-                f"{label} has no numeric coordinate along {dim!r}{found}. Assign the pixel centres, in metres, "
+                f"{label} has no numeric coordinate along {dim!r}{hint}. Assign the pixel centres, in metres, "
                 f"with ds.assign_coords({dim}=…)"
             )
     others = [d for d in da.dims if d not in (first, second)]
@@ -207,7 +207,7 @@ def spacing(da: xr.DataArray, axes: Axes, label: str) -> float | None:
     GridError
         If the coordinates are not evenly spaced, or pixels are not square.
     """
-    found = []
+    sizes = []
     for dim in (axes.y, axes.x):
         values = np.asarray(da[dim].values, np.float64)
         wrong = np.flatnonzero(~np.isfinite(values))
@@ -222,12 +222,12 @@ def spacing(da: xr.DataArray, axes: Axes, label: str) -> float | None:
         steps = np.diff(values)
         if step == 0 or np.abs(steps - step).max() > _SLACK * abs(step):
             raise GridError(f"{label}: coordinate {dim!r} is not evenly spaced, {_uneven(dim, steps)}")
-        found.append(abs(step))
-    if len(found) == 2 and abs(found[0] - found[1]) > _SLACK * found[0]:
+        sizes.append(abs(step))
+    if len(sizes) == 2 and abs(sizes[0] - sizes[1]) > _SLACK * sizes[0]:
         raise GridError(
-            f"{label}: pixels are {found[1]:.10g} x {found[0]:.10g}, not square: reload it on its native grid"
+            f"{label}: pixels are {sizes[1]:.10g} x {sizes[0]:.10g}, not square: reload it on its native grid"
         )
-    return found[0] if found else None
+    return sizes[0] if sizes else None
 
 
 def _uneven(dim: Hashable, steps: np.ndarray[Any, np.dtype[np.float64]]) -> str:
@@ -314,7 +314,7 @@ def affine_of(y: npt.NDArray[Any], x: npt.NDArray[Any], size: float = math.nan) 
 
 
 def geotransform(affine: Affine) -> str:
-    """The `GeoTransform` of a grid mapping, as GDAL and rioxarray have it: it tells where one grid lies.
+    """The `GeoTransform` of a grid mapping, as GDAL and rioxarray have it: the place of one grid.
 
     Examples
     --------
@@ -327,9 +327,9 @@ def geotransform(affine: Affine) -> str:
 def told_size(da: xr.DataArray) -> float | None:
     """The pixel size in a variable's `GeoTransform`: coordinates do not show that of a single pixel."""
     mapping = da.coords.get(da.rio.grid_mapping)
-    said = "" if mapping is None else str(mapping.attrs.get("GeoTransform", ""))
+    transform = "" if mapping is None else str(mapping.attrs.get("GeoTransform", ""))
     try:
-        return abs(float(said.split()[1]))
+        return abs(float(transform.split()[1]))
     except (IndexError, ValueError):
         return None
 
@@ -411,7 +411,7 @@ def lattice(crs: Any) -> Origin | None:
 def _lattice(crs: Any) -> Origin | None:
     from pyproj import CRS
 
-    said = CRS.from_user_input(crs).to_cf()
+    parameters = CRS.from_user_input(crs).to_cf()
     utm = {
         "latitude_of_projection_origin": 0,
         "false_easting": 500_000,
@@ -419,11 +419,11 @@ def _lattice(crs: Any) -> Origin | None:
         "semi_major_axis": 6_378_137,
         "longitude_of_prime_meridian": 0,
     }
-    meridian, north = said.get("longitude_of_central_meridian", 0.0), said.get("false_northing", 0.0)
+    meridian, north = parameters.get("longitude_of_central_meridian", 0.0), parameters.get("false_northing", 0.0)
     if (
-        said.get("grid_mapping_name") != "transverse_mercator"
-        or any(abs(said.get(name, math.nan) - value) > 1e-9 for name, value in utm.items())
-        or abs(said.get("inverse_flattening", 0) - 298.2572) > 1e-3
+        parameters.get("grid_mapping_name") != "transverse_mercator"
+        or any(abs(parameters.get(name, math.nan) - value) > 1e-9 for name, value in utm.items())
+        or abs(parameters.get("inverse_flattening", 0) - 298.2572) > 1e-3
         or (meridian - 3) % 6
         or north not in (0, 10_000_000)
         or any(axis.unit_conversion_factor != 1 for axis in CRS.from_user_input(crs).axis_info[:2])
@@ -493,14 +493,14 @@ def crs_name(crs: Any) -> str:
     return name if code is None else f"EPSG:{code} ({name})"
 
 
-def same_crs(one: Any, other: Any) -> bool:
+def same_crs(first_crs: Any, other: Any) -> bool:
     """Whether two CRS place pixels alike, however each is written down."""
-    if one == other:
+    if first_crs == other:
         return True
     from pyproj import CRS
 
-    first, second = (CRS.from_wkt(crs.to_wkt()) for crs in (one, other))
-    return bool(first.equals(second, ignore_axis_order=True)) or one.to_epsg() == other.to_epsg() is not None
+    first, second = (CRS.from_wkt(crs.to_wkt()) for crs in (first_crs, other))
+    return bool(first.equals(second, ignore_axis_order=True)) or first_crs.to_epsg() == other.to_epsg() is not None
 
 
 _MAPPING_ATTRS = ("crs_wkt", "spatial_ref", "grid_mapping_name")
@@ -522,10 +522,10 @@ def mapping_names(ds: Any) -> set[Hashable]:
 
 def _named_mappings(variable: Any) -> list[str]:
     """Names of the grid mappings of a variable: ``crs``, or ``crs: x y other: lat lon``."""
-    said = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
-    if not isinstance(said, str):
+    names = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
+    if not isinstance(names, str):
         return []
-    words = said.split()
+    words = names.split()
     return [word[:-1] for word in words if word.endswith(":")] or words
 
 
@@ -549,36 +549,36 @@ def crs_of(da: xr.DataArray, *contexts: Mapping[Any, Any]) -> Any | None:
     """
     from rasterio.crs import CRS
 
-    found: list[tuple[Hashable, Any]] = []
+    mapped: list[tuple[Hashable, Any]] = []
     for name, mapping in _mappings(da, contexts):
         crs = _mapped(name, mapping.attrs)
-        if crs is not None and not any(same_crs(crs, other) for _, other in found):
-            found.append((name, crs))
-    if len(found) > 1:
-        several = ", ".join(f"{name} is {crs_name(crs)}" for name, crs in found)
+        if crs is not None and not any(same_crs(crs, other) for _, other in mapped):
+            mapped.append((name, crs))
+    if len(mapped) > 1:
+        several = ", ".join(f"{name} is {crs_name(crs)}" for name, crs in mapped)
         raise CRSError(
             f"{da.name} does not say which grid mapping is its own: {several}. Say it with "
-            f"ds[{da.name!r}].attrs['grid_mapping'] = {found[0][0]!r}, or drop the wrong one, with "
-            f"ds.drop_vars({found[1][0]!r})"
+            f"ds[{da.name!r}].attrs['grid_mapping'] = {mapped[0][0]!r}, or drop the wrong one, with "
+            f"ds.drop_vars({mapped[1][0]!r})"
         )
-    if found:
-        return found[0][1]
+    if mapped:
+        return mapped[0][1]
     try:
         plain = da.rio.crs
     except Exception as error:
         raise CRSError(f"{da.name}: its CRS cannot be read ({error}): use ds.rio.write_crs('EPSG:…')") from error
     if plain is not None:
         return plain
-    said: list[Any] = [
+    codes: list[Any] = [
         da.coords[n].item() for n in ("epsg", "proj:epsg", "proj:code") if n in da.coords and da.coords[n].ndim == 0
     ]
     for context in (da.attrs, *contexts):
         attrs = getattr(context, "attrs", context)
-        said += [attrs[n] for n in ("proj:code", "proj:epsg", "epsg", "crs") if attrs.get(n)]
+        codes += [attrs[n] for n in ("proj:code", "proj:epsg", "epsg", "crs") if attrs.get(n)]
         nested = attrs.get("other_metadata")
         if isinstance(nested, Mapping) and nested.get("horizontal_CRS_code"):
-            said.append(nested["horizontal_CRS_code"])
-    for value in said:
+            codes.append(nested["horizontal_CRS_code"])
+    for value in codes:
         try:
             return CRS.from_user_input(int(value) if str(value).isdigit() else value)
         except Exception as error:
@@ -589,15 +589,15 @@ def crs_of(da: xr.DataArray, *contexts: Mapping[Any, Any]) -> Any | None:
 def _mappings(da: xr.DataArray, contexts: tuple[Mapping[Any, Any], ...]) -> Iterator[tuple[Hashable, Any]]:
     """The grid mapping of a variable: what it names, or ``spatial_ref``; else all of the nearest place with some."""
     places = [da.coords, *(context.variables for context in contexts if hasattr(context, "variables"))]
-    for name in (*_named_mappings(da), "spatial_ref"):  # rioxarray's name for the one that nobody names
+    for name in (*_named_mappings(da), "spatial_ref"):  # rioxarray's default name
         for place in places:
             if name in place and is_mapping(place[name]):
                 yield name, place[name]
                 return
     for place in places:
-        there = [(name, variable) for name, variable in place.items() if is_mapping(variable)]
-        if there:
-            yield from there
+        mappings = [(name, variable) for name, variable in place.items() if is_mapping(variable)]
+        if mappings:
+            yield from mappings
             return
 
 
@@ -633,13 +633,13 @@ def located(ds: xr.Dataset) -> xr.Dataset:
         If a grid mapping cannot be read, or the variables are in several CRS.
     """
     planes = {str(name): v for name, v in ds.data_vars.items() if v.ndim >= 2}
-    found = {name: crs for name, v in planes.items() if (crs := crs_of(v, ds)) is not None}
-    first = next(iter(found.values()), None)
-    for name, crs in found.items():
+    crs_by_name = {name: crs for name, v in planes.items() if (crs := crs_of(v, ds)) is not None}
+    first = next(iter(crs_by_name.values()), None)
+    for name, crs in crs_by_name.items():
         if not same_crs(crs, first):
             raise CRSError(
-                f"{next(iter(found))} is in {crs_name(first)} and {name} in {crs_name(crs)}: a file has one CRS, so "
-                f"write them apart, with ds[[{name!r}]]"
+                f"{next(iter(crs_by_name))} is in {crs_name(first)} and {name} in {crs_name(crs)}: a file has one CRS, "
+                f"so write them apart, with ds[[{name!r}]]"
             )
     names = mapping_names(ds)
     here = ds.coords.get("spatial_ref")

@@ -85,26 +85,26 @@ def index(
         ds = canonicalise(ds)
     ds = located(ds)
     if isinstance(name, str):
-        return _one(ds, _known(name, spyndex.indices), quantification, params)
+        return _compute_index(ds, _known(name, spyndex.indices), quantification, params)
     names = [_known(n, spyndex.indices) for n in _listed(name)]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise MethodError(f"name={name!r} asks for {', '.join(twice)} more than once: name each index once")
-    own = {n: {k: v for k, v in params.items() if k in _constants(spyndex, n)} for n in names}
-    stray = [k for k in params if not any(k in some for some in own.values())]
+    constants = {n: {k: v for k, v in params.items() if k in _constants(spyndex, n)} for n in names}
+    stray = [k for k in params if not any(k in of_index for of_index in constants.values())]
     if stray:
         known = ", ".join(dict.fromkeys(c for n in names for c in _constants(spyndex, n))) or "none"
         raise MethodError(f"none of {', '.join(names)} has a constant {', '.join(stray)}; they have: {known}")
-    found = {n: _one(ds, n, quantification, own[n]) for n in names}
-    dims = {array.dims for array in found.values()}
+    indices = {n: _compute_index(ds, n, quantification, constants[n]) for n in names}
+    dims = {array.dims for array in indices.values()}
     if len(dims) > 1:
-        where = ", ".join(f"{n} on ({', '.join(map(str, a.dims))})" for n, a in found.items())
+        listing = ", ".join(f"{n} on ({', '.join(map(str, a.dims))})" for n, a in indices.items())
         raise GridError(
-            f"the indices are on different grids: {where}. Make all bands 10 m first: "
+            f"the indices are on different grids: {listing}. Make all bands 10 m first: "
             f"ds.dsen2.superresolve().dsen2.index({names!r})"
         )
-    out = xr.Dataset(found)
-    for n, array in found.items():
+    out = xr.Dataset(indices)
+    for n, array in indices.items():
         out[n].encoding = dict(array.encoding)
     return out
 
@@ -153,7 +153,9 @@ def _listed(name: object) -> list[str]:
     return [str(n) for n in names]
 
 
-def _one(ds: xr.Dataset, name: str, quantification: float | None, params: Mapping[str, float]) -> xr.DataArray:
+def _compute_index(
+    ds: xr.Dataset, name: str, quantification: float | None, params: Mapping[str, float]
+) -> xr.DataArray:
     spyndex = _spyndex()
     spec = spyndex.indices[name]
     letters, constants = _needs(spyndex, name, spec.bands, params)
@@ -182,8 +184,8 @@ def _one(ds: xr.Dataset, name: str, quantification: float | None, params: Mappin
         "formula": spec.formula,
         "units": "1",
     }
-    some = next(iter(bands.values()))
-    mapping = some.encoding.get("grid_mapping") or some.attrs.get("grid_mapping")
+    first = next(iter(bands.values()))
+    mapping = first.encoding.get("grid_mapping") or first.attrs.get("grid_mapping")
     if mapping:
         out.encoding["grid_mapping"] = mapping
     return out
@@ -269,24 +271,24 @@ def _band(ds: xr.Dataset, name: str, letter: str, standards: Mapping[str, Any]) 
     if not band:
         what = f" ({standards[letter].long_name})" if letter in standards else ""
         raise BandError(f"{name} needs {letter}{what}, which Sentinel-2 does not measure")
-    found: list[Hashable] = [v for v in ds.data_vars if find(v) == band]
-    if len(found) != 1:
+    variables: list[Hashable] = [v for v in ds.data_vars if find(v) == band]
+    if len(variables) != 1:
         have = ", ".join(str(v) for v in ds.data_vars if find(v)) or "no bands"
-        twice = f" twice ({', '.join(map(str, found))})" if found else ""
+        twice = f" twice ({', '.join(map(str, variables))})" if variables else ""
         raise BandError(
             f"{name} needs {band} ({BANDS[band].long_name})"
             + (f", which is there{twice}: drop all but one" if twice else f", but the dataset has only: {have}")
         )
-    filled(ds[found[0]], str(found[0]))
-    return ds[found[0]]
+    filled(ds[variables[0]], str(variables[0]))
+    return ds[variables[0]]
 
 
 def _same_grid(name: str, bands: Mapping[str, xr.DataArray]) -> None:
     dims = {b.dims for b in bands.values()}
     if len(dims) > 1:
-        where = ", ".join(f"{b.name} on ({', '.join(map(str, b.dims))})" for b in bands.values())
+        listing = ", ".join(f"{b.name} on ({', '.join(map(str, b.dims))})" for b in bands.values())
         raise GridError(
-            f"{name} needs bands of different grids: {where}. Make them all 10 m first: "
+            f"{name} needs bands of different grids: {listing}. Make them all 10 m first: "
             f"ds.dsen2.superresolve().dsen2.index({name!r})"
         )
 

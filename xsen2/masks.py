@@ -1,4 +1,4 @@
-"""Masks: which 10 m pixels a scene classification, a cloud mask or the caller's own says to leave out."""
+"""Masks: the 10 m pixels that a scene classification, a cloud mask or the caller's own mask leaves out."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ class Hidden:
 
         size = (1,) * (self.where.ndim - 2) + (2 * pixels + 1,) * 2
         depth = {self.where.ndim - 2: pixels, self.where.ndim - 1: pixels}
-        where = da.map_overlap(
+        dilated = da.map_overlap(
             maximum_filter, self.where, depth=depth, boundary="none", dtype=bool, meta=self.where._meta, size=size
         )
-        return replace(self, where=where, what=f"{self.what} and {pixels} pixels around")
+        return replace(self, where=dilated, what=f"{self.what} and {pixels} pixels around")
 
     def coarser(self, factor: int) -> Hidden:
         """The same for pixels of `factor` 10 m pixels along each side: hidden where any of those is."""
         if factor == 1:
             return self
         rows, columns = (split(sizes, factor) for sizes in self.where.chunks[-2:])
-        whole = self.where.rechunk((*self.where.chunks[:-2], rows, columns))
-        return replace(self, where=da.coarsen(np.any, whole, {whole.ndim - 2: factor, whole.ndim - 1: factor}))
+        blocks = self.where.rechunk((*self.where.chunks[:-2], rows, columns))
+        return replace(self, where=da.coarsen(np.any, blocks, {blocks.ndim - 2: factor, blocks.ndim - 1: factor}))
 
 
 def automatic(cube: Cube) -> Mask | None:
@@ -104,12 +104,12 @@ def read(cube: Cube, mask: Mask) -> Hidden:
             )
         return _classes(cube, SCL) if mask.lower() == "scl" else _flags(cube)
     if isinstance(mask, xr.DataArray):
-        return _own(cube, mask, "a DataArray")
+        return _from_array(cube, mask, "a DataArray")
     if callable(mask):
-        found = mask(cube.dataset())
-        if not isinstance(found, xr.DataArray):
-            raise MethodError(f"the function of mask= gave a {type(found).__name__}: a boolean DataArray is needed")
-        return _own(cube, found, getattr(mask, "__name__", "a function"))
+        layer = mask(cube.dataset())
+        if not isinstance(layer, xr.DataArray):
+            raise MethodError(f"the function of mask= gave a {type(layer).__name__}: a boolean DataArray is needed")
+        return _from_array(cube, layer, getattr(mask, "__name__", "a function"))
     classes = tuple(mask) if isinstance(mask, Iterable) else ()
     if not classes or not all(isinstance(c, (int, np.integer)) and 0 <= c <= 11 for c in classes):
         raise MethodError(f"mask={mask!r}: the classes of SCL are whole numbers from 0 to 11, as mask=[8, 9, 10]")
@@ -118,8 +118,8 @@ def read(cube: Cube, mask: Mask) -> Hidden:
 
 def hide(data: da.Array, hidden: Hidden) -> da.Array:
     """Float pixels ``([time,] y, x)``, NaN where hidden."""
-    where = hidden.where.rechunk(data.chunks[-hidden.where.ndim :])
-    out: da.Array = da.where(where, np.asarray(np.nan, data.dtype), data)
+    hidden_pixels = hidden.where.rechunk(data.chunks[-hidden.where.ndim :])
+    out: da.Array = da.where(hidden_pixels, np.asarray(np.nan, data.dtype), data)
     return out
 
 
@@ -132,18 +132,18 @@ def _flags(cube: Cube) -> Hidden:
 
 
 def _mapped(cube: Cube, layer: str, hides: _Hides) -> da.Array:
-    found = [name for name in cube.extras if str(name).upper() == layer]
-    if not found:
+    names = [name for name in cube.extras if str(name).upper() == layer]
+    if not names:
         others = [n for n in ("scl", "classi") if any(str(name).lower() == n for name in cube.extras)]
         hint = f"use mask={others[0]!r}" if others else f"load it too, with bands=[…, {layer!r}]"
         hint += ", or give a boolean DataArray; L1C products have no SCL" if layer == "SCL" else ""
         raise BandError(f"the cube has no {layer}, which the mask is made of: {hint}")
-    gsd, variable = cube.extras[found[0]]
+    gsd, variable = cube.extras[names[0]]
     if gsd is None:
-        raise GridError(f"{found[0]} is on none of the cube's grids, so it cannot be carried to 10 m: reload it on one")
+        raise GridError(f"{names[0]} is on none of the cube's grids, so it cannot be carried to 10 m: reload it on one")
     if variable.dtype.kind not in "iuf":
-        raise RadiometryError(f"{found[0]} is of dtype {variable.dtype}: whole numbers are needed, for classes")
-    hides = replace(hides, name=str(found[0]), nodata=nodata_of(variable))
+        raise RadiometryError(f"{names[0]} is of dtype {variable.dtype}: whole numbers are needed, for classes")
+    hides = replace(hides, name=str(names[0]), nodata=nodata_of(variable))
     if variable._in_memory:
         hides(variable.values)  # what is no class is refused here and now
     return nearest(variable.copy(data=da.map_blocks(hides, lazy(variable.data), dtype=bool)), gsd)
@@ -173,12 +173,12 @@ class _Hides:
                 "neighbour (resampling='nearest'), and take it of one date, not as a mean or median over several; or "
                 "give mask= a boolean DataArray"
             )
-        found: npt.NDArray[np.bool_]
-        found = (filled.astype(np.uint8) & np.uint8(self.bits)) != 0 if self.bits else np.isin(filled, self.classes)
-        return found
+        hits: npt.NDArray[np.bool_]
+        hits = (filled.astype(np.uint8) & np.uint8(self.bits)) != 0 if self.bits else np.isin(filled, self.classes)
+        return hits
 
 
-def _own(cube: Cube, mask: xr.DataArray, what: str) -> Hidden:
+def _from_array(cube: Cube, mask: xr.DataArray, what: str) -> Hidden:
     if mask.dtype != bool:
         raise MethodError(f"mask= is of dtype {mask.dtype}: booleans are needed, True for what is left out")
     gsd, variable = carry("mask=", mask, cube)

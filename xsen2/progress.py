@@ -69,7 +69,7 @@ ProgressLike = bool | Callable[[Progress], object]
 
 
 class Reporter:
-    """Tells one call's progress to whoever wants it, and learns from them whether to go on.
+    """Reports the progress of one call, and is told by the receiver whether to go on.
 
     Parameters
     ----------
@@ -112,10 +112,10 @@ class Reporter:
 
     def update(self, done: float, about: str | None = None) -> bool:
         """Say how much is done, and what was; whether to go on."""
-        whole = int(done)
-        if self.stopped or (whole <= self.done and about is None):
+        pieces = int(done)
+        if self.stopped or (pieces <= self.done and about is None):
             return not self.stopped
-        self.done = max(whole, self.done)
+        self.done = max(pieces, self.done)
         if self._bar is not None:
             if about is not None:
                 self._bar.set_description_str(about, refresh=False)

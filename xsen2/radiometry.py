@@ -48,7 +48,7 @@ __all__ = [
 # The one place that knows. Whatever reads or writes pixels asks `scale_of` what the values of a variable mean, and
 # `seen_in`, `to_nan` or `to_dn` which of them are measurements.
 #
-# A unit is told by, in this order:
+# A unit is read from, in this order:
 #
 # 1. the caller's ``quantification``, the value of a reflectance of 1;
 # 2. the dtype: integers are DN;
@@ -162,13 +162,13 @@ def _decoded_nodata(da: xr.DataArray) -> float | None:
     xarray makes NaN of what the CF attributes declare. Arrays of Zarr's format 3 may have a fill value and no such
     attribute; it is then scaled like a measurement (CF conventions 1.11, sections 2.5.1 and 8.1).
     """
-    said = da.encoding
-    scaled = said.get("scale_factor") is not None or said.get("add_offset") is not None
-    stored = np.dtype(said["dtype"]).kind if scaled and said.get("dtype") is not None else ""
-    if da.dtype.kind != "f" or stored not in ("i", "u") or any(said.get(n) is not None for n in NODATA_ATTRS[:3]):
+    encoding = da.encoding
+    scaled = encoding.get("scale_factor") is not None or encoding.get("add_offset") is not None
+    stored = np.dtype(encoding["dtype"]).kind if scaled and encoding.get("dtype") is not None else ""
+    if da.dtype.kind != "f" or stored not in ("i", "u") or any(encoding.get(n) is not None for n in NODATA_ATTRS[:3]):
         return None
-    raw = np.asarray(said.get("fill_value") or 0, da.dtype)  # in the same precision and order as xarray's
-    return float(raw * said.get("scale_factor", 1) + said.get("add_offset", 0))
+    raw = np.asarray(encoding.get("fill_value") or 0, da.dtype)  # in the same precision and order as xarray's
+    return float(raw * encoding.get("scale_factor", 1) + encoding.get("add_offset", 0))
 
 
 def check_raw(array: xr.DataArray, name: object) -> None:
@@ -182,7 +182,7 @@ def check_raw(array: xr.DataArray, name: object) -> None:
 
 
 def _quantification(array: xr.DataArray) -> float | None:
-    """What a reflectance of 1 is in the values, by their metadata; None if they do not say."""
+    """The value of a reflectance of 1, by the metadata; None if they do not give it."""
     if array.dtype.kind != "f":
         return 10000.0
     # CF decoding multiplies by 0.0001 and leaves reflectance.
@@ -228,26 +228,26 @@ def scale_of(array: xr.DataArray, quantification: float | None = None, name: obj
     if array.dtype.kind not in "iuf":
         raise RadiometryError(f"{name} is of dtype {array.dtype}: reflectance or DN are needed")
     check_raw(array, name)
-    found: float | None
+    unit: float | None
     if quantification is None:
-        found = _quantification(array)
+        unit = _quantification(array)
     elif isinstance(quantification, bool) or not isinstance(quantification, int | float | np.number):
         raise RadiometryError(f"quantification={quantification!r}: use a number, 10000 for DN, 1 for reflectance")
     elif not 0 < quantification < np.inf:
         raise RadiometryError(f"quantification={quantification}: use 10000 for DN, 1 for reflectance")
     else:
-        found = float(quantification)
+        unit = float(quantification)
     sure = array.dtype.kind != "f" or quantification is not None
-    gain = 1.0 if found is None else 10000.0 / found
+    gain = 1.0 if unit is None else 10000.0 / unit
     taken = array.encoding.get(TAKEN) == gain
-    return Scale(str(name), gain, nodata_of(array), sure, found is not None, str(array.dtype), taken)
+    return Scale(str(name), gain, nodata_of(array), sure, unit is not None, str(array.dtype), taken)
 
 
 _DROP = "for v in ds.data_vars.values(): [v.attrs.pop(k, None) for k in ('nodata', '_FillValue', 'missing_value')]"
 
 
 def warn_doubtful(scales: Iterable[Scale]) -> None:
-    """Say that 0 counts as nodata, where an attribute on floats says so and may be older than the values."""
+    """Warn that 0 counts as nodata where an attribute of floats declares it, which may be older than the values."""
     names = [scale.name for scale in scales if scale.doubtful]
     if not names:
         return
@@ -274,9 +274,9 @@ def scales_of(cube: Cube, quantification: float | None) -> dict[str, Scale]:
         units: dict[str, list[str]] = {}
         for scale in scales.values():
             units.setdefault(_words(scale), []).append(scale.name)
-        found = "; ".join(f"{unit}: {', '.join(names)}" for unit, names in units.items())
+        listing = "; ".join(f"{unit}: {', '.join(names)}" for unit, names in units.items())
         raise RadiometryError(
-            f"by their metadata the bands are in two units ({found}): say quantification=1 if all are reflectance, "
+            f"by their metadata the bands are in two units ({listing}): say quantification=1 if all are reflectance, "
             "quantification=10000 if all are DN"
         )
     return scales
@@ -289,7 +289,7 @@ def _words(scale: Scale) -> str:
 
 
 def _settle(names: str = "ds['B02']") -> str:
-    """How to say what a unit is, wherever there is no ``quantification=``."""
+    """How to declare the unit, wherever there is no ``quantification=``."""
     return f"{names}.attrs['units'] = '1' for reflectance, '1e-4' for DN"
 
 
@@ -342,30 +342,30 @@ def _refuse_wrapped(
     that, and products mark saturated pixels by a value of their own, which has to be declared or masked. Integers with
     a sign do not wrap, for raw pixels are not negative.
     """
-    own = np.dtype(scale.dtype)
-    if own.kind == "u" and own.itemsize == 1:
+    dtype = np.dtype(scale.dtype)
+    if dtype.kind == "u" and dtype.itemsize == 1:
         return
-    if own.kind == "u" and own.itemsize > 2:
-        there = values > np.iinfo(own).max - (_OFFSET + 24)  # blocks of several dtypes are floats, which round
-        there &= ~missing if missing is not None else True
-        if there.any():
-            raise _wrapped(values[there], scale)
+    if dtype.kind == "u" and dtype.itemsize > 2:
+        near_top = values > np.iinfo(dtype).max - (_OFFSET + 24)  # blocks of several dtypes are floats, which round
+        near_top &= ~missing if missing is not None else True
+        if near_top.any():
+            raise _wrapped(values[near_top], scale)
     if float(values.max(where=seen, initial=0)) * scale.gain <= _WRAPPED:
         return
-    found = values[seen] * scale.gain
-    found = found[(found > _WRAPPED) & (found <= _WRAPPED + _OFFSET + 0.5)]
-    if found.size and (np.abs(found - np.rint(found)) <= 10 * _DECODED * (scale.gain != 1)).all():
-        raise _wrapped(found, scale)
+    suspects = values[seen] * scale.gain
+    suspects = suspects[(suspects > _WRAPPED) & (suspects <= _WRAPPED + _OFFSET + 0.5)]
+    if suspects.size and (np.abs(suspects - np.rint(suspects)) <= 10 * _DECODED * (scale.gain != 1)).all():
+        raise _wrapped(suspects, scale)
 
 
-def _wrapped(found: npt.NDArray[Any], scale: Scale) -> RadiometryError:
+def _wrapped(suspects: npt.NDArray[Any], scale: Scale) -> RadiometryError:
     return RadiometryError(
-        f"{scale.name} has values from {found.min():.0f} to {found.max():.0f}, which nobody measured: integers without "
-        "a sign wrap round where an offset is subtracted from smaller ones. Subtract it from floats, with NaN for "
-        "nodata: ds = raw.where(raw != 0).astype('float32') - 1000, and drop what raw says of nodata, not true of "
+        f"{scale.name} has values from {suspects.min():.0f} to {suspects.max():.0f}, which nobody measured: integers "
+        "without a sign wrap round where an offset is subtracted from smaller ones. Subtract it from floats, with NaN "
+        "for nodata: ds = raw.where(raw != 0).astype('float32') - 1000, and drop what raw says of nodata, not true of "
         f"ds: {_DROP}. Or let xsen2.load or xsen2.open_safe remove the offset. If the values mark saturated pixels, "
         f"mask them: raw.where((raw != 0) & (raw < {_WRAPPED})); if nodata, declare it: "
-        f"raw[{scale.name!r}].attrs['nodata'] = {found.max():.0f}"
+        f"raw[{scale.name!r}].attrs['nodata'] = {suspects.max():.0f}"
     )
 
 
@@ -386,11 +386,11 @@ def check_dn(
     who : str
         For the error: where.
     """
-    some = (..., slice(None, None, 16), slice(None, None, 16))  # of nearly every block these are enough, and soon seen
-    for block, there in zip(blocks, seen, strict=True):
-        if (there[some] & (np.abs(block[some]) >= _REFLECTANCE)).any():
+    sparse = (..., slice(None, None, 16), slice(None, None, 16))  # enough for nearly every block, and quick
+    for block, valid in zip(blocks, seen, strict=True):
+        if (valid[sparse] & (np.abs(block[sparse]) >= _REFLECTANCE)).any():
             return
-    if _fractions([block[there] for block, there in zip(blocks, seen, strict=True)], _REFLECTANCE, 1):
+    if _fractions([block[valid] for block, valid in zip(blocks, seen, strict=True)], _REFLECTANCE, 1):
         top = max(float(np.abs(b[s]).max(initial=0)) for b, s in zip(blocks, seen, strict=True))
         raise RadiometryError(
             f"{who}a block has values up to {top:.3g}, which are taken for DN but look like reflectance "
@@ -424,8 +424,8 @@ def to_dn(window: npt.NDArray[Any], scales: Sequence[Scale]) -> tuple[npt.NDArra
                 continue
             dn[i] *= np.float32(scale.gain)
             # Whole DN that were decoded in float32 are off by some 1e-4, which networks in bfloat16 turn into whole DN.
-            whole = np.rint(dn[i])
-            np.copyto(dn[i], whole, where=np.abs(dn[i] - whole) < _DECODED)
+            rounded = np.rint(dn[i])
+            np.copyto(dn[i], rounded, where=np.abs(dn[i] - rounded) < _DECODED)
     return dn, seen
 
 
@@ -566,16 +566,16 @@ def values_of(ds: xr.Dataset, names: Iterable[Hashable], dtype: str, *, errors: 
 
 
 def _values(ds: xr.Dataset, variable: xr.DataArray, name: str, dtype: str, errors: str, repack: bool) -> Values:
-    kind, own = variable.dtype.kind, name.removesuffix("_se")
-    if kind not in "iuf" or not find(own):
+    kind, band = variable.dtype.kind, name.removesuffix("_se")
+    if kind not in "iuf" or not find(band):
         # Not 0: of a probability that became floats it is as likely to be a value.
-        said = nodata_of(variable) if kind == "f" and any(k in variable.attrs for k in NODATA_ATTRS) else None
-        return Values(None, said or None, _classes(variable))
+        nodata = nodata_of(variable) if kind == "f" and any(k in variable.attrs for k in NODATA_ATTRS) else None
+        return Values(None, nodata or None, _classes(variable))
     if kind != "f" and not repack:
         return Values(Scale(name, 1.0, nodata_of(variable), sure=True, dtype=str(variable.dtype)), None, None, True)
     scale = scale_of(variable)
-    if own != name and own in ds and "units" not in variable.attrs:
-        scale = replace(scale, gain=scale_of(ds[own]).gain)  # an error is in the unit of its band
+    if band != name and band in ds and "units" not in variable.attrs:
+        scale = replace(scale, gain=scale_of(ds[band]).gain)  # an error is in the unit of its band
     packing = PACKINGS.get(dtype if find(name) else errors)
     return Values(scale, None, packing and replace(packing, scale=1 / scale.gain))
 
@@ -619,14 +619,14 @@ def pack(block: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
     """
     empty = np.isnan(block)
     out = block if packing.scale == 1.0 else block / packing.scale
-    whole: npt.NDArray[Any] = np.rint(out) + packing.shift
-    if packing.classes and (np.abs(out - whole)[~empty] > 1e-3).any():
-        odd = float(out[~empty & (np.abs(out - whole) > 1e-3)][0])
+    rounded: npt.NDArray[Any] = np.rint(out) + packing.shift
+    if packing.classes and (np.abs(out - rounded)[~empty] > 1e-3).any():
+        odd = float(out[~empty & (np.abs(out - rounded) > 1e-3)][0])
         raise RadiometryError(
             f"{packing.name} is stored as classes, which are whole numbers, but holds {odd:g}: it has been "
             f"interpolated or averaged. Load it with nearest neighbour, or leave it out: ds.drop_vars({packing.name!r})"
         )
-    out = np.asarray(np.clip(whole, packing.low, packing.high))
+    out = np.asarray(np.clip(rounded, packing.low, packing.high))
     out[empty] = packing.nodata
     return out.astype(packing.dtype)
 
@@ -666,9 +666,9 @@ def _text(values: npt.NDArray[Any], name: Hashable) -> npt.NDArray[Any]:
     return out
 
 
-def _attrs(attrs: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    owner = "ds" if where == "the dataset" else f"ds[{where!r}]"
-    return {str(k): _plain(v, f"attribute {k!r} of {where}", f"del {owner}.attrs[{k!r}]") for k, v in attrs.items()}
+def _attrs(attrs: Mapping[Any, Any], place: str) -> dict[str, Any]:
+    owner = "ds" if place == "the dataset" else f"ds[{place!r}]"
+    return {str(k): _plain(v, f"attribute {k!r} of {place}", f"del {owner}.attrs[{k!r}]") for k, v in attrs.items()}
 
 
 def _plain(value: Any, what: str, remedy: str) -> Any:

@@ -39,15 +39,15 @@ __all__ = ["context_of", "superresolve"]
 
 
 def assemble(
-    cube: Cube, made: _Made, attrs: Mapping[str, str], scales: Mapping[str, Scale], zoom: int = 1
+    cube: Cube, result: _Result, attrs: Mapping[str, str], scales: Mapping[str, Scale], zoom: int = 1
 ) -> xr.Dataset:
-    """Put together what was made.
+    """Put the bands that methods have made together in a dataset.
 
     Parameters
     ----------
     cube : Cube
-        Of the dates that were made.
-    made : _Made
+        Of the dates of the result.
+    result : _Result
     attrs : mapping
         Attributes that are added to the cube's.
     scales : mapping
@@ -69,36 +69,36 @@ def assemble(
     if zoom > 1:
         for dim, centres in zip("yx", cube.centres(10 / zoom), strict=True):
             coords[dim] = xr.DataArray(centres, dims=dim, attrs=like[dim].attrs)
-    for band in (b for b in BANDS if b in made.bands):
-        out = xr.DataArray(made.bands[band], coords, (*lead, "y", "x"), attrs=carried(cube.bands[band].attrs))
+    for band in (b for b in BANDS if b in result.bands):
+        out = xr.DataArray(result.bands[band], coords, (*lead, "y", "x"), attrs=carried(cube.bands[band].attrs))
         scale = scales[band]
-        if scale.gain != 1:  # reflectance: said in the way that CF decoding leaves behind too, for whatever comes after
+        if scale.gain != 1:  # reflectance: recorded as CF decoding leaves it, for later steps
             out.encoding["scale_factor"] = 1 / scale.gain
         out.encoding[TAKEN] = scale.gain
-        units = {"units": scale.units} if scale.told else {}  # else whoever reads it must look at the pixels again
+        units = {"units": scale.units} if scale.told else {}  # else a later reader must judge by the pixels again
         out.attrs |= units | {"gsd": size, "native_gsd": round(cube.resolution * factor_of(band))}
-        own_name = cube.names[band]
-        variables[own_name] = out
-        if band in made.errors:
-            out.attrs["ancillary_variables"] = f"{own_name}_se"
-            attrs_se = {"long_name": f"standard error of {own_name}", "gsd": size} | units
-            variables[f"{own_name}_se"] = xr.DataArray(made.errors[band], coords, (*lead, "y", "x"), attrs=attrs_se)
-            variables[f"{own_name}_se"].encoding = dict(out.encoding)
-    if made.frames is not None:
+        label = cube.names[band]
+        variables[label] = out
+        if band in result.errors:
+            out.attrs["ancillary_variables"] = f"{label}_se"
+            attrs_se = {"long_name": f"standard error of {label}", "gsd": size} | units
+            variables[f"{label}_se"] = xr.DataArray(result.errors[band], coords, (*lead, "y", "x"), attrs=attrs_se)
+            variables[f"{label}_se"].encoding = dict(out.encoding)
+    if result.frames is not None:
         about = {"long_name": "number of dates that a pixel was made of", "gsd": size}
-        variables["clear_frames"] = xr.DataArray(made.frames, coords, (*lead, "y", "x"), attrs=about)
-    dates = next(iter(made.bands.values())).chunks[:-2]
+        variables["clear_frames"] = xr.DataArray(result.frames, coords, (*lead, "y", "x"), attrs=about)
+    dates = next(iter(result.bands.values())).chunks[:-2]
     for name, (gsd, extra) in cube.extras.items():
         if gsd is None:
             variables[name] = extra
             continue
         dims = (*(("time",) if "time" in extra.dims else ()), "y", "x")
-        own = {n: c for n, c in coords.items() if set(c.dims) <= set(dims)}
-        wide = tuple(tuple(n * zoom for n in sizes) for sizes in made.chunks)
+        extra_coords = {n: c for n, c in coords.items() if set(c.dims) <= set(dims)}
+        wide = tuple(tuple(n * zoom for n in sizes) for sizes in result.chunks)
         data = nearest(extra, gsd, zoom).rechunk((*(dates if "time" in extra.dims else ()), *wide))
         if data.dtype.kind == "f":
             data = da.map_blocks(finite, data, dtype=data.dtype, meta=data._meta)
-        variables[name] = xr.DataArray(data, own, dims, attrs=without_place(extra.attrs))
+        variables[name] = xr.DataArray(data, extra_coords, dims, attrs=without_place(extra.attrs))
         variables[name].encoding = {k: v for k, v in extra.encoding.items() if k in STORED}
     ds = xr.Dataset(variables, attrs={**carried(cube.attrs), **attrs, "xsen2_version": __version__})
     if cube.crs is not None:
@@ -122,7 +122,7 @@ def context_of(
 
     A cube that reaches so far beyond an area gives, cut to it by ``superresolve(area=…)``, the pixels that the whole
     image gives. `xsen2.superresolve.superresolve` needs no such thing: it reads the context from the cube that it has.
-    This says how much of a source to load when only an area is wanted.
+    It is how much of a source to load when only an area is wanted.
 
     Parameters
     ----------
@@ -168,10 +168,10 @@ def context_of(
     most = 0
     coarse = [band for band in wanted if finer and grid_of(band) != 10]
     before = context_of("default", coarse, consistency=consistency, operator=operator) if coarse else 0
-    for one in resolve(method, [b for b in wanted if b not in coarse] or A, operator=operator, gsd=gsd):
-        exact = one.consistency if consistency is None else consistency
-        projection = projection_of(one, one.produces, operator if exact else None, (0, 0))
-        most = max(most, Block(one, (), (), projection).halo)
+    for algorithm in resolve(method, [b for b in wanted if b not in coarse] or A, operator=operator, gsd=gsd):
+        exact = algorithm.consistency if consistency is None else consistency
+        projection = projection_of(algorithm, algorithm.produces, operator if exact else None, (0, 0))
+        most = max(most, Block(algorithm, (), (), projection).halo)
     return before + -(-most * 10 // 60) * 60
 
 
@@ -345,58 +345,62 @@ def superresolve(
     asked = [band for band in targets if band in makes or factor_of(band) > 1]
     named = isinstance(method, str | os.PathLike)
     coarse = [b for b in asked if factor_of(b) > 1] if named and wanted is not None and wanted < 10 else []
-    own = [band for band in asked if band not in coarse]
-    if coarse and not own:  # frames are found by the 10 m bands
-        own = [band for band in cube.bands if band in A]
-    methods = resolve(method, own, device, dtype, operator, wanted, frames)
+    direct = [band for band in asked if band not in coarse]
+    if coarse and not direct:  # frames are found by the 10 m bands
+        direct = [band for band in cube.bands if band in A]
+    methods = resolve(method, direct, device, dtype, operator, wanted, frames)
     if hidden is not None:
-        methods = [replace(one, masked=True) if isinstance(one, Fusion) else one for one in methods]
-    if dates is not None and all(one.frames == 1 for one in methods):
+        methods = [
+            replace(algorithm, masked=True) if isinstance(algorithm, Fusion) else algorithm for algorithm in methods
+        ]
+    if dates is not None and all(algorithm.frames == 1 for algorithm in methods):
         cube, hidden, dates = at(cube, dates), None if hidden is None else hidden.at(dates), None
     scales = scales_of(cube, quantification)
-    zoom = max((zoom_of(one) for one in methods), default=1)
+    zoom = max((zoom_of(algorithm) for algorithm in methods), default=1)
     arrays = common_dates({band: lazy(array.data) for band, array in cube.bands.items()})
-    if cube.time and any(one.rounds or one.frames != 1 for one in methods):  # blocks are of one date then
+    if cube.time and any(
+        algorithm.rounds or algorithm.frames != 1 for algorithm in methods
+    ):  # blocks are of one date then
         arrays = {band: array.rechunk({0: 1}) for band, array in arrays.items()}
-    for one in methods:
-        _require(cube, one)
-    methods = [one.with_uncertainty() if uncertainty else one for one in methods]
-    exact = [one.consistency if consistency is None else bool(consistency) for one in methods]
+    for algorithm in methods:
+        _require(cube, algorithm)
+    methods = [algorithm.with_uncertainty() if uncertainty else algorithm for algorithm in methods]
+    exact = [algorithm.consistency if consistency is None else bool(consistency) for algorithm in methods]
     tasks = [
-        block_of(one, tuple(cube.bands), scales, operator if consistently else None, cube.shape(10))
-        for one, consistently in zip(methods, exact, strict=True)
+        block_of(algorithm, tuple(cube.bands), scales, operator if consistently else None, cube.shape(10))
+        for algorithm, consistently in zip(methods, exact, strict=True)
     ]
     chunks = _chunks(cube, arrays, tasks, aoi)
-    made = _Made(cube, chunks, targets, hidden, dates, uncertainty)
-    for one, consistently in zip(methods, exact, strict=True):
-        made.add(one, arrays, scales, operator if consistently else None)
+    result = _Result(cube, chunks, targets, hidden, dates, uncertainty)
+    for algorithm, consistently in zip(methods, exact, strict=True):
+        result.add(algorithm, arrays, scales, operator if consistently else None)
     if coarse and isinstance(methods[0], Fusion):
         # Bands of 20 m and 60 m are 10 m bands first, by the method that is the default for that.
         ten = superresolve(
             ds, coarse, native=False, mask=None, consistency=consistency, operator=operator, device=device, dtype=dtype,
             quantification=quantification,
         )  # fmt: skip
-        made.add_coarse(methods[0], {band: ten[cube.names[band]] for band in coarse}, scales)
+        result.add_coarse(methods[0], {band: ten[cube.names[band]] for band in coarse}, scales)
     for band in cube.bands if zoom == 1 else ():
-        if factor_of(band) == 1 and (native or band in targets) and band not in made.bands:
+        if factor_of(band) == 1 and (native or band in targets) and band not in result.bands:
             passed = _passed(arrays[band], chunks, scales[band])
             passed = passed if hidden is None else hide(passed, hidden)
-            made.bands[band] = passed if dates is None else passed[dates]
+            result.bands[band] = passed if dates is None else passed[dates]
     attrs = {
-        "xsen2_method": ", ".join(dict.fromkeys(one.version for one in methods)) or "none",
-        "xsen2_consistency": _which(made.consistent, operator),
+        "xsen2_method": ", ".join(dict.fromkeys(algorithm.version for algorithm in methods)) or "none",
+        "xsen2_consistency": _which(result.consistent, operator),
     }
     if hidden is not None:
         attrs["xsen2_mask"] = hidden.what
     shown = cube if dates is None else at(cube, dates)
-    out = assemble(shown, made, attrs, scales, zoom)
-    out = out.assign_coords(_renamed(made.notes, cube))
+    out = assemble(shown, result, attrs, scales, zoom)
+    out = out.assign_coords(_renamed(result.notes, cube))
     return out if aoi is None else aoi.finer(zoom).cut(out, cube.dims, clip)
 
 
 @dataclass
-class _Made:
-    """What methods have made so far, lazily."""
+class _Result:
+    """The bands that methods have made so far, lazily."""
 
     cube: Cube
     chunks: tuple[tuple[int, ...], tuple[int, ...]]
@@ -409,53 +413,57 @@ class _Made:
     consistent: dict[str, bool] = field(default_factory=dict)
     frames: da.Array | None = None
     notes: dict[Hashable, Any] = field(default_factory=dict)
-    learnt: da.Array | None = None
+    fitted: da.Array | None = None
 
     def add(
-        self, one: Method, arrays: Mapping[str, da.Array], scales: Mapping[str, Scale], operator: str | None
+        self, method: Method, arrays: Mapping[str, da.Array], scales: Mapping[str, Scale], operator: str | None
     ) -> None:
         """What a method makes of the cube."""
-        several = one.frames != 1 and self.hidden is not None
-        source = _hidden(arrays, self.cube, one, self.hidden, scales) if several and self.hidden is not None else arrays
-        planes, found = apply(self.cube, one, self.chunks, scales, source, operator, self.dates)
-        for number, band in enumerate(one.produces):
+        several = method.frames != 1 and self.hidden is not None
+        source = (
+            _hidden(arrays, self.cube, method, self.hidden, scales) if several and self.hidden is not None else arrays
+        )
+        planes, fitted = apply(self.cube, method, self.chunks, scales, source, operator, self.dates)
+        for number, band in enumerate(method.produces):
             if band in self.targets:
-                self._put(one, planes, number, band, several)
+                self._put(method, planes, number, band, several)
                 self.consistent[band] = operator is not None
-        if one.counts:
-            count = self._masked(planes[-1], one, several)
-            self.frames = da.map_blocks(_whole, count, dtype=np.uint8, meta=np.empty((0,) * count.ndim, np.uint8))
-        if isinstance(one, Fusion) and found is not None:
-            self.learnt = found
-            self.notes = dict(notes(self.cube, one, found, neighbours(self.cube.times, one.candidates, self.dates)))
+        if method.counts:
+            count = self._masked(planes[-1], method, several)
+            self.frames = da.map_blocks(_counts, count, dtype=np.uint8, meta=np.empty((0,) * count.ndim, np.uint8))
+        if isinstance(method, Fusion) and fitted is not None:
+            self.fitted = fitted
+            self.notes = dict(
+                notes(self.cube, method, fitted, neighbours(self.cube.times, method.candidates, self.dates))
+            )
 
     def add_coarse(self, main: Fusion, ten: Mapping[str, xr.DataArray], scales: Mapping[str, Scale]) -> None:
         """What a fusion makes of bands that have become 10 m bands; its frames lie as those of the 10 m bands do."""
         like = next(a for b, a in self.cube.bands.items() if factor_of(b) == 1)
         for start in range(0, len(ten), len(A)):
             group = list(ten)[start : start + len(A)]
-            one = main.of(tuple(group))
+            fusion = main.of(tuple(group))
             bands = {slot: xr.DataArray(ten[b].data, like.coords, like.dims) for slot, b in zip(A, group, strict=False)}
             cube = replace(self.cube, bands=bands, names=dict(zip(A, group, strict=False)), extras={})
             known = {slot: replace(scales[b], nodata=None, sure=True, dtype="float32") for slot, b in zip(A, group)}  # noqa: B905
             arrays = {slot: a.data.rechunk({0: 1}) if cube.time else a.data for slot, a in bands.items()}
-            several = one.frames != 1 and self.hidden is not None
+            several = fusion.frames != 1 and self.hidden is not None
             if several and self.hidden is not None:
-                arrays = _hidden(arrays, cube, one, self.hidden, known)
-            planes, _ = apply(cube, one, self.chunks, known, arrays, None, self.dates, self.learnt)
+                arrays = _hidden(arrays, cube, fusion, self.hidden, known)
+            planes, _ = apply(cube, fusion, self.chunks, known, arrays, None, self.dates, self.fitted)
             for number, band in enumerate(group):
-                self._put(one, planes, number, band, several)
+                self._put(fusion, planes, number, band, several)
 
-    def _put(self, one: Method, planes: da.Array, number: int, band: str, several: bool) -> None:
-        self.bands[band] = self._masked(planes[number], one, several)
+    def _put(self, method: Method, planes: da.Array, number: int, band: str, several: bool) -> None:
+        self.bands[band] = self._masked(planes[number], method, several)
         if self.uncertainty:
-            self.errors[band] = self._masked(planes[len(one.produces) + number], one, several)
+            self.errors[band] = self._masked(planes[len(method.produces) + number], method, several)
 
-    def _masked(self, plane: da.Array, one: Method, several: bool) -> da.Array:
-        return plane if several or self.hidden is None else hide(plane, self.hidden.finer(zoom_of(one)))
+    def _masked(self, plane: da.Array, method: Method, several: bool) -> da.Array:
+        return plane if several or self.hidden is None else hide(plane, self.hidden.finer(zoom_of(method)))
 
 
-def _whole(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def _counts(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Numbers of dates; 0 where there is nothing."""
     return np.where(np.isfinite(x), x, 0).astype(np.uint8)
 
@@ -516,9 +524,9 @@ def _which(consistent: dict[str, bool], operator: str) -> str:
 
 def _makes(cube: Cube, gsd: float | None, method: object) -> tuple[str, ...]:
     """Bands of the cube that the method may make: coarse ones; below 10 m, the method's own, or those of 10 m."""
-    own = () if isinstance(method, str | os.PathLike) else adopt(method).produces
-    if (gsd is not None and gsd < 10) or any(b in A for b in own) or own_gsd(method) is not None:
-        return tuple(b for b in cube.bands if b in (own or A))
+    produced = () if isinstance(method, str | os.PathLike) else adopt(method).produces
+    if (gsd is not None and gsd < 10) or any(b in A for b in produced) or own_gsd(method) is not None:
+        return tuple(b for b in cube.bands if b in (produced or A))
     return tuple(b for b in cube.bands if factor_of(b) > 1)
 
 

@@ -104,27 +104,27 @@ class Viewer:
     def __init__(self, ds: xr.Dataset | xr.DataTree, measured: Any = None, method: str = "default") -> None:
         self.method = method
         self.cube: Cube | None = None
-        self.made: dict[str, xr.DataArray] = {}
+        self.result: dict[str, xr.DataArray] = {}
         if measured is not None:
             self.cube = recognise(measured)
-        found = _result(ds)
-        if found is None:
-            self.cube, self.made = recognise(ds), {}
+        result = _result(ds)
+        if result is None:
+            self.cube, self.result = recognise(ds), {}
             if self.cube.crs is None:
                 raise CRSError("the cube has no CRS, so a map cannot say where it is: use ds.rio.write_crs('EPSG:…')")
             self.grid: GeoBox = self.cube.geobox()
         else:
-            self.grid, self.made = found
+            self.grid, self.result = result
             if self.cube is not None and not _same(self.cube.geobox(), self.grid):
                 raise GridError("measured= lies on another grid than the result: give the cube that it was made of")
-        one = next(iter(self.made.values())) if self.made else next(iter(self.cube.bands.values()))  # type: ignore[union-attr]
-        self.times = np.atleast_1d(one["time"].values) if "time" in one.dims else None
+        layer = next(iter(self.result.values())) if self.result else next(iter(self.cube.bands.values()))  # type: ignore[union-attr]
+        self.times = np.atleast_1d(layer["time"].values) if "time" in layer.dims else None
 
     @property
     def bands(self) -> list[str]:
         """Canonical names of what is shown, in the order of their wavelengths."""
-        there = self.made or (self.cube.bands if self.cube is not None else {})
-        return [band for band in BANDS if band in there]
+        shown = self.result or (self.cube.bands if self.cube is not None else {})
+        return [band for band in BANDS if band in shown]
 
     @property
     def info(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class Viewer:
             "crs": f"EPSG:{self.grid.crs.epsg}",
             "bounds": [float(v) for v in self.grid.boundingbox.bbox],
             "sides": [*(["measured"] if self.cube is not None else []), "sharp"],
-            "indices": [one for one in differences(_INDICES) if {one["a"], one["b"]} <= bands],
+            "indices": [formula for formula in differences(_INDICES) if {formula["a"], formula["b"]} <= bands],
             "most": MOST,
         }
 
@@ -176,8 +176,8 @@ class Viewer:
         ]
         if side == "measured":
             arrays = self._measured(bands)
-        elif self.made:
-            arrays = self.made
+        elif self.result:
+            arrays = self.result
         else:
             if (bottom - top) * (right - left) > MOST:
                 return None
@@ -192,14 +192,14 @@ class Viewer:
         if self.cube is not None:
             measured = [(self.cube.bands[band], factor_of(band)) for band in self.bands]
             out["measured"] = _numbers(_taken(measured, date, here), self.bands)
-        arrays = self.made
+        arrays = self.result
         if not arrays:
             here = [np.array([0]), np.array([0])]
             arrays = self._sharp(self.bands, (row, column, row + 1, column + 1), sure=True)
         names = [name for name in arrays if name.removesuffix("_se") in self.bands]
-        found = _numbers(_taken([(arrays[name], 1) for name in names], date, here), names)
-        out["sharp"] = {name: value for name, value in found.items() if name in BANDS}
-        errors = {name.removesuffix("_se"): value for name, value in found.items() if name not in BANDS}
+        values = _numbers(_taken([(arrays[name], 1) for name in names], date, here), names)
+        out["sharp"] = {name: value for name, value in values.items() if name in BANDS}
+        errors = {name.removesuffix("_se"): value for name, value in values.items() if name not in BANDS}
         return out | ({"error": errors} if errors else {})
 
     def _measured(self, bands: Sequence[str]) -> Mapping[str, xr.DataArray]:
@@ -213,18 +213,18 @@ class Viewer:
         """Bands of a box of the cube at 10 m, with their standard errors if those are wanted and there are any."""
         assert self.cube is not None
         top, left, bottom, right = box
-        made = {b: self.cube.bands[b][..., top:bottom, left:right] for b in bands if factor_of(b) == 1}
+        layers = {b: self.cube.bands[b][..., top:bottom, left:right] for b in bands if factor_of(b) == 1}
         low = [band for band in bands if factor_of(band) > 1]
         if not low:
-            return made
+            return layers
         part, cube = self.grid[top:bottom, left:right], self.cube.dataset()
         try:
             sr = superresolve(cube, low, self.method, area=part, uncertainty=sure)
         except MethodError:
             if not sure:
                 raise
-            sr = superresolve(cube, low, self.method, area=part)  # it cannot say how sure it is
-        return made | {str(name): sr[name] for name in sr.data_vars if str(name).removesuffix("_se") in low}
+            sr = superresolve(cube, low, self.method, area=part)  # the method has no standard errors
+        return layers | {str(name): sr[name] for name in sr.data_vars if str(name).removesuffix("_se") in low}
 
     def _zoom(self, side: str, band: str) -> int:
         return factor_of(band) if side == "measured" else 1
@@ -263,8 +263,8 @@ def _result(ds: Any) -> tuple[GeoBox, dict[str, xr.DataArray]] | None:
     return grid, upright
 
 
-def _same(one: GeoBox, other: GeoBox) -> bool:
-    return one.shape == other.shape and one.affine.almost_equals(other.affine, 1e-3)
+def _same(grid: GeoBox, other: GeoBox) -> bool:
+    return grid.shape == other.shape and grid.affine.almost_equals(other.affine, 1e-3)
 
 
 def _taken(
@@ -276,7 +276,7 @@ def _taken(
     """
     lazy, cuts = [], []
     for array, zoom in arrays:
-        rows, columns = (one // zoom for one in picked)
+        rows, columns = (positions // zoom for positions in picked)
         data = array.data if array.ndim == 2 else array.data[date]
         lazy.append(data[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1])
         cuts.append(np.ix_(rows - rows[0], columns - columns[0]))
@@ -318,13 +318,13 @@ def _widget(viewer: Viewer, height: int) -> Any:
         back = {"id": content.get("id"), "kind": content.get("kind")}
         try:
             if content["kind"] == "look":
-                found = viewer.look(
+                pixels = viewer.look(
                     str(content["side"]), [str(b) for b in content["bands"]], int(content["date"]),
                     _box(content["box"]), (min(int(content["size"][0]), 4096), min(int(content["size"][1]), 4096)),
                 )  # fmt: skip
-                if found is None:
+                if pixels is None:
                     return {**back, "none": True}, []
-                return {**back, "shape": list(found.shape)}, [np.ascontiguousarray(found).tobytes()]
+                return {**back, "shape": list(pixels.shape)}, [np.ascontiguousarray(pixels).tobytes()]
             if content["kind"] == "pixel":
                 row, column, date = int(content["row"]), int(content["column"]), int(content["date"])
                 widget.pixel = {"row": row, "column": column, **viewer.spectrum(row, column, date)}
@@ -335,9 +335,9 @@ def _widget(viewer: Viewer, height: int) -> Any:
         except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
             return {**back, "error": str(error)[:500]}, []
 
-    made = Explorer(info=viewer.info, height=height)
-    made.on_msg(made.answer)
-    return made
+    explorer = Explorer(info=viewer.info, height=height)
+    explorer.on_msg(explorer.answer)
+    return explorer
 
 
 def _box(given: Any) -> tuple[int, int, int, int]:
@@ -363,11 +363,10 @@ def grids(ds: xr.Dataset | xr.DataTree) -> str:
     >>> "216 × 216" in grids(xsen2.sample())
     True
     """
-    found = _result(ds) if isinstance(ds, xr.Dataset) else None
-    if found is not None:
-        grid, bands = found
-        made = ", ".join(name for name in bands if name in BANDS)
-        lines = [(f"{grid.resolution.x:g} m", made, grid.shape)]
+    result = _result(ds) if isinstance(ds, xr.Dataset) else None
+    if result is not None:
+        grid, bands = result
+        lines = [(f"{grid.resolution.x:g} m", ", ".join(name for name in bands if name in BANDS), grid.shape)]
         assert grid.crs is not None
         place = f"EPSG:{grid.crs.epsg}"
         title = "10 m bands" if grid.resolution.x == 10 else f"{grid.resolution.x:g} m bands"

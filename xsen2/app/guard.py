@@ -175,12 +175,12 @@ def _path(scope: Scope) -> str:
 
 
 def _cookies(headers: Headers) -> dict[str, str]:
-    found: dict[str, str] = {}
+    cookies: dict[str, str] = {}
     for line in headers.getlist("cookie"):
         for part in line.split(";"):
             name, _, value = part.strip().partition("=")
-            found.setdefault(name, value)
-    return found
+            cookies.setdefault(name, value)
+    return cookies
 
 
 def _cookie(name: str, value: str, scope: Scope) -> str:
@@ -235,8 +235,8 @@ def checked(items: Iterable[Any], api: str) -> list[Any]:
         An item has no asset that may be read; says which rule its first one breaks.
     """
     home = urlsplit(api)
-    own = _resolved(home.hostname or "")
-    loopback = bool(own) and all(one.is_loopback for one in own)
+    addresses = _resolved(home.hostname or "")
+    loopback = bool(addresses) and all(address.is_loopback for address in addresses)
     known: dict[str, str | None] = {}
     out = []
     for item in items:
@@ -282,14 +282,14 @@ def _host(host: str, home: str, loopback: bool) -> str | None:
     """Why nothing is read from a host, if so."""
     if host == home:
         return None
-    found = _resolved(host)
-    if not found:
+    addresses = _resolved(host)
+    if not addresses:
         return f"is on {host[:80]!r}, which has no address here"
-    for one in found:
-        if one.is_loopback and loopback:
+    for address in addresses:
+        if address.is_loopback and loopback:
             continue
-        if not one.is_global or one.is_multicast:
-            return f"is on {host[:80]!r}, inside this network ({one}), where the API is not"
+        if not address.is_global or address.is_multicast:
+            return f"is on {host[:80]!r}, inside this network ({address}), where the API is not"
     return None
 
 
@@ -299,9 +299,9 @@ def _resolved(host: str) -> list[_Address]:
         infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
-    found = []
+    addresses = []
     for info in infos:
-        one = ipaddress.ip_address(str(info[4][0]).partition("%")[0])
-        mapped = one.ipv4_mapped if isinstance(one, ipaddress.IPv6Address) else None
-        found.append(mapped or one)
-    return found
+        address = ipaddress.ip_address(str(info[4][0]).partition("%")[0])
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        addresses.append(mapped or address)
+    return addresses

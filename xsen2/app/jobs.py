@@ -69,8 +69,8 @@ class Jobs:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             (folder / "jobs").mkdir(exist_ok=True, mode=0o700)
-            self._own = FileLock(folder / "server.lock")
-            self._own.acquire(timeout=5)
+            self._folder_lock = FileLock(folder / "server.lock")
+            self._folder_lock.acquire(timeout=5)
         except Timeout as error:
             raise StoreError(f"another xsen2 app uses {folder}: end it, or give another --folder") from error
         except OSError as error:
@@ -88,14 +88,14 @@ class Jobs:
             thread.start()
 
     def close(self) -> None:
-        """End the workers; what they were doing is gone on with by the next server."""
+        """End the workers; the next server takes up the jobs that they were doing."""
         self._stop.set()
         self._work.set()
         for thread in self._slots:
             if thread.is_alive():
                 thread.join(_GRACE)
         self.state.close()
-        self._own.release()
+        self._folder_lock.release()
 
     def place(self, name: str) -> Path:
         """The folder of a job."""
@@ -264,7 +264,7 @@ class _Worker:
                 encoding="utf-8",
                 start_new_session=True,  # an interrupt from the keyboard is the server's
             )
-        self._said: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -273,8 +273,8 @@ class _Worker:
             for line in self._process.stdout:
                 message = json.loads(line)
                 if message["kind"] != "ready":
-                    self._said.put(message)
-        self._said.put({"kind": "gone"})
+                    self._messages.put(message)
+        self._messages.put({"kind": "gone"})
 
     @property
     def alive(self) -> bool:
@@ -287,9 +287,9 @@ class _Worker:
             self._process.stdin.flush()
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
-        """What it says next; "gone" when it has ended; None if nothing comes in time."""
+        """Its next message; of kind "gone" when it has ended; None if nothing comes in time."""
         with suppress(queue.Empty):
-            return self._said.get(timeout=seconds)
+            return self._messages.get(timeout=seconds)
         return None
 
     def end(self) -> None:
@@ -303,8 +303,8 @@ class _Worker:
 def _bytes(folder: Path) -> int:
     """Of all files of a folder."""
     total = 0
-    for where, _, names in os.walk(folder):
+    for directory, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                total += os.lstat(os.path.join(where, name)).st_size
+                total += os.lstat(os.path.join(directory, name)).st_size
     return total

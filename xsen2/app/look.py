@@ -52,7 +52,7 @@ def pixel(folder: Path, dates: Sequence[str], x: float, y: float) -> dict[str, A
     out: list[dict[str, Any]] = []
     place: tuple[int, int] | None = None
     for date in dates:
-        found: dict[str, Any] = {"date": date}
+        entry: dict[str, Any] = {"date": date}
         for kind in KINDS:
             path = folder / kind / f"{date}.tif"
             if not path.is_file():
@@ -63,34 +63,34 @@ def pixel(folder: Path, dates: Sequence[str], x: float, y: float) -> dict[str, A
                     return None
                 place = int(row), int(column)
                 raw = file.read(window=((row, row + 1), (column, column + 1)))[:, 0, 0]
-                found[kind] = {
+                entry[kind] = {
                     str(name).removesuffix("_se"): None if value == file.nodata else int(value)
                     for name, value in zip(file.descriptions, raw, strict=True)
                 }
-        out.append(found)
+        out.append(entry)
     if place is None:
         return None
     for kind in ("measured", "sharp"):
-        for name, values in _indices([found.get(kind, {}) for found in out]).items():
-            for found, value in zip(out, values, strict=True):
-                found.setdefault("indices", {}).setdefault(name, {})[kind] = value
+        for name, values in _indices([entry.get(kind, {}) for entry in out]).items():
+            for entry, value in zip(out, values, strict=True):
+                entry.setdefault("indices", {}).setdefault(name, {})[kind] = value
     return {"row": place[0], "column": place[1], "dates": out}
 
 
-def _indices(found: Sequence[dict[str, int | None]]) -> dict[str, list[float | None]]:
+def _indices(per_date: Sequence[dict[str, int | None]]) -> dict[str, list[float | None]]:
     """Each index of one pixel, by date."""
-    names = [f["name"] for f in formulas() if all(f[side] in found[0] for side in "ab")]
+    names = [f["name"] for f in formulas() if all(f[side] in per_date[0] for side in "ab")]
     if not names:
         return {}
     bands = {
-        band: (("time", "y", "x"), np.array([[[_number(one.get(band))]] for one in found], np.float32))
-        for band in found[0]
+        band: (("time", "y", "x"), np.array([[[_number(by_band.get(band))]] for by_band in per_date], np.float32))
+        for band in per_date[0]
     }
     ds = xr.Dataset(bands, {"y": [0.0], "x": [0.0]})
     for name in ds:
         ds[name].attrs["units"] = "1e-4"
-    made = index(ds, names)
-    return {name: [_rounded(value) for value in made[name].values[:, 0, 0]] for name in names}
+    computed = index(ds, names)
+    return {name: [_rounded(value) for value in computed[name].values[:, 0, 0]] for name in names}
 
 
 def series(folder: Path, dates: Sequence[str], name: str) -> list[dict[str, Any]]:

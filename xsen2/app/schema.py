@@ -16,7 +16,7 @@ from xsen2.bands import BANDS, factor_of
 from xsen2.errors import SourceError
 from xsen2.geometry import Area, read
 
-__all__ = ["MOST_BODY", "Job", "Limits", "Search", "said"]
+__all__ = ["MOST_BODY", "Job", "Limits", "Search", "validation_message"]
 
 MOST_BODY = 2**20
 """Bytes of a request."""
@@ -65,14 +65,14 @@ class Limits:
         SourceError
             It is larger.
         """
-        found = read(area)
-        size = km2_of(found)
+        parsed = read(area)
+        size = km2_of(parsed)
         if size > self.km2:
             raise SourceError(
                 f"the area spans {size:,.0f} km², and this server takes {self.km2:g} km² in one job: draw a smaller "
                 "one, or start it with a larger --most-area"
             )
-        return found
+        return parsed
 
 
 def km2_of(area: Area) -> float:
@@ -97,8 +97,8 @@ def _area(given: Any) -> Any:
             raise ValueError(f"it has about {count // 2:,} vertices, and {MOST_VERTICES:,} are taken: simplify it")
     else:
         raise ValueError("an area is GeoJSON, or a bbox of four numbers")
-    found = read(given, name="it")
-    bounds = np.array(found.lonlat)
+    parsed = read(given, name="it")
+    bounds = np.array(parsed.lonlat)
     if not np.isfinite(bounds).all():
         raise ValueError("it is nowhere on the Earth")
     return given
@@ -108,12 +108,12 @@ def _numbers(given: Any) -> int:
     """Numbers in nested lists and objects, counted without recursion."""
     left, count = [given], 0
     while left:
-        one = left.pop()
-        if isinstance(one, Mapping):
-            left += one.values()
-        elif isinstance(one, list):
-            left += one
-        elif isinstance(one, int | float):
+        element = left.pop()
+        if isinstance(element, Mapping):
+            left += element.values()
+        elif isinstance(element, list):
+            left += element
+        elif isinstance(element, int | float):
             count += 1
     return count
 
@@ -129,8 +129,8 @@ def _method(name: str) -> str:
 
 def _band(name: str) -> str:
     if name not in BANDS or factor_of(name) == 1:
-        made = ", ".join(band for band in BANDS if factor_of(band) > 1)
-        raise ValueError(f"{name[:80]!r} is no 20 m or 60 m band: take some of {made}")
+        names = ", ".join(band for band in BANDS if factor_of(band) > 1)
+        raise ValueError(f"{name[:80]!r} is no 20 m or 60 m band: take some of {names}")
     return name
 
 
@@ -209,11 +209,11 @@ class Job(Search):
         return self
 
 
-def said(error: ValidationError) -> str:
-    """What is wrong with a request, in a sentence without the input itself."""
+def validation_message(error: ValidationError) -> str:
+    """What is wrong with a request, as text without the input itself."""
     parts = []
-    for one in error.errors(include_url=False, include_input=False)[:3]:
-        where = ".".join(str(step) for step in one["loc"])
-        what = one["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        parts.append(f"{where}: {what}" if where else what)
+    for detail in error.errors(include_url=False, include_input=False)[:3]:
+        place = ".".join(str(step) for step in detail["loc"])
+        what = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        parts.append(f"{place}: {what}" if place else what)
     return "; ".join(parts)

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 from xsen2.app.guard import Guard, check_api, is_loopback
 from xsen2.app.jobs import Jobs
 from xsen2.app.look import INDICES, formulas, pixel, series, zipped
-from xsen2.app.schema import MOST_BODY, MOST_DAYS, MOST_VERTICES, Job, Limits, Search, km2_of, said
+from xsen2.app.schema import MOST_BODY, MOST_DAYS, MOST_VERTICES, Job, Limits, Search, km2_of, validation_message
 from xsen2.app.state import ENDED, Record
 from xsen2.app.work import KINDS, sample_scenes, scenes
 from xsen2.bands import BANDS
@@ -201,13 +201,13 @@ def create_app(settings: Settings) -> ASGIApp:
         _offline(wanted)
         settings.limits.check(wanted.area)
         try:
-            found, notes = await anyio.to_thread.run_sync(scenes, wanted, settings.api, limiter=searching)
+            matches, notes = await anyio.to_thread.run_sync(scenes, wanted, settings.api, limiter=searching)
         except NothingFound:
-            found, notes = [], []
+            matches, notes = [], []
         except SourceError as error:
             reach.failed()
             raise _Refused(502, _sentence(error), unreachable=True) from error
-        return JSONResponse({"scenes": found, "notes": notes, "source": wanted.source})
+        return JSONResponse({"scenes": matches, "notes": notes, "source": wanted.source})
 
     def _offline(wanted: Search) -> None:
         if settings.sample and wanted.source != "sample":
@@ -271,12 +271,12 @@ def create_app(settings: Settings) -> ASGIApp:
         except (KeyError, ValueError):
             raise _Refused(400, "x and y are two numbers, in the CRS of the result") from None
         west, south, east, north = record.result["bounds"]
-        found = None
+        values = None
         if west <= x < east and south < y <= north:  # of what is not a number, nothing holds
-            found = await anyio.to_thread.run_sync(pixel, jobs.place(record.id), record.result["dates"], x, y)
-        if found is None:
+            values = await anyio.to_thread.run_sync(pixel, jobs.place(record.id), record.result["dates"], x, y)
+        if values is None:
             raise _Refused(404, "there is no pixel of this result")
-        return JSONResponse(found)
+        return JSONResponse(values)
 
     async def course(request: Request) -> Response:
         record = finished(request)
@@ -388,8 +388,8 @@ class _Reach:
 def _methods() -> list[dict[str, str]]:
     from xsen2.methods.registry import methods
 
-    found = methods()
-    return [{"name": str(name), "kind": str(row["kind"])} for name, row in found.iterrows()]
+    table = methods()
+    return [{"name": str(name), "kind": str(row["kind"])} for name, row in table.iterrows()]
 
 
 def _lonlat(area: Any) -> dict[str, Any]:
@@ -399,8 +399,8 @@ def _lonlat(area: Any) -> dict[str, Any]:
     west, south, east, north = area.lonlat
     parts = area.near(read([0, 0, 1, 1]).crs, (west, south, east, north))
     shape = shapely.geometrycollections(list(parts)) if len(parts) > 1 else parts[0]
-    found: dict[str, Any] = json.loads(shapely.to_geojson(shape))
-    return found
+    outline: dict[str, Any] = json.loads(shapely.to_geojson(shape))
+    return outline
 
 
 def _shown(record: Record, *, brief: bool = False) -> dict[str, Any]:
@@ -448,7 +448,7 @@ def _read(given: Any, kind: Callable[..., M]) -> M:
     try:
         return kind.model_validate(given)  # type: ignore[attr-defined,no-any-return]
     except ValidationError as error:
-        raise _Refused(400, printable(said(error), 1000)) from error
+        raise _Refused(400, printable(validation_message(error), 1000)) from error
     except RecursionError as error:
         raise _Refused(400, "the area is nested too deep") from error
 

@@ -148,13 +148,13 @@ class State:
 
     def get(self, name: str, owner: str) -> Record | None:
         """One job, if it is this owner's."""
-        found = self._read("WHERE id = ? AND owner = ?", name, owner)
-        return found[0] if found else None
+        records = self._read("WHERE id = ? AND owner = ?", name, owner)
+        return records[0] if records else None
 
     def find(self, name: str) -> Record | None:
         """One job, whoever's it is: for the queue alone."""
-        found = self._read("WHERE id = ?", name)
-        return found[0] if found else None
+        records = self._read("WHERE id = ?", name)
+        return records[0] if records else None
 
     def take(self) -> Record | None:
         """The next job, which runs from now on: of users with the fewest running, the one that waits longest."""

@@ -119,7 +119,7 @@ def scenes(search: Search, api: str) -> tuple[list[dict[str, Any]], list[str]]:
                 "footprint": item.geometry,
             }
         )
-    return sorted(out, key=lambda one: str(one["time"])), _words(caught)
+    return sorted(out, key=lambda scene: str(scene["time"])), _words(caught)
 
 
 def _search(search: Search, api: str) -> list[Any]:
@@ -238,23 +238,23 @@ def perform(job: Job, api: str, folder: Path, report: Report) -> dict[str, Any]:
         cube = _cube(job, api)
         _tell(report, "reading", None)
         native = to_zarr(cube, folder / NATIVE, dtype="float32", progress=partial(_tell, report, "reading"))
-        _some_data(native, job)
+        _require_data(native, job)
         _tell(report, "sharpening", None)
         bands = list(job.bands) if job.bands else None
-        made = [band for band in (*B, *C) if band in native and (bands is None or band in bands)]
+        coarse = [band for band in (*B, *C) if band in native and (bands is None or band in bands)]
         try:
             sr = superresolve(native, bands, job.method, area=job.area, clip=job.clip, uncertainty=True)
-        except MethodError:  # it cannot say how sure it is; whatever else is wrong, the next line says
+        except MethodError:  # it has no standard errors; anything else that is wrong shows in the next line
             sr = superresolve(native, bands, job.method, area=job.area, clip=job.clip)
         sharp = to_zarr(sr, folder / STORE, progress=partial(_tell, report, "sharpening"))
-        written = _files(native, sharp, job, made, folder, report)
+        written = _files(native, sharp, job, coarse, folder, report)
     dates = [path.stem for path in written]
     stretch, valid = _statistics(sharp)
     return {
         "dates": dates,
         "times": [f"{str(when)[:19]}Z" for when in np.atleast_1d(sharp["time"].values)],
         "bands": [band for band in BANDS if band in sharp],
-        "made": made,
+        "made": coarse,
         "errors": [band for band in BANDS if f"{band}_se" in sharp],
         "crs": f"EPSG:{sharp.rio.crs.to_epsg()}",
         "bounds": [float(edge) for edge in sharp.rio.bounds()],
@@ -268,12 +268,12 @@ def perform(job: Job, api: str, folder: Path, report: Report) -> dict[str, Any]:
 
 
 def _files(
-    native: xr.Dataset, sharp: xr.Dataset, job: Job, made: list[str], folder: Path, report: Report
+    native: xr.Dataset, sharp: xr.Dataset, job: Job, coarse: list[str], folder: Path, report: Report
 ) -> list[Path]:
     """Write the GeoTIFFs that the page reads; paths of those at 10 m."""
-    parts = [superresolve(native, [band], Measured(band), area=job.area, clip=job.clip) for band in made]
-    measured = xr.merge([parts[0], *(part[[band]] for band, part in zip(made, parts, strict=True))], compat="override",
-                        combine_attrs="override")  # fmt: skip
+    parts = [superresolve(native, [band], Measured(band), area=job.area, clip=job.clip) for band in coarse]
+    planes = [part[[band]] for band, part in zip(coarse, parts, strict=True)]
+    measured = xr.merge([parts[0], *planes], compat="override", combine_attrs="override")
     bands = [band for band in BANDS if band in sharp]
     errors = [f"{band}_se" for band in bands if f"{band}_se" in sharp]
     todo: list[tuple[str, xr.Dataset, list[str], str]] = [
@@ -283,9 +283,9 @@ def _files(
     ]
     written: dict[str, list[Path]] = {}
     for number, (kind, ds, names, dtype) in enumerate(todo):
-        where = str(folder / kind / "{date}.tif")
+        template = str(folder / kind / "{date}.tif")
         telling = partial(_tell, report, "writing", start=number / len(todo), part=1 / len(todo))
-        written[kind] = to_cog(ds, where, bands=names, dtype=dtype, progress=telling)
+        written[kind] = to_cog(ds, template, bands=names, dtype=dtype, progress=telling)
     return written["sharp"]
 
 
@@ -309,7 +309,7 @@ def _tell(report: Report, stage: str, progress: Progress | None, start: float = 
     return go_on
 
 
-def _some_data(native: xr.Dataset, job: Job) -> None:
+def _require_data(native: xr.Dataset, job: Job) -> None:
     """Refuse scenes that have no pixel in the area; all of a network's work would be for nothing.
 
     Raises
@@ -342,5 +342,5 @@ def _statistics(sharp: xr.Dataset) -> tuple[dict[str, list[float]], list[float]]
 
 def _words(caught: list[Any]) -> list[str]:
     """Warnings as sentences, each once; those of other packages are for programmers."""
-    own = [w for w in caught if issubclass(w.category, UserWarning) and not issubclass(w.category, DeprecationWarning)]
-    return list(dict.fromkeys(printable(" ".join(str(w.message).split()), 400) for w in own))[:10]
+    ours = [w for w in caught if issubclass(w.category, UserWarning) and not issubclass(w.category, DeprecationWarning)]
+    return list(dict.fromkeys(printable(" ".join(str(w.message).split()), 400) for w in ours))[:10]

@@ -139,7 +139,7 @@ def _richest(cube: xr.Dataset) -> tuple[int, int, int]:
 
 def _pixels(ds: xr.Dataset, bands: Sequence[str], row: int, column: int, side: int) -> npt.NDArray[np.float64]:
     """A square of 10 m rows and columns, ``(h, w, bands)``, in the pixels that `ds` has there."""
-    found = []
+    layers = []
     for band in bands:
         array = ds[band]
         factor = factor_of(band) if array.dims[-1] != "x" else 1
@@ -147,8 +147,8 @@ def _pixels(ds: xr.Dataset, bands: Sequence[str], row: int, column: int, side: i
         first = (row // factor, column // factor)
         n = side // factor
         cut = array.isel({ydim: slice(first[0], first[0] + n), xdim: slice(first[1], first[1] + n)})
-        found.append(cut.values.astype(float))
-    return np.stack(found, axis=-1)
+        layers.append(cut.values.astype(float))
+    return np.stack(layers, axis=-1)
 
 
 def _scores(cube: xr.Dataset, result: xr.Dataset, method: str, truth: xr.Dataset | None) -> list[Part]:
@@ -167,10 +167,10 @@ def _scores(cube: xr.Dataset, result: xr.Dataset, method: str, truth: xr.Dataset
         note = f"The whole scene was made {scale} times coarser, and the method brought it back."
         tables.append(_table(title, note, scores))
     if truth is not None:
-        made = [b for gsd in (20, 60) for b in GRIDS[gsd] if b in result]
-        estimates = {"bicubic": superresolve(cube, made, "bicubic"), method: result}
+        sharpened = [b for gsd in (20, 60) for b in GRIDS[gsd] if b in result]
+        estimates = {"bicubic": superresolve(cube, sharpened, "bicubic"), method: result}
         scores = xr.concat(
-            [compare(estimates[m][made], truth[made], ratio=2) for m in methods],
+            [compare(estimates[m][sharpened], truth[sharpened], ratio=2) for m in methods],
             dim=xr.Variable("method", methods),
         )
         note = "This scene's truth at 10 m is known in every band; this is the result itself, scored against it."

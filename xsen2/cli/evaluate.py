@@ -151,7 +151,7 @@ def _finer(
     words += [] if methods is None else ["--methods", methods]
     words += [] if series is None else ["--series", str(series)]
     words += [] if transfer is None else ["--transfer", str(transfer)]
-    found = ladder(
+    results = ladder(
         folder,
         out,
         {name: name for name in names},
@@ -163,7 +163,7 @@ def _finer(
         command=shlex.join(words),
         progress=False if quiet else (lambda now: click.echo(now.about, err=True)),
     )
-    for label, gain in summary(found).items():
+    for label, gain in summary(results).items():
         click.echo(f"{label}: {gain:+.2f} dB")
 
 
@@ -186,12 +186,12 @@ def _sharpening(folder: Path, out: Path, names: list[str], device: str, quiet: b
     from xsen2 import files
     from xsen2.evaluation.datasets import sharpening
 
-    found = sharpening(folder, names, device=device, say=lambda line: None if quiet else click.echo(line, err=True))
+    results = sharpening(folder, names, device=device, say=lambda line: None if quiet else click.echo(line, err=True))
     with files.named(out):
         out.mkdir(parents=True, exist_ok=True)
-        for kind, scores in found.items():
+        for kind, scores in results.items():
             scores.to_dataframe().to_csv(out / f"scores-{kind}.csv")
-    for kind, scores in found.items():
+    for kind, scores in results.items():
         click.echo("full resolution" if kind == "full" else f"{kind} m bands, reduced resolution")
         rest = [dim for dim in scores.dims if dim != "method"]
         click.echo(scores.mean(rest).to_dataframe().round(4).to_string())
@@ -199,10 +199,10 @@ def _sharpening(folder: Path, out: Path, names: list[str], device: str, quiet: b
 
 def _split(text: str) -> list[str]:
     """What is between commas."""
-    found = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if not found:
+    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
         raise click.UsageError("an option is empty: give names separated by commas, or leave it out")
-    return found
+    return words
 
 
 def _number(text: str) -> int:

@@ -84,7 +84,7 @@ def methods(as_json: bool) -> None:
     import xsen2
 
     rows = xsen2.methods().reset_index().to_dict("records")
-    (options.as_json if as_json else lambda found: options.show(found, "method", "kind"))(rows)
+    (options.as_json if as_json else lambda table: options.show(table, "method", "kind"))(rows)
 
 
 main.add_command(app)
@@ -98,14 +98,14 @@ def _clearest(bbox: Bbox, when: str, api: str) -> Any:
     """The item with the least cloud, of those that cover the whole area if there are any."""
     from xsen2.sources.search import COLLECTION, search
 
-    found = search(api, COLLECTION, bbox, when)
+    items = search(api, COLLECTION, bbox, when)
     from shapely.geometry import box, shape  # comes with the extra that the search has asked for
 
     def rank(item: Any) -> tuple[bool, float]:
-        whole = item.geometry is not None and shape(item.geometry).contains(box(*bbox))
-        return not whole, item.properties.get("eo:cloud_cover", 100.0)
+        covers = item.geometry is not None and shape(item.geometry).contains(box(*bbox))
+        return not covers, item.properties.get("eo:cloud_cover", 100.0)
 
-    return min(found, key=rank)
+    return min(items, key=rank)
 
 
 if __name__ == "__main__":

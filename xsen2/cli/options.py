@@ -58,10 +58,10 @@ def show(rows: Sequence[Mapping[str, Any]], key: str, sections: str | None = Non
     formatter = click.HelpFormatter(width=min(shutil.get_terminal_size().columns, WIDEST))
     headings: Iterable[Any] = dict.fromkeys(row[sections] for row in rows) if sections else [None]
     for heading in headings:
-        some = [row for row in rows if heading is None or row[sections or ""] == heading]
+        shown = [row for row in rows if heading is None or row[sections or ""] == heading]
         lines = [
             (str(row[key]), " · ".join(str(v) for k, v in row.items() if k not in (key, sections) and v))
-            for row in some
+            for row in shown
         ]
         if heading is None:
             formatter.write_dl(lines)

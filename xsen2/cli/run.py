@@ -132,8 +132,8 @@ def plan(cube: xr.Dataset | xr.DataTree, sr: xr.Dataset, names: Sequence[Hashabl
     --------
     >>> import xsen2
     >>> cube = xsen2.sample()
-    >>> found = plan(cube, cube.dsen2.superresolve(["B11"], "bicubic"), ["B11"], "int16")
-    >>> found.dates, found.pixels == 2 * found.rows * found.columns, found.bytes_out == 2 * found.pixels
+    >>> planned = plan(cube, cube.dsen2.superresolve(["B11"], "bicubic"), ["B11"], "int16")
+    >>> planned.dates, planned.pixels == 2 * planned.rows * planned.columns, planned.bytes_out == 2 * planned.pixels
     (2, True, True)
     """
     native = recognise(cube)
@@ -141,7 +141,7 @@ def plan(cube: xr.Dataset | xr.DataTree, sr: xr.Dataset, names: Sequence[Hashabl
     first = out[names[0]]
     dates, rows, columns = math.prod(first.shape[:-2]), *first.shape[-2:]
     here = dates * rows * columns
-    made = sum(variable.attrs.get("native_gsd", 10) > 10 for variable in out.data_vars.values())
+    sharpened = sum(variable.attrs.get("native_gsd", 10) > 10 for variable in out.data_vars.values())
     blocks = math.prod(first.data.numblocks)
     methods = str(sr.attrs["xsen2_method"])
     return Plan(
@@ -157,7 +157,7 @@ def plan(cube: xr.Dataset | xr.DataTree, sr: xr.Dataset, names: Sequence[Hashabl
         bytes_in=sum(here * a.dtype.itemsize * 100 // grid_of(band) ** 2 for band, a in native.bands.items()),
         blocks=blocks,
         tasks=_tasks(out),
-        memory=_memory(math.prod(first.data.chunksize[-2:]), blocks, made, network="(" in methods),
+        memory=_memory(math.prod(first.data.chunksize[-2:]), blocks, sharpened, network="(" in methods),
     )
 
 
@@ -342,7 +342,7 @@ def _batch(targets: dict[str, str], job: _Job, journal: _Journal) -> dict[str, s
         began = time.perf_counter()
         journal.add("start", source, out=place)
         try:
-            _one(source, place, job, journal, began)
+            _run_source(source, place, job, journal, began)
         except Exception as error:  # whatever is wrong with one, others are not to blame
             known = isinstance(error, (Xsen2Error, ImportError, OSError))
             reason = " ".join(f"{'' if known else f'{type(error).__name__}: '}{error}".split())
@@ -362,7 +362,7 @@ def _summarise(failed: dict[str, str], number: int) -> None:
 
 
 @once
-def _one(source: str, place: str, job: _Job, journal: _Journal, began: float) -> None:
+def _run_source(source: str, place: str, job: _Job, journal: _Journal, began: float) -> None:
     from xsen2.sources.open import Wanted, open_source
     from xsen2.sources.reading import skipped
     from xsen2.superresolve import context_of
@@ -384,15 +384,15 @@ def _one(source: str, place: str, job: _Job, journal: _Journal, began: float) ->
     )
     tif = not place.rstrip("/").endswith(".zarr")
     dtype = job.dtype or ("uint16" if tif else "int16")
-    found = plan(cube, sr, [name for name in sr.data_vars if find(str(name)) or not tif], dtype)
-    if tif and found.dates > 1 and "{date}" not in place:
-        raise StoreError(f"{place} is one file, and there are {found.dates} dates: put {{date}} in its name")
-    journal.add("plan", source, **vars(found))
+    planned = plan(cube, sr, [name for name in sr.data_vars if find(str(name)) or not tif], dtype)
+    if tif and planned.dates > 1 and "{date}" not in place:
+        raise StoreError(f"{place} is one file, and there are {planned.dates} dates: put {{date}} in its name")
+    journal.add("plan", source, **vars(planned))
     if job.dry_run:
-        journal.say(f"{source} would become {place}", *found.lines())
+        journal.say(f"{source} would become {place}", *planned.lines())
         return
     if tif:
-        made = [str(f) for f in sr.dsen2.to_cog(place, dtype=dtype, overwrite=job.overwrite, progress=job.progress)]
+        written = [str(f) for f in sr.dsen2.to_cog(place, dtype=dtype, overwrite=job.overwrite, progress=job.progress)]
     else:
         sr.dsen2.to_zarr(
             place,
@@ -402,11 +402,11 @@ def _one(source: str, place: str, job: _Job, journal: _Journal, began: float) ->
             overviews=job.overviews,
             progress=job.progress,
         )
-        made = [place]
-    lost = [vars(one) for one in skipped(sr)]
-    journal.add("done", source, out=made, seconds=_since(began), attrs=sr.attrs, skipped=lost)
-    size = f"{len(found.bands)} variables, {found.dates} x {found.rows} x {found.columns} (time, y, x)"
-    journal.say(*(f"{file}: {size}" for file in made[:1]), *made[1:])
+        written = [place]
+    lost = [vars(block) for block in skipped(sr)]
+    journal.add("done", source, out=written, seconds=_since(began), attrs=sr.attrs, skipped=lost)
+    size = f"{len(planned.bands)} variables, {planned.dates} x {planned.rows} x {planned.columns} (time, y, x)"
+    journal.say(*(f"{file}: {size}" for file in written[:1]), *written[1:])
 
 
 def _needs(method: str, bands: Sequence[str]) -> tuple[str, ...]:
@@ -415,20 +415,26 @@ def _needs(method: str, bands: Sequence[str]) -> tuple[str, ...]:
 
     asked = canonical(bands)
     low = [band for band in asked if grid_of(band) != 10]
-    return tuple(dict.fromkeys((*asked, *(need for one in resolve(method, low) for need in one.needs))))
+    return tuple(dict.fromkeys((*asked, *(need for algorithm in resolve(method, low) for need in algorithm.needs))))
 
 
 def _makeable(source: str, cube: xr.Dataset | xr.DataTree, method: str) -> None:
-    """Refuse a source that lacks what the method reads to make all that it has, with the words of the shell."""
+    """Refuse a source without the bands that the method reads, with a hint that names the options of the shell."""
     from xsen2.cube import recognise
     from xsen2.methods.registry import resolve
 
-    there = list(recognise(cube).bands)
-    low = [band for band in there if grid_of(band) != 10]
-    made = resolve(method, low) if low else []
-    lacking = list(dict.fromkeys(need for one in made for need in one.needs if need not in there))
+    present = list(recognise(cube).bands)
+    low = [band for band in present if grid_of(band) != 10]
+    algorithms = resolve(method, low) if low else []
+    lacking = list(dict.fromkeys(need for algorithm in algorithms for need in algorithm.needs if need not in present))
     if lacking:
-        able = [band for one in made if set(one.needs) <= set(there) for band in one.produces if band in there]
+        able = [
+            band
+            for algorithm in algorithms
+            if set(algorithm.needs) <= set(present)
+            for band in algorithm.produces
+            if band in present
+        ]
         hint = f"make others with --bands {','.join(able)}, or " if able else ""
         raise BandError(
             f"{source} has no {', '.join(lacking)}, which method {method!r} reads: {hint}take a method that reads each "
@@ -445,7 +451,7 @@ def _mask(cube: xr.Dataset | xr.DataTree) -> str:
 
 
 def _name(source: str) -> str:
-    """What a source is called: the last part of its address without what says its format."""
+    """The name of a source: the last part of its address without the ending of its format."""
     last = source.partition("?")[0].rstrip("/").rpartition("/")[2]
     if not is_url(source):
         with suppress(Xsen2Error):  # what cannot be the path of anything is named when it is opened

@@ -63,7 +63,7 @@ def convert(file: Path, out: Path | None) -> None:
 def list_(as_json: bool) -> None:
     """List the weights that came with xsen2, and the user's own."""
     rows: list[dict[str, str]] = []
-    own: set[str] = set()  # of the user's folder
+    users: set[str] = set()  # of the user's folder
     bad: list[tuple[Path, Exception]] = [(entry.path, entry.error) for entry in installed()[1]]
     for card in _usable():
         try:
@@ -75,7 +75,7 @@ def list_(as_json: bool) -> None:
         except (OSError, WeightsError) as error:
             bad.append((card.file.with_suffix(".json"), error))
             continue
-        own |= {card.name} if card.path else set()
+        users |= {card.name} if card.path else set()
         rows.append(
             {
                 "name": card.name,
@@ -92,7 +92,7 @@ def list_(as_json: bool) -> None:
     else:
         for row in rows:
             row |= {"MB": f"{row['MB']} MB", "sha256": f"sha256 {row['sha256']}"}
-            if row["name"] not in own:  # nobody needs the path of shipped ones
+            if row["name"] not in users:  # nobody needs the path of shipped ones
                 del row["path"]
         options.show(rows, "name")
     for path, why in bad:
@@ -106,8 +106,8 @@ def show(name: str) -> None:
 
     NAME is one that `xsen2 weights list` shows, of weights or of a network, or a path.
     """
-    found, broken = _named(name)
-    for card in found:
+    selected, broken = _named(name)
+    for card in selected:
         click.echo("\n".join(_lines({**asdict(card), "path": str(card.file)})) + "\n")
     for entry in broken:
         raise entry.error
@@ -127,36 +127,38 @@ def export(name: str, out: Path, uncertainty: bool) -> None:
     """
     from xsen2.networks.export_onnx import export
 
-    found, broken = _named(name)
+    selected, broken = _named(name)
     for entry in broken:
         raise entry.error
-    for card in found:
-        made = export(card, out, uncertainty=uncertainty)
-        click.echo(f"{made.onnx}: {card.makes}, {made.onnx.stat().st_size / 1e6:.1f} MB")
-        click.echo(f"  {made.difference:.1g} DN from torch at most, over the embedded sample")
-        click.echo(f"  beside it: {', '.join(path.name for path in (made.description, made.item, made.weights))}")
+    for card in selected:
+        exported = export(card, out, uncertainty=uncertainty)
+        click.echo(f"{exported.onnx}: {card.makes}, {exported.onnx.stat().st_size / 1e6:.1f} MB")
+        click.echo(f"  {exported.difference:.1g} DN from torch at most, over the embedded sample")
+        click.echo(
+            f"  beside it: {', '.join(path.name for path in (exported.description, exported.item, exported.weights))}"
+        )
 
 
 def _named(name: str) -> tuple[list[Card], list[local.Broken]]:
     """The weights of a name or path, and those of the user's that have it and are broken."""
     known = _usable()
-    found = [card for card in known if name in (card.name, card.network)]
+    selected = [card for card in known if name in (card.name, card.network)]
     broken = [entry for entry in installed()[1] if name in (entry.path.stem, entry.network)]
-    if not found and not broken:
+    if not selected and not broken:
         if not local.is_path(name):
             names = ", ".join(card.name for card in known)
             raise WeightsError(f"no weights named {printable(name)!r}: use one of {names}, or a path")
-        found = list(local.at(name))
-    return found, broken
+        selected = list(local.at(name))
+    return selected, broken
 
 
 def _usable() -> list[Card]:
     return [card for groups in (cards(), installed()[0]) for group in groups.values() for card in group]
 
 
-def _lines(said: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+def _lines(fields: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """A mapping as indented lines, for people."""
-    for key, value in said.items():
+    for key, value in fields.items():
         if isinstance(value, Mapping):
             yield indent + printable(f"{key}:")
             yield from _lines(value, f"{indent}  ")

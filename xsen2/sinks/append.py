@@ -97,48 +97,48 @@ def add(
     """
     with named(place.root):
         _mend(place)
-        there = _Series.of(place, dim)
+        series = _Series.of(place, dim)
     ds = georeferenced(clean(ds))
-    ds = there.fitted(ds)
-    ds, grids = there.planned(ds, dtype, chunks)
-    there.check_overviews(overviews, grids)
+    ds = series.fitted(ds)
+    ds, grids = series.planned(ds, dtype, chunks)
+    series.check_overviews(overviews, grids)
     run = fingerprint(ds, grids)
-    there.check_same_kind(ds, grids)
+    series.check_same_kind(ds, grids)
 
-    known, new = there.split(ds)
+    known, new = series.split(ds)
     # A date's token names the call that has written it, and its number there. What this very call has written before
     # need not be computed again; of a date with another token only the pixels themselves can tell.
-    tokens = there.tokens
+    tokens = series.tokens
     mine = [(digest(run), number) for number in range(ds.sizes[dim])]
     doubtful = [number for number in known if mine[number] not in [tokens[p] for p in known[number]]]
     still = [grid for grid in grids if dim not in grid.dims]
     if doubtful:
-        some, positions = ds.isel({dim: doubtful}), [known[number][0] for number in doubtful]
-        some, same = there.planned(some, dtype, None)
-        there.check_values(some, positions, {name for grid in same for name in grid.arrays})
-        _compare(there, same, positions, some, progress)
+        repeated, positions = ds.isel({dim: doubtful}), [known[number][0] for number in doubtful]
+        repeated, same = series.planned(repeated, dtype, None)
+        series.check_values(repeated, positions, {name for grid in same for name in grid.arrays})
+        _compare(series, same, positions, repeated, progress)
     elif still and new:  # what has no dates stands there once, and speaks for the new ones as well
-        _compare(there, still, [], ds, progress)
+        _compare(series, still, [], ds, progress)
     for number in doubtful:  # the same pixels: the next time, this call need not look either
         tokens[known[number][0]] = mine[number]
     if not new:
         return
     if len(new) < ds.sizes[dim]:  # of fewer dates, regions are others, and so is the name of the run
         ds = ds.isel({dim: new})
-        ds, grids = there.planned(ds, dtype, None)
+        ds, grids = series.planned(ds, dtype, None)
         run = fingerprint(ds, grids)
     grids = [grid for grid in grids if dim in grid.dims]
-    _write(_Addition(place, there, len(new)), ds, grids, run, tokens + [mine[number] for number in new], progress)
+    _write(_Addition(place, series, len(new)), ds, grids, run, tokens + [mine[number] for number in new], progress)
 
 
-def _compare(there: _Series, grids: list[Grid], positions: list[int], ds: xr.Dataset, progress: ProgressLike) -> None:
+def _compare(series: _Series, grids: list[Grid], positions: list[int], ds: xr.Dataset, progress: ProgressLike) -> None:
     """See that dates that are there already have these pixels."""
     run_pieces(
-        checks(grids, there.place, there.dim, positions, [_shown(v) for v in ds[there.dim].values]),
+        checks(grids, series.place, series.dim, positions, [_shown(v) for v in ds[series.dim].values]),
         [grid.blocks(region) * len(grid.arrays) for grid in grids for region in grid.regions],
         lambda _: None,
         progress=progress,
-        about=f"comparing with {there.place.root}",
+        about=f"comparing with {series.place.root}",
         after=AFTER,
     )
 
@@ -148,13 +148,13 @@ def _write(
 ) -> None:
     """Begin or go on, until the dates are in the store."""
     with named(new.root):
-        values = new.there.encoded(ds, grids)
+        values = new.series.encoded(ds, grids)
         sources = stamp(array for grid in grids for array in grid.arrays.values())
         if not new.goes_on(run, grids) or new.place.changed(f"{ADDED}/sources", sources):
             new.begin(run, sources)
         new.grow()
     write_regions(grids, new, progress)
-    write_levels(levels_of(ds, grids, new.there.factors), new, progress, len(grids))
+    write_levels(levels_of(ds, grids, new.series.factors), new, progress, len(grids))
     with named(new.root):
         put(new, values, new.first)
         new.finish(ds.attrs, tokens)
@@ -213,10 +213,10 @@ class _Series:
         if dim not in old.coords:
             raise StoreError(f"{place.root} has no coordinate {dim!r}: write it anew with one, and overwrite=True")
         for name, axis in series.along.items():
-            own = json.loads(place.read(f"{name}/zarr.json") or b"{}").get("shape", [])
-            if not held and own != members[name]["shape"]:
+            shape = json.loads(place.read(f"{name}/zarr.json") or b"{}").get("shape", [])
+            if not held and shape != members[name]["shape"]:
                 raise StoreError(
-                    f"{place.root}: {name} has the shape {own} by its own metadata and {members[name]['shape']} by "
+                    f"{place.root}: {name} has the shape {shape} by its own metadata and {members[name]['shape']} by "
                     "those of the group: another program has added dates and was stopped, or left the group's as "
                     f"they were. If these dates are whole, zarr.consolidate_metadata({place.root!r}) brings them in; "
                     "else write the store anew with overwrite=True"
@@ -241,8 +241,8 @@ class _Series:
     @property
     def everything(self) -> dict[str, Any]:
         """Metadata of all that is in the store, by path."""
-        found: dict[str, Any] = self.group["consolidated_metadata"]["metadata"]
-        return found
+        members: dict[str, Any] = self.group["consolidated_metadata"]["metadata"]
+        return members
 
     @property
     def members(self) -> dict[str, Any]:
@@ -382,35 +382,35 @@ class _Series:
         from zarr.storage import MemoryStore
 
         memory = MemoryStore()
-        said = {str(name): self._encoding(str(name), variable) for name, variable in ds.variables.items()}
+        encodings = {str(name): self._encoding(str(name), variable) for name, variable in ds.variables.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that times do not fit the store's units is seen when they are read back
-            skeleton(ds, grids, memory, "", said)
+            skeleton(ds, grids, memory, "", encodings)
         return zarr.open_group(memory, mode="r")
 
     def _encoding(self, name: str, variable: xr.Variable) -> dict[str, Any]:
         """How the store holds a variable that is not pixels."""
-        said = self.old[name].encoding if name in self.old.variables else {}
+        stored = self.old[name].encoding if name in self.old.variables else {}
         kept = ("units", "calendar") if variable.dtype.kind in "Mm" else ("scale_factor", "add_offset")
-        out = {key: said[key] for key in kept if key in said}
-        kind = said.get("dtype")
+        out = {key: stored[key] for key in kept if key in stored}
+        kind = stored.get("dtype")
         if kind is not None and variable.dtype.kind in "Mmiuf" and np.dtype(kind).kind in "iuf":
             out["dtype"] = np.dtype(kind)
-            if "_FillValue" in said:
-                out["_FillValue"] = said["_FillValue"]
+            if "_FillValue" in stored:
+                out["_FillValue"] = stored["_FillValue"]
         return out
 
     def _differences(self, ds: xr.Dataset, name: str, mine: Mapping[str, Any], pixels: set[str]) -> list[str]:
         """In what an array of the store differs from what it would be for these dates."""
         held = self.members[name]
-        dims, own_dims = (list(about.get("dimension_names") or []) for about in (held, mine))
-        if dims != own_dims:
-            return [_unlike(f"dims of {name}", dims, own_dims)]
-        size, own_size = (
+        dims, new_dims = (list(about.get("dimension_names") or []) for about in (held, mine))
+        if dims != new_dims:
+            return [_unlike(f"dims of {name}", dims, new_dims)]
+        size, new_size = (
             tuple(n for n, d in zip(about["shape"], dims, strict=False) if d != self.dim) for about in (held, mine)
         )
-        if size != own_size:
-            return [_unlike(f"grid of {name}", size, own_size)]
+        if size != new_size:
+            return [_unlike(f"grid of {name}", size, new_size)]
         pairs = [(f"dtype of {name}", held["data_type"], mine["data_type"])]
         pairs += [(f"nodata of {name}", held["fill_value"], mine["fill_value"])]
         theirs, ours = held.get("attributes") or {}, mine.get("attributes") or {}
@@ -489,14 +489,14 @@ class _Series:
         StoreError
             The store cannot hold one of them exactly.
         """
-        own = self._as_new_store(ds, grids)
+        template = self._as_new_store(ds, grids)
         pixels = {name for grid in grids for name in grid.arrays}
         out = {}
         for path in self.along:
             name = path.rpartition("/")[2] if path not in self.members else path  # a level's own copy
             if name in pixels:
                 continue
-            raw, attrs = own[name][...], dict(self.members[name].get("attributes") or {})
+            raw, attrs = template[name][...], dict(self.members[name].get("attributes") or {})
             # Read as the store will be: what xarray could not write in the store's units it has written in others.
             try:
                 back = xr.conventions.decode_cf_variable(name, xr.Variable(ds[name].dims, raw, attrs)).values
@@ -520,16 +520,16 @@ class _Addition:
     ----------
     place : State
         Where the store is.
-    there : _Series
+    series : _Series
         What it holds.
     count : int
         How many dates are added.
     """
 
-    def __init__(self, place: State, there: _Series, count: int) -> None:
-        self.place, self.there = place, there
-        self.root, self.local, self.first = place.root, place.local, there.count
-        self.total = there.count + count
+    def __init__(self, place: State, series: _Series, count: int) -> None:
+        self.place, self.series = place, series
+        self.root, self.local, self.first = place.root, place.local, series.count
+        self.total = series.count + count
         self._marks = set(place.ls(ADDED))
 
     @property
@@ -546,10 +546,10 @@ class _Addition:
         """An array of the store as it will be, with room for the new dates, which its metadata do not say yet."""
         import zarr
 
-        found = zarr.open_array(self.place.opened, path=name, mode=mode)
-        about: Any = found.metadata
-        grown = about.update_shape((self.total, *found.shape[1:]))
-        return zarr.Array(zarr.AsyncArray(metadata=grown, store_path=found.store_path))
+        stored = zarr.open_array(self.place.opened, path=name, mode=mode)
+        about: Any = stored.metadata
+        grown = about.update_shape((self.total, *stored.shape[1:]))
+        return zarr.Array(zarr.AsyncArray(metadata=grown, store_path=stored.store_path))
 
     def done(self, grid: int, region: int) -> bool:
         """Whether a region is on disk."""
@@ -592,7 +592,7 @@ class _Addition:
     def grow(self) -> None:
         """Where chunks must lie within the shape of their array, let it have room for the new dates."""
         if not self.place.place.consolidates:
-            about = {"from": self.first, "to": self.total, "along": sorted(self.there.along)}
+            about = {"from": self.first, "to": self.total, "along": sorted(self.series.along)}
             self.place.put(f"{ADDED}/held", json.dumps(about).encode())
             _resize(self.place, about)
 
@@ -602,15 +602,17 @@ class _Addition:
         self.claim.check()
         group = json.loads(self.place.read("zarr.json") or b"{}")
         gathered = self.place.place.consolidates
-        for name in self.there.along if gathered else ():
+        for name in self.series.along if gathered else ():
             group["consolidated_metadata"]["metadata"][name]["shape"][0] = self.total
-        said = group.setdefault("attributes", {})
-        run = said.get(RUN)
-        said |= _joined({k: v for k, v in said.items() if k != RUN}, attrs)
-        for key in [k for k in said if k in attrs and not _same(said[k], attrs[k]) and not isinstance(said[k], str)]:
-            del said[key]  # it says something of some dates only
-        said[RUN] = _history(run, self.there.dim, tokens)
-        about: dict[str, Any] = {"from": self.first, "to": self.total, "along": sorted(self.there.along)}
+        recorded = group.setdefault("attributes", {})
+        run = recorded.get(RUN)
+        recorded |= _joined({k: v for k, v in recorded.items() if k != RUN}, attrs)
+        for key in [
+            k for k in recorded if k in attrs and not _same(recorded[k], attrs[k]) and not isinstance(recorded[k], str)
+        ]:
+            del recorded[key]  # true of some of the dates only
+        recorded[RUN] = _history(run, self.series.dim, tokens)
+        about: dict[str, Any] = {"from": self.first, "to": self.total, "along": sorted(self.series.along)}
         if not gathered:  # no one file says it all, so a killed run is ended by what stands here
             about["group"] = group
         self.place.put(f"{ADDED}/commit", json.dumps(about).encode(), flush=True)
@@ -619,15 +621,15 @@ class _Addition:
         _follow(self.place, about)
 
     def _named(self, run: str) -> str:
-        """A run's fingerprint, with that of the store that it adds to."""
-        return f"{run};base={digest(self.there.group)};dim={self.there.dim}"
+        """The fingerprint of a run, with that of the store that it adds to."""
+        return f"{run};base={digest(self.series.group)};dim={self.series.dim}"
 
     def _sweep(self, first: int) -> None:
         """Delete what dead runs have left from a date on, and files that were never whole."""
-        for name in self.there.along:
-            if self.there.everything[name]["chunk_key_encoding"] != _KEYS:
+        for name in self.series.along:
+            if self.series.everything[name]["chunk_key_encoding"] != _KEYS:
                 continue
-            size = self.there.chunks(name)[0]
+            size = self.series.chunks(name)[0]
             for part in self.place.ls(f"{name}/c"):
                 if part.endswith(".partial") or (part.isdecimal() and int(part) * size >= first):
                     self.place.remove(f"{name}/c/{part}")
@@ -666,10 +668,10 @@ def _held(place: State) -> dict[str, Any]:
 
 def _resize(place: State, about: Mapping[str, Any]) -> None:
     for name in about["along"]:
-        own = json.loads(place.read(f"{name}/zarr.json") or b"{}")
-        if own["shape"][0] != about["to"]:
-            own["shape"][0] = about["to"]
-            place.put(f"{name}/zarr.json", as_zarr(own), flush=True)
+        metadata = json.loads(place.read(f"{name}/zarr.json") or b"{}")
+        if metadata["shape"][0] != about["to"]:
+            metadata["shape"][0] = about["to"]
+            place.put(f"{name}/zarr.json", as_zarr(metadata), flush=True)
 
 
 def _follow(place: State, about: Mapping[str, Any]) -> None:
@@ -695,21 +697,21 @@ def _tokens(run: Any, count: int) -> list[tuple[str, int]]:
     >>> _tokens("grids=1;dates=ab:0-2,cd:1-2", 4)
     [('ab', 0), ('ab', 1), ('cd', 1), ('', 3)]
     """
-    said = sections(run) if isinstance(run, str) else {}
+    recorded = sections(run) if isinstance(run, str) else {}
     out: list[tuple[str, int]] = []
-    if "dates" in said:
-        for entry in said["dates"].split(","):
+    if "dates" in recorded:
+        for entry in recorded["dates"].split(","):
             token, _, span = entry.partition(":")
             with suppress(ValueError):
                 start, stop = map(int, span.split("-"))
                 out += [(token, number) for number in range(start, min(stop, start + count))]
-    elif said:
+    elif recorded:
         out = [(digest(run), number) for number in range(count)]
     return [*out[:count], *(("", number) for number in range(len(out), count))]
 
 
 def _history(run: Any, dim: str, tokens: list[tuple[str, int]]) -> str:
-    """What the store says about who has written it: the first run, and which run each date is of."""
+    """The record of the runs that wrote a store: the first run, and the run that each date is of."""
     first = sections(run) if isinstance(run, str) else {}
     spans: list[list[Any]] = []
     for token, number in tokens:
@@ -717,9 +719,9 @@ def _history(run: Any, dim: str, tokens: list[tuple[str, int]]) -> str:
             spans[-1][2] = number + 1
         else:
             spans.append([token, number, number + 1])
-    said = {k: v for k, v in first.items() if k and k not in ("along", "dates")}
-    said |= {"along": dim, "dates": ",".join(f"{token}:{start}-{stop}" for token, start, stop in spans)}
-    return ";".join(f"{k}={v}" for k, v in said.items())
+    recorded = {k: v for k, v in first.items() if k and k not in ("along", "dates")}
+    recorded |= {"along": dim, "dates": ",".join(f"{token}:{start}-{stop}" for token, start, stop in spans)}
+    return ";".join(f"{k}={v}" for k, v in recorded.items())
 
 
 def _joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,17 +171,19 @@ def to_cog(
     scratches: dict[int, Scratch] = {}
 
     def pieces(run: str, todo: Sequence[tuple[int, list[File]]]) -> Iterator[Any]:
-        for place, (number, some) in enumerate(todo):
-            scratches[place] = Scratch([file.path for file in some], run)
+        for place, (number, unfinished) in enumerate(todo):
+            scratches[place] = Scratch([file.path for file in unfinished], run)
             scratches[place].make()
-            said = [tags[number] | {RUN: runs[file.path]} for file in some]
-            yield piece(scratches[place], some, number, said, compression)
+            file_tags = [tags[number] | {RUN: runs[file.path]} for file in unfinished]
+            yield piece(scratches[place], unfinished, number, file_tags, compression)
 
     with _locked(paths) as run:
         left = missing(runs, overwrite)  # another run may just have finished
         groups = [(number, [file for file in group if file.path in left]) for number, group in enumerate(files)]
-        todo = [(number, some) for number, some in groups if some]
-        blocks = [sum(layer.data[0].npartitions for file in some for layer in file.layers) for _, some in todo]
+        todo = [(number, unfinished) for number, unfinished in groups if unfinished]
+        blocks = [
+            sum(layer.data[0].npartitions for file in unfinished for layer in file.layers) for _, unfinished in todo
+        ]
         try:
             run_pieces(
                 pieces(run, todo),
@@ -225,10 +227,10 @@ def _chosen(ds: xr.Dataset, bands: Sequence[str] | None) -> list[str]:
     """Names of the variables to write."""
     planes = [str(name) for name, v in ds.data_vars.items() if v.ndim >= 2]
     if bands is None:
-        own = [n for n in planes if find(n) or find(n.removesuffix("_se"))]
+        bands_and_errors = [n for n in planes if find(n) or find(n.removesuffix("_se"))]
         if not planes:
             raise BandError("there is nothing to write: no variable has rows and columns")
-        return own if any(find(n) for n in own) else planes
+        return bands_and_errors if any(find(n) for n in bands_and_errors) else planes
     out: list[str] = []
     for band in names_of(bands, "bands", BandError):
         known = [n for n in planes if n == band] or [n for n in planes if find(n) and find(n) == find(band)]

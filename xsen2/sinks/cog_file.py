@@ -97,7 +97,7 @@ def arrange(
         raise StoreError(f"{path} is one file for {len(layers)} bands: put {{band}} into the name, or give a folder")
     groups = [(layer,) for layer in layers] if single else [tuple(layers)]
     files = [[File(_name(path, date, group[0].name), group) for group in groups] for date in dates]
-    names = [str(file.path).lower() for some in files for file in some]  # some disks know no upper case
+    names = [str(file.path).lower() for of_date in files for file in of_date]  # some disks know no upper case
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise StoreError(f"two files would be called {twice[0]}: rename a variable")
@@ -164,10 +164,10 @@ def _run_of(path: Path) -> str | None:
 
     try:
         with rasterio.open(path) as file:
-            found: str | None = file.tags().get(RUN)
+            run: str | None = file.tags().get(RUN)
     except rasterio.errors.RasterioIOError:  # something else
         return None
-    return found
+    return run
 
 
 def scratch_of(target: Path) -> Path:
@@ -284,7 +284,7 @@ def piece(
     """
     raws: list[Raw] = []
     sources, orders = [], []
-    for folder, file, said in zip(scratch.folders, files, tags, strict=True):
+    for folder, file, attributes in zip(scratch.folders, files, tags, strict=True):
         mine = []
         for layer in file.layers:
             mine.append(Raw(str(scratch.folders[0] / f"{len(raws)}.raw"), layer.geobox.shape.yx, layer.dtype))
@@ -294,7 +294,7 @@ def piece(
             raws.append(mine[-1])
         described = folder / "pixels.vrt"
         with _named(file.path):
-            described.write_bytes(_vrt(file.layers, mine, said))
+            described.write_bytes(_vrt(file.layers, mine, attributes))
         averaged = not any(layer.classes for layer in file.layers)
         orders.append((str(described), str(folder / "cog.tif"), str(file.path), compression, averaged))
     stored = da.store(sources, raws, lock=False, compute=False)  # type: ignore[arg-type]  # any __setitem__ does
@@ -303,14 +303,14 @@ def piece(
 
 def _finish(stored: Any, orders: Sequence[tuple[str, str, str, str, bool]]) -> None:
     """Make each file of its pixels, and put it in its place."""
-    for described, made, target, compression, averaged in orders:
-        _make(described, made, target, compression, averaged)
+    for described, cog, target, compression, averaged in orders:
+        _make(described, cog, target, compression, averaged)
         with _named(Path(target)):
-            flush([made])  # the name must not outlive the pixels in a power cut
-            os.replace(made, target)
+            flush([cog])  # the name must not outlive the pixels in a power cut
+            os.replace(cog, target)
 
 
-def _make(described: str, made: str, target: str, compression: str, averaged: bool) -> None:
+def _make(described: str, cog: str, target: str, compression: str, averaged: bool) -> None:
     import rasterio
     import rasterio.shutil
     from rasterio.errors import RasterioError
@@ -325,22 +325,22 @@ def _make(described: str, made: str, target: str, compression: str, averaged: bo
     }
     try:
         with rasterio.Env(GDAL_CACHEMAX=CACHE):
-            rasterio.shutil.copy(described, made, driver="COG", **options)
-            whole = _is_whole(described, made)
+            rasterio.shutil.copy(described, cog, driver="COG", **options)
+            complete = _is_complete(described, cog)
     except (RasterioError, rasterio._err.CPLE_BaseError, SystemError) as error:
         raise StoreError(f"{target} could not be made, perhaps because the disk is full: {error}") from error
-    if not whole:
+    if not complete:
         raise StoreError(f"{target} could not be made: what was written reads otherwise. Is the disk full?")
 
 
-def _is_whole(described: str, made: str) -> bool:
+def _is_complete(described: str, cog: str) -> bool:
     """Read back everything: on a full disk GDAL may leave tiles out without an error.
 
     Pixels must be the same to the bit. Overviews must be readable, and not empty where there are pixels.
     """
     import rasterio
 
-    with rasterio.open(described) as source, rasterio.open(made) as file:
+    with rasterio.open(described) as source, rasterio.open(cog) as file:
         full = np.ones((file.count, *(-(-n // TILE) for n in file.shape)), bool)
         for i, j, window in _tiles(file.shape):
             want, got = source.read(window=window), file.read(window=window)
@@ -349,7 +349,7 @@ def _is_whole(described: str, made: str) -> bool:
             full[:, i, j] = _valid(want, file.nodata).all(axis=(1, 2))
         factors = file.overviews(1)
     for level, factor in enumerate(factors):
-        with rasterio.open(made, overview_level=level) as file:
+        with rasterio.open(cog, overview_level=level) as file:
             for i, j, window in _tiles(file.shape):
                 below = full[:, i * factor : (i + 1) * factor, j * factor : (j + 1) * factor].any(axis=(1, 2))
                 if (below & ~_valid(file.read(window=window), file.nodata).any(axis=(1, 2))).any():
@@ -366,8 +366,8 @@ def _tiles(shape: tuple[int, int]) -> Iterator[tuple[int, int, tuple[tuple[int, 
 def _valid(pixels: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:
     if nodata is None:
         return np.ones(pixels.shape, bool)
-    found: npt.NDArray[np.bool_] = ~np.isnan(pixels) if np.isnan(nodata) else pixels != nodata
-    return found
+    valid: npt.NDArray[np.bool_] = ~np.isnan(pixels) if np.isnan(nodata) else pixels != nodata
+    return valid
 
 
 def _named(target: Path) -> AbstractContextManager[None]:
@@ -393,14 +393,14 @@ def _vrt(layers: Sequence[Layer], raws: Sequence[Raw], tags: Mapping[str, str]) 
             root, "VRTRasterBand", dataType=kind, band=str(number), subClass="VRTRawRasterBand"
         )
         size = np.dtype(layer.dtype).itemsize
-        said = {
+        elements = {
             "Description": layer.name,
             "UnitType": layer.unit,
             "NoDataValue": "" if layer.nodata is None else f"{layer.nodata:.17g}",
             "Scale": "" if layer.scale == 1 else repr(layer.scale),
             "ColorInterp": _COLOURS.get(layer.tags.get("band", ""), "Undefined"),
         }
-        for key, value in said.items():
+        for key, value in elements.items():
             if value:
                 ElementTree.SubElement(band, key).text = _plain(value)
         _metadata(band, layer.tags)

@@ -40,8 +40,9 @@ def tags_of(ds: xr.Dataset, dim: Hashable | None, number: int) -> dict[str, str]
     number : int
         Of the date.
     """
-    said = {str(k): text(v) for k, v in ds.attrs.items() if v is not None and k != RUN}  # that of a store it is from
-    tags = {"xsen2_version": __version__} | said
+    # The run in the attributes is that of the store that the pixels are read from.
+    attributes = {str(k): text(v) for k, v in ds.attrs.items() if v is not None and k != RUN}
+    tags = {"xsen2_version": __version__} | attributes
     for name, coordinate in ds.coords.items():
         if coordinate.dims == (dim,):
             coordinate = coordinate[number]
@@ -195,8 +196,8 @@ def _stored(variable: xr.DataArray, data: da.Array, values: Values) -> tuple[da.
     """Pixels of the type on disk, nodata, scale, and whether they are classes."""
     kind, packing = variable.dtype, values.packing
     if values.scale is not None or kind.kind == "f":
-        found = np.dtype(np.float32 if packing is None else packing.dtype)
-        out = da.map_blocks(_block, data, values, dtype=found, meta=np.empty((0, 0, 0), found))
+        dtype = np.dtype(np.float32 if packing is None else packing.dtype)
+        out = da.map_blocks(_block, data, values, dtype=dtype, meta=np.empty((0, 0, 0), dtype))
         if packing is None:
             return out, float("nan"), 1.0, False
         return out, packing.nodata, packing.scale, packing.classes

@@ -77,10 +77,10 @@ def parts_of(ds: xr.Dataset, grids: Sequence[Grid]) -> list[Part]:
     for grid in grids:
         for name in grid.arrays:
             path = _path(ds, name, grid)
-            home, _, own = path.rpartition("/")
-            homes.setdefault(home, []).append((name, own, grid))
+            home, _, key = path.rpartition("/")
+            homes.setdefault(home, []).append((name, key, grid))
     parts = [Part("", xr.Dataset(attrs=_root(ds, product or _UNNAMED, level, date)), [])]
-    return parts + [_part(ds, home, found, shift) for home, found in homes.items()]
+    return parts + [_part(ds, home, members, shift) for home, members in homes.items()]
 
 
 _UNNAMED = "xsen2"
@@ -131,15 +131,15 @@ def _path(ds: xr.Dataset, name: str, grid: Grid) -> str:
     return path
 
 
-def _part(ds: xr.Dataset, home: str, found: list[tuple[str, str, Grid]], shift: int) -> Part:
+def _part(ds: xr.Dataset, home: str, members: list[tuple[str, str, Grid]], shift: int) -> Part:
     """One group: its variables under the names that EOPF has for them, on dims ``y`` and ``x``."""
-    rows, columns = found[0][2].dims[-2:]
-    about = ((dim, ds[own]) for dim, own in (("y", rows), ("x", columns)))
+    rows, columns = members[0][2].dims[-2:]
+    about = ((dim, ds[axis]) for dim, axis in (("y", rows), ("x", columns)))
     out = xr.Dataset(coords={dim: (dim, axis.values, axis.attrs) for dim, axis in about})
     mapping = ds.rio.grid_mapping
     out = out.assign_coords({mapping: ds[mapping].variable})
     grids: dict[int, Grid] = {}
-    for name, own, grid in found:
+    for name, key, grid in members:
         held = grids.get(id(grid), replace(grid, dims=("y", "x"), arrays={}, packings={}, units={}))
         array = grid.arrays[name]
         array = array if array.ndim == 2 else array[0]
@@ -147,26 +147,26 @@ def _part(ds: xr.Dataset, home: str, found: list[tuple[str, str, Grid]], shift: 
         attrs = dict(ds[name].attrs)
         if packing is not None and find(name):
             packing = replace(packing, shift=shift, reflectance=True)
-            attrs = _of_band(attrs, own, packing)
-        out[own] = xr.Variable(("y", "x"), array, attrs, dict(ds[name].encoding))
-        packings = held.packings | ({own: packing} if packing is not None else {})
+            attrs = _of_band(attrs, key, packing)
+        out[key] = xr.Variable(("y", "x"), array, attrs, dict(ds[name].encoding))
+        packings = held.packings | ({key: packing} if packing is not None else {})
         grids[id(grid)] = replace(
             held,
-            arrays=held.arrays | {own: array},
+            arrays=held.arrays | {key: array},
             packings=packings,
             chunks=grid.chunks[-2:],
             regions=tuple(region[-2:] for region in grid.regions),  # of the one date
         )
     out = georeferenced(out)
-    for _, own, _ in found:  # as EOPF says the same
-        out[own].attrs |= _place(out, own)
+    for _, key, _ in members:  # as EOPF says the same
+        out[key].attrs |= _place(out, key)
     return Part(home, out, list(grids.values()))
 
 
 def _of_band(attrs: dict[str, Any], name: str, packing: Packing) -> dict[str, Any]:
     """What EOPF says of a band, in CF's words and in its own."""
     kept: dict[str, Any] = {k: v for k, v in attrs.items() if k in ("long_name", "wavelength", "gsd")}
-    own = {
+    eopf_attrs = {
         **packing.cf,
         "coordinates": ["x", "y"],
         "dimensions": ["y", "x"],
@@ -183,19 +183,19 @@ def _of_band(attrs: dict[str, Any], name: str, packing: Packing) -> dict[str, An
         "dtype": "<u2",
         "valid_min": packing.low,
         "valid_max": packing.high,
-        "_eopf_attrs": own,
+        "_eopf_attrs": eopf_attrs,
     }
 
 
 def _place(ds: xr.Dataset, name: str) -> dict[str, Any]:
-    said = ds[name].attrs
-    if "spatial:transform" not in said:
+    attrs = ds[name].attrs
+    if "spatial:transform" not in attrs:
         return {}
     code = ds.rio.crs.to_epsg()
     return {
-        "proj:bbox": said["spatial:bbox"],
-        "proj:shape": said["spatial:shape"],
-        "proj:transform": [*said["spatial:transform"], 0.0, 0.0, 1.0],
+        "proj:bbox": attrs["spatial:bbox"],
+        "proj:shape": attrs["spatial:shape"],
+        "proj:transform": [*attrs["spatial:transform"], 0.0, 0.0, 1.0],
         **({"proj:epsg": code} if code else {}),
     }
 
@@ -205,7 +205,7 @@ def _root(ds: xr.Dataset, name: str, level: str, date: Any) -> dict[str, Any]:
     when = None if date is None else f"{np.datetime_as_string(np.datetime64(date, 'us'))}Z"
     code = ds.rio.crs.to_epsg()
     platform = str(ds.attrs.get("platform", "unknown")).lower()
-    said: dict[str, Any] = {
+    properties: dict[str, Any] = {
         "datetime": when,
         "constellation": "sentinel-2",
         "instrument": "msi",
@@ -214,14 +214,14 @@ def _root(ds: xr.Dataset, name: str, level: str, date: Any) -> dict[str, Any]:
         "product:type": f"S02MSI{level}",
     }
     if re.fullmatch(r"\d\d\.\d\d", baseline := str(ds.attrs.get("processing_baseline", ""))):
-        said["eopf:baseline"] = baseline
+        properties["eopf:baseline"] = baseline
     if code:
-        said["proj:epsg"] = code
-    item = {"type": "Feature", "stac_version": "1.0.0", "id": name, "properties": said, "assets": {}, "links": []}
+        properties["proj:epsg"] = code
+    item = {"type": "Feature", "stac_version": "1.0.0", "id": name, "properties": properties, "assets": {}, "links": []}
     other: dict[str, Any] = {"horizontal_CRS_code": f"EPSG:{code}"} if code else {}
     if when is not None:
         other["mean_sensing_time"] = when
     if tile := ds.attrs.get("tile"):
         other["UTM_zone_identification"] = f"S2_T{tile}"
-    made = {k: v for k, v in ds.attrs.items() if k.startswith("xsen2_") or k == "attribution"}
-    return {"stac_discovery": item, "other_metadata": other | ({"xsen2": made} if made else {})}
+    provenance = {k: v for k, v in ds.attrs.items() if k.startswith("xsen2_") or k == "attribution"}
+    return {"stac_discovery": item, "other_metadata": other | ({"xsen2": provenance} if provenance else {})}

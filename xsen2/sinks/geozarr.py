@@ -51,8 +51,12 @@ def without_conventions(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
         for key, value in attrs.items()
         if key not in ("multiscales", "zarr_conventions") and not str(key).startswith(("proj:", "spatial:"))
     }
-    said = attrs.get("zarr_conventions")
-    others = [one for one in said if not _is_ours(one)] if isinstance(said, list | tuple) else []
+    conventions = attrs.get("zarr_conventions")
+    others = (
+        [convention for convention in conventions if not _is_ours(convention)]
+        if isinstance(conventions, list | tuple)
+        else []
+    )
     return out | {"zarr_conventions": others} if others else out
 
 
@@ -110,15 +114,15 @@ def placed(ds: xr.Dataset) -> xr.Dataset:
         if (y, x) not in places:
             places[y, x] = _place(ds, y, x)
         if place := places[y, x]:
-            said = list(variable.attrs.get("zarr_conventions", []))
-            variable.attrs |= {"zarr_conventions": [*said, PROJ, SPATIAL], **proj, **place}
+            conventions = list(variable.attrs.get("zarr_conventions", []))
+            variable.attrs |= {"zarr_conventions": [*conventions, PROJ, SPATIAL], **proj, **place}
     attrs = without_conventions(ds.attrs)
-    said = [*attrs.get("zarr_conventions", []), PROJ]
+    conventions = [*attrs.get("zarr_conventions", []), PROJ]
     known = [place for place in places.values() if place]
     if len(known) == 1:  # else a transform of the group would be that of some of its arrays only
-        attrs |= {**known[0], "zarr_conventions": [*said, SPATIAL], **proj}
+        attrs |= {**known[0], "zarr_conventions": [*conventions, SPATIAL], **proj}
     else:
-        attrs |= {"zarr_conventions": said, **proj}
+        attrs |= {"zarr_conventions": conventions, **proj}
     out = ds.copy(deep=False)
     out.attrs = attrs
     return out

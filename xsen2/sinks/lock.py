@@ -288,10 +288,10 @@ def _entry(run: str, before: bytes | None = None) -> bytes:
 
 def _owner(content: bytes | None) -> dict[str, Any]:
     try:
-        found = json.loads(content or b"{}")
+        owner = json.loads(content or b"{}")
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return owner if isinstance(owner, dict) else {}
 
 
 def _who(owner: dict[str, Any]) -> str:

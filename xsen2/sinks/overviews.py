@@ -52,11 +52,11 @@ def factors_of(overviews: bool | Sequence[int], grids: Iterable[Grid]) -> tuple[
             out.append(2 * out[-1])
         return tuple(out)
     try:
-        found = list(overviews)
+        wanted = list(overviews)
     except TypeError:
-        found = [overviews]  # type: ignore[list-item]
+        wanted = [overviews]  # type: ignore[list-item]
     hint = "is no factor: use True, or factors in rising order such as (2, 4, 8)"
-    factors = [whole(factor, "overviews", StoreError, least=2, hint=hint) for factor in found]
+    factors = [whole(factor, "overviews", StoreError, least=2, hint=hint) for factor in wanted]
     if any(after <= before or after % before for before, after in pairwise(factors)):
         raise StoreError(
             f"overviews={factors}: each level is made of the one before, so give rising multiples: (2, 4, 8)"
@@ -73,8 +73,8 @@ def factors_in(arrays: Iterable[str]) -> tuple[int, ...]:
     (2, 4)
     """
     parts = (name.split("/") for name in arrays)
-    found = {part[1] for part in parts if len(part) > 2 and part[0] == HOME and part[1].isdecimal()}
-    return tuple(sorted(map(int, found)))
+    names = {part[1] for part in parts if len(part) > 2 and part[0] == HOME and part[1].isdecimal()}
+    return tuple(sorted(map(int, names)))
 
 
 @dataclass(frozen=True)
@@ -204,9 +204,9 @@ def declare(
         skeleton(level.ds, level.grids, store, None, times, level.path)
     home = levels[0].path.rpartition("/")[0]
     layout: list[dict[str, Any]] = []
-    own = levels[0].before
-    steps = [(own, ds, 1), *((level.path, level.ds, level.step) for level in levels)]
-    shown = steps if own else steps[1:]  # the root is no child of the group that lists
+    finest = levels[0].before
+    steps = [(finest, ds, 1), *((level.path, level.ds, level.step) for level in levels)]
+    shown = steps if finest else steps[1:]  # the root is no child of the group that lists
     for number, (path, coarse, step) in enumerate(shown):
         entry: dict[str, Any] = {"asset": path.rpartition("/")[2]}
         if number:
@@ -253,8 +253,8 @@ def _coarser(
     if window:
         window[0] = slice(window[0].start + first, window[0].stop + first)
     rows, columns = (slice(a * step, b * step) for a, b in ((top, bottom), (left, right)))
-    found = np.asarray(source[(*window, rows, columns)])
-    return _mean(found, step, source.fill_value) if mean else np.ascontiguousarray(found[..., ::step, ::step])
+    pixels = np.asarray(source[(*window, rows, columns)])
+    return _mean(pixels, step, source.fill_value) if mean else np.ascontiguousarray(pixels[..., ::step, ::step])
 
 
 def _mean(block: npt.NDArray[Any], step: int, nodata: Any) -> npt.NDArray[Any]:
@@ -273,13 +273,13 @@ def _mean(block: npt.NDArray[Any], step: int, nodata: Any) -> npt.NDArray[Any]:
     ):  # no copy of the block, which is as many times larger than what comes out
         part = block[..., row::step, column::step]
         valid = np.isfinite(part) if floats else part != nodata
-        there = (..., slice(part.shape[-2]), slice(part.shape[-1]))
-        total[there] += np.where(valid, part, 0)
-        count[there] += valid
+        corner = (..., slice(part.shape[-2]), slice(part.shape[-1]))
+        total[corner] += np.where(valid, part, 0)
+        count[corner] += valid
     out = total / np.maximum(count, 1)
     if floats:
         return np.where(count > 0, out, np.nan).astype(block.dtype)
     out = np.rint(out).astype(block.dtype)
-    out[(out == nodata) & (count > 0)] += 1  # a mean that only happens to be what stands for nothing
+    out[(out == nodata) & (count > 0)] += 1  # a mean that happens to equal the nodata value
     out[count == 0] = nodata
     return out

@@ -88,11 +88,11 @@ def georeferenced(ds: xr.Dataset) -> xr.Dataset:
 
 
 def fingerprint(ds: xr.Dataset, grids: list[Grid], more: Sequence[object] = ()) -> str:
-    """What makes two calls the same run, without computing a pixel; `more` is what else the store's arrangement is."""
+    """What makes two calls the same run, without computing a pixel; `more` is what else the layout depends on."""
     pixels = {name: array for grid in grids for name, array in grid.arrays.items()}
     layers = {layer for array in pixels.values() for layer in array.dask.layers}
     variables = sorted(((str(n), v) for n, v in ds.variables.items()), key=lambda pair: pair[0])
-    said: dict[str, Any] = {
+    parts: dict[str, Any] = {
         "grids": [(n, v.dims, v.shape, str(v.dtype)) for n, v in variables],
         "coordinates": [(n, hashlib.sha256(_bytes(v)).hexdigest()) for n, v in variables if n not in pixels],
         "attributes": [{k: v for k, v in ds.attrs.items() if k != RUN}, [v.attrs for _, v in variables]],
@@ -100,7 +100,7 @@ def fingerprint(ds: xr.Dataset, grids: list[Grid], more: Sequence[object] = ()) 
         "steps": sorted(_TOKEN.sub("", layer) for layer in layers),
         "pixels": sorted((name, array.name) for name, array in pixels.items()),
     }
-    return ";".join(f"{k}={digest(v)}" for k, v in said.items())
+    return ";".join(f"{k}={digest(v)}" for k, v in parts.items())
 
 
 _TOKEN = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}")
@@ -113,25 +113,25 @@ def _bytes(variable: xr.Variable) -> bytes:
 
 
 def time_encodings(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
-    """How times are to be stored, by name: as the caller has said in ``ds.time.encoding``, else in fixed units.
+    """How times are to be stored, by name: as the caller's ``ds.time.encoding`` has it, else in fixed units.
 
     Left alone, xarray counts in the units that the dates at hand happen to fit ("days since 2024-05-12 10:46:31"), and
-    a date that is added later does not. What it has guessed so is still in the encoding when a store is opened again,
-    beside the chunks it was read in: nobody has said it.
+    a date that is added later does not. Units guessed in that way are still in the encoding when a store is opened
+    again, beside the chunks it was read in: no caller chose them.
     """
     out = {}
     for name, variable in ds.variables.items():
         if variable.dtype.kind not in "Mm":
             continue
-        said = {k: v for k, v in variable.encoding.items() if k in ("units", "calendar", "dtype")}
-        units = str(said.get("units", ""))
+        encoding = {k: v for k, v in variable.encoding.items() if k in ("units", "calendar", "dtype")}
+        units = str(encoding.get("units", ""))
         guessed = bool({"chunks", "preferred_chunks", "original_shape", "source"} & set(variable.encoding))
-        if not units or (guessed and units.lower().startswith(_COARSE)) or not _exact(variable, said):
-            said.pop("dtype", None)
-            said = {k: v for k, v in said.items() if k == "calendar"} | {"units": _units(variable)}
-            if not _exact(variable, said):  # a calendar that does not know these dates
-                said.pop("calendar", None)
-        out[str(name)] = {"dtype": np.dtype("int64")} | said
+        if not units or (guessed and units.lower().startswith(_COARSE)) or not _exact(variable, encoding):
+            encoding.pop("dtype", None)
+            encoding = {k: v for k, v in encoding.items() if k == "calendar"} | {"units": _units(variable)}
+            if not _exact(variable, encoding):  # a calendar that does not know these dates
+                encoding.pop("calendar", None)
+        out[str(name)] = {"dtype": np.dtype("int64")} | encoding
         if variable.dtype.kind == "m":
             out[str(name)].pop("calendar", None)
     return out
@@ -153,12 +153,12 @@ def _exact(variable: xr.Variable, encoding: dict[str, Any]) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             encoded = xr.conventions.encode_cf_variable(wanted, name="time")
-            found = xr.conventions.decode_cf_variable("time", encoded, decode_timedelta=True).values
+            decoded = xr.conventions.decode_cf_variable("time", encoded, decode_timedelta=True).values
     except (ValueError, OverflowError, TypeError, ImportError, AttributeError):  # xarray's, of what it cannot read
         return False
     if str(encoded.attrs.get("units")).split()[:1] != str(encoding["units"]).split()[:1]:
         return False  # xarray takes finer units where the given ones do not fit: others for every date
-    a, b = np.asarray(found), variable.values
+    a, b = np.asarray(decoded), variable.values
     return bool(a.dtype.kind == b.dtype.kind and ((a == b) | (np.isnat(a) & np.isnat(b))).all())
 
 
@@ -178,7 +178,7 @@ def skeleton(
     grids : list of Grid
     store : path, URL or Zarr store
     run : str or None
-        Which run the group is of; None where that is not said.
+        The run that writes the group; None where it is not recorded.
     times : mapping, optional
         Name → encoding of variables that are not pixels, as `time_encodings` gives it.
     group : str
@@ -214,13 +214,13 @@ def skeleton(
             lazy[name] = (grid.dims, da.zeros(array.shape, dtype=kind, chunks=-1), attrs)
     dates: set[Hashable] = {dim for grid in grids for dim in grid.dims[:-2]}
     dates |= {dim for dim in ds.dims if dim in ds.coords and ds[dim].dtype.kind == "M"}
-    for own, small in ds.variables.items():
-        if own in lazy:
+    for label, small in ds.variables.items():
+        if label in lazy:
             continue
-        encoding[str(own)] = dict((times or {}).get(str(own), {}))
+        encoding[str(label)] = dict((times or {}).get(str(label), {}))
         if dates & set(small.dims):
             each = DATES if small.ndim == 1 else 1
-            encoding[str(own)]["chunks"] = tuple(each if d in dates else ds.sizes[d] for d in small.dims)
+            encoding[str(label)]["chunks"] = tuple(each if d in dates else ds.sizes[d] for d in small.dims)
     template = ds.assign(lazy).assign_attrs({} if run is None else {RUN: run})
     with quiet():
         template.to_zarr(
@@ -230,8 +230,8 @@ def skeleton(
 
 def _declared(variable: xr.DataArray) -> float | None:
     """Nodata of integers. Bands that declare none have Sentinel-2's own, 0; other variables have none."""
-    said = any(k in variable.attrs for k in ("_FillValue", "missing_value", "nodata"))
-    return nodata_of(variable) if said or find(variable.name) else None
+    declares = any(k in variable.attrs for k in ("_FillValue", "missing_value", "nodata"))
+    return nodata_of(variable) if declares or find(variable.name) else None
 
 
 # From lazy pixels to chunks on disk, and from chunks on disk to whether they are this run's.
@@ -415,11 +415,11 @@ def _stored(grid: Grid, name: str, region: Region) -> da.Array:
     """A region of a variable as it goes to disk: whole chunks, packed."""
     array = grid.arrays[name][region]
     packing = grid.packings.get(name)
-    whole = tuple(
+    chunks = tuple(
         b if all(n % c == 0 for n in b[:-1]) else c * max(1, round(max(b) / c))
         for b, c in zip(array.chunks, grid.chunks, strict=True)
     )
-    out: da.Array = array.rechunk(whole)
+    out: da.Array = array.rechunk(chunks)
     if packing is not None:
         meta = np.empty((0,) * array.ndim, packing.dtype)
         out = da.map_blocks(pack, out, packing, dtype=packing.dtype, meta=meta)
@@ -551,8 +551,8 @@ def plan(
     values: dict[str, Values] = {}
     # All bands of a type at once: whether pixels are reflectance or DN is judged by the image, not band by band.
     for kind in dict.fromkeys(kinds.values()):
-        some = [name for name in planes if kinds[name] == kind]
-        values |= values_of(ds, some, kind, errors="float32", repack=repack)
+        names = [name for name in planes if kinds[name] == kind]
+        values |= values_of(ds, names, kind, errors="float32", repack=repack)
     for name in planes:
         meaning, variable = values[name], ds[name]
         data = (variable.chunk() if variable.chunks is None else variable).data

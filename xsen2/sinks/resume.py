@@ -96,8 +96,8 @@ def _about(path: str, most: int) -> Iterable[tuple[str, int, int]]:
     """Name, size and time of change of a file, or of all files of a store."""
     if not os.path.isdir(path):
         with suppress(OSError):
-            found = os.stat(path)
-            yield path, found.st_size, found.st_mtime_ns
+            status = os.stat(path)
+            yield path, status.st_size, status.st_mtime_ns
         return
     for folder, folders, names in os.walk(path):
         folders.sort()
@@ -106,8 +106,8 @@ def _about(path: str, most: int) -> Iterable[tuple[str, int, int]]:
                 return
             most -= 1
             with suppress(OSError):
-                found = os.stat(os.path.join(folder, name))
-                yield os.path.relpath(os.path.join(folder, name), path), found.st_size, found.st_mtime_ns
+                status = os.stat(os.path.join(folder, name))
+                yield os.path.relpath(os.path.join(folder, name), path), status.st_size, status.st_mtime_ns
 
 
 class _Nowhere(io.RawIOBase):
@@ -173,7 +173,7 @@ ADDED = ".xsen2-append"
 
 _GROUP = {"zarr.json", ".zgroup", ".zmetadata", ".zarray"}
 _ZARR = {*_GROUP, ".xsen2"}
-_OWN = {*_ZARR, ".zattrs", ADDED}
+_METADATA = {*_ZARR, ".zattrs", ADDED}
 _CHUNK = re.compile(r"c|\d+([./]\d+)*")
 
 
@@ -209,8 +209,8 @@ class State:
             with named(self.root):
                 if isinstance(self.place, Disk):
                     beside = self._sibling("lock")
-                    for own in (beside, *map(self._sibling, ("new", "old")), *map(self.place.at, (".xsen2", ADDED))):
-                        refuse_link(own)
+                    for path in (beside, *map(self._sibling, ("new", "old")), *map(self.place.at, (".xsen2", ADDED))):
+                        refuse_link(path)
                     lock = Disk(os.path.dirname(beside)), os.path.basename(beside)
                 (claim,) = stack.enter_context(locked([lock], [self.root]))
             yield State(self.place, claim)
@@ -238,8 +238,8 @@ class State:
         names = self._names()
         if not names:
             return None
-        found = self._run()
-        if found is None:
+        recorded = self._run()
+        if recorded is None:
             if names == {".xsen2"}:  # killed before its first file was complete
                 return None
             replaceable = bool(names & _ZARR) and not self._foreign(names)
@@ -248,14 +248,14 @@ class State:
                 + (", or replace it with overwrite=True" if replaceable else "")
             )
         # Names of pixels may differ, as those of links that are signed anew do: `probe` then asks the pixels.
-        old, new = sections(found), sections(run)
+        old, new = sections(recorded), sections(run)
         differ = [name for name in new if name != "pixels" and old.get(name) != new[name]]
         if differ:
             raise StoreError(
                 f"{self.root} belongs to another run, with other {', '.join(differ)}: write to another path, "
                 "or replace it with overwrite=True"
             )
-        return found
+        return recorded
 
     def beside(self) -> State:
         """Where to write what shall replace this store: here, if there is nothing that can be read.
@@ -268,7 +268,7 @@ class State:
         names = self._names()
         if not names or (".xsen2" in names and not names & _GROUP):
             return self
-        self._check_own(names)
+        self._refuse_foreign(names)
         if not self.local:
             raise StoreError(
                 f"{self.root} exists, and only stores on local disks are replaced, since others cannot be moved in one "
@@ -279,7 +279,7 @@ class State:
     def replace(self, new: State) -> None:
         """Put a finished store in the place of this one."""
         self.claim.check()
-        self._check_own(self._names())  # somebody may have put a file there meanwhile
+        self._refuse_foreign(self._names())  # somebody may have put a file there meanwhile
         # A folder cannot be exchanged in one step. Between these two moves nothing is at the path; after a kill there
         # `mend` makes the second one: that there is an old store says that the new one was whole.
         place, old = os.path.realpath(self.root), self._sibling("old")
@@ -322,12 +322,12 @@ class State:
         """
         self.claim.check()
         names = self._names()
-        self._check_own(names)
+        self._refuse_foreign(names)
         if self.ready:  # first, or a kill below would leave a store that goes on with metadata that are gone
             self.place.delete(".xsen2/ready")
         # What stands here and what will: whatever else is found here after a kill is somebody's.
-        said = json.dumps(sorted((names - _OWN) | set(variables)))
-        self.put(".xsen2/names", said.encode(), flush=True)
+        listing = json.dumps(sorted((names - _METADATA) | set(variables)))
+        self.put(".xsen2/names", listing.encode(), flush=True)
         self.put(".xsen2/run", run.encode())
         # The group's metadata goes first: what is half deleted does not open.
         kept = {".xsen2"} if self.place.consolidates else {".xsen2", "zarr.json"}  # there, with all that is below
@@ -420,11 +420,11 @@ class State:
                     yield from self._members(f"{folder}{name}/")
 
     def read(self, name: str) -> bytes | None:
-        """What a small file in the store says."""
+        """The content of a small file in the store."""
         return self.place.read(name)
 
     def put(self, name: str, content: bytes = b"", *, flush: bool = False) -> None:
-        """Let a small file say something: who reads it sees what it said or what it says.
+        """Write a small file: who reads it sees either the old content or the new one.
 
         Parameters
         ----------
@@ -438,7 +438,7 @@ class State:
             self.place.flush([name])
 
     def changed(self, note: str, now: Mapping[str, str]) -> list[str]:
-        """Sources of which a note says otherwise than what they are now; none where there is no such note."""
+        """Sources that differ now from what a note recorded of them; none where there is no such note."""
         was = self._json(note)
         return sorted(name for name in {*was, *now} if was.get(name) != now.get(name)) if was else []
 
@@ -472,37 +472,37 @@ class State:
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads(self.read(name) or b"{}")
+            document = json.loads(self.read(name) or b"{}")
         except (ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return document if isinstance(document, dict) else {}
 
     def _names(self) -> set[str]:
         names = set(self.ls(""))
         # A lock alone makes that folder too, at a URL, and says nothing about what lies beside it.
         return names if self.local or self._marks else names - {".xsen2"}
 
-    def _check_own(self, names: set[str]) -> None:
-        """Refuse to delete what is not of this store: all that nobody has said to be one of its arrays."""
+    def _refuse_foreign(self, names: set[str]) -> None:
+        """Refuse to delete what is not of this store: all that nothing lists as one of its arrays."""
         if names and not names & _ZARR:
             raise StoreError(f"{self.root} is not a Zarr store, so it is not deleted: write to another path")
         foreign = self._foreign(names)
         if foreign:
-            some = ", ".join(sorted(foreign)[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+            listing = ", ".join(sorted(foreign)[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
             raise StoreError(
-                f"{self.root} holds what is not of one Zarr store and would be deleted ({some}): write to another "
+                f"{self.root} holds what is not of one Zarr store and would be deleted ({listing}): write to another "
                 "path, or move that away first"
             )
 
     def _foreign(self, names: set[str]) -> set[str]:
         """What lies in the store and is not of it."""
-        own = self._owned(names)
-        foreign = {name for name in names - own if not name.endswith(HALF)}
-        return foreign | {f"{name}/{inner}" for name in names & own - _OWN for inner in self._foreign_in(name)}
+        owned = self._owned(names)
+        foreign = {name for name in names - owned if not name.endswith(HALF)}
+        return foreign | {f"{name}/{inner}" for name in names & owned - _METADATA for inner in self._foreign_in(name)}
 
     def _owned(self, names: set[str]) -> set[str]:
         """Names at the top that are the store's own: its metadata, and arrays that these or a killed run name."""
-        ours = set(_OWN)
+        ours = set(_METADATA)
         group = self.group
         listed = group.get("consolidated_metadata")
         members = listed.get("metadata") if isinstance(listed, dict) else None
@@ -517,10 +517,10 @@ class State:
             # Nothing lists them, so each has to say itself that it is an array. A group may be another store.
             ours |= {n for n in names - ours if self._is_array(n)}
         try:
-            said = json.loads(self.read(".xsen2/names") or b"[]") if "names" in self._marks else []
+            named_before = json.loads(self.read(".xsen2/names") or b"[]") if "names" in self._marks else []
         except ValueError:
-            said = []
-        return ours | ({str(name) for name in said} if isinstance(said, list) else set())
+            named_before = []
+        return ours | ({str(name) for name in named_before} if isinstance(named_before, list) else set())
 
     def _is_array(self, name: str) -> bool:
         if self.place.is_link(name):

@@ -61,23 +61,23 @@ def stac_item(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
     >>> item["id"], item["properties"]["proj:code"], item["properties"]["gsd"]
     ('lake', 'EPSG:32631', 10)
     """
-    some = [path] if isinstance(path, str | os.PathLike) else list(path)
-    paths = [local(one, StoreError) for one in some]
+    given = [path] if isinstance(path, str | os.PathLike) else list(path)
+    paths = [local(place, StoreError) for place in given]
     if not paths:
         raise StoreError("there are no files to describe: give the paths that to_cog has returned")
-    described = [_zarr(one) if one.is_dir() else _cog(one) for one in paths]
+    described = [_zarr(place) if place.is_dir() else _cog(place) for place in paths]
     first = described[0]
-    if any(one["proj:code"] != first["proj:code"] for one in described):
+    if any(entry["proj:code"] != first["proj:code"] for entry in described):
         raise StoreError(f"{paths[0]} and others have several CRS: describe those of one CRS at a time")
-    times = sorted({time for one in described for time in one["times"]})
+    times = sorted({time for entry in described for time in entry["times"]})
     if not times:
         raise StoreError(
             f"{paths[0]} has no date, which a STAC item needs: ds.assign_coords(time=…) or ds.expand_dims(time=[…]) "
             "before it is written"
         )
     tags = first["tags"]
-    west, south, east, north = _around([one["lonlat"] for one in described])
-    gsds = [band["gsd"] for one in described for band in one["bands"] if "gsd" in band]
+    west, south, east, north = _around([entry["lonlat"] for entry in described])
+    gsds = [band["gsd"] for entry in described for band in entry["bands"] if "gsd" in band]
     properties: dict[str, Any] = {"datetime": times[0] if len(times) == 1 else None}
     if len(times) > 1:
         properties |= {"start_datetime": times[0], "end_datetime": times[-1]}
@@ -104,17 +104,17 @@ def stac_item(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
             properties.setdefault("xsen2:source_items", []).append(source)
     folder = paths[0].parent
     assets: dict[str, dict[str, Any]] = {}
-    for one, where in zip(described, paths, strict=True):
-        name = one["bands"][0]["name"] if len(paths) > 1 and len(one["bands"]) == 1 else where.stem
+    for entry, place in zip(described, paths, strict=True):
+        name = entry["bands"][0]["name"] if len(paths) > 1 and len(entry["bands"]) == 1 else place.stem
         asset: dict[str, Any] = {
-            "href": f"./{os.path.relpath(where, folder)}".replace(os.sep, "/"),
-            "type": one["type"],
+            "href": f"./{os.path.relpath(place, folder)}".replace(os.sep, "/"),
+            "type": entry["type"],
             "roles": ["data"],
-            "bands": one["bands"],
+            "bands": entry["bands"],
         }
         for key in ("proj:shape", "proj:transform", "proj:bbox"):
-            if key in one:
-                asset[key] = one[key]
+            if key in entry:
+                asset[key] = entry[key]
         assets[name if len(paths) > 1 else "data"] = asset
     return {
         "type": "Feature",
@@ -152,8 +152,10 @@ def _is_about_pixels(key: str) -> bool:
 
 def _lineage(tags: Mapping[str, Any]) -> str:
     method, consistency = str(tags.get("xsen2_method", "")), str(tags.get("xsen2_consistency", "none"))
-    said = f"bands on a finer grid by xsen2, method {method}" if method else "written by xsen2"
-    return said if consistency == "none" else f"{said}, consistent with what was measured (operator {consistency})"
+    lineage = f"bands on a finer grid by xsen2, method {method}" if method else "written by xsen2"
+    return (
+        lineage if consistency == "none" else f"{lineage}, consistent with what was measured (operator {consistency})"
+    )
 
 
 def _around(boxes: Sequence[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:

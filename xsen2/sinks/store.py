@@ -138,8 +138,8 @@ class Other:
         """What a key holds; None where there is none."""
         from zarr.core.buffer import default_buffer_prototype
 
-        found = _wait(self.store.get(key, default_buffer_prototype()))
-        return None if found is None else bytes(found.to_bytes())
+        value = _wait(self.store.get(key, default_buffer_prototype()))
+        return None if value is None else bytes(value.to_bytes())
 
     def write(self, key: str, content: bytes) -> None:
         """Let a key hold something."""
@@ -196,8 +196,8 @@ class Session(Other):
         """As `Other.read`."""
         if not _is_note(key):
             return super().read(key)
-        found = super().read(f"{key}/zarr.json")
-        return None if found is None else str(json.loads(found)["attributes"]["xsen2"]).encode()
+        note = super().read(f"{key}/zarr.json")
+        return None if note is None else str(json.loads(note)["attributes"]["xsen2"]).encode()
 
     def write(self, key: str, content: bytes) -> None:
         """As `Other.write`."""

@@ -223,10 +223,10 @@ def to_zarr(
         ds = canonicalise(ds)
     if dim is not None:
         check_dim(ds, dim)
-    where = place_of(store)
-    if isinstance(where, Other) and where.in_memory and on_a_cluster():
+    target = place_of(store)
+    if isinstance(target, Other) and target.in_memory and on_a_cluster():
         raise StoreError(
-            f"{where.root} is in the memory of this process, where the workers of the cluster do not write: give a "
+            f"{target.root} is in the memory of this process, where the workers of the cluster do not write: give a "
             "path or URL that they reach, or compute here, with dask.config.set(scheduler='threads')"
         )
     if layout not in (None, "eopf"):
@@ -235,9 +235,9 @@ def to_zarr(
         raise StoreError(
             "layout='eopf' holds one date in uint16, with an item in its root: leave out append, stac and dtype"
         )
-    if stac and not isinstance(where, Disk):
-        raise StoreError(f"stac=True writes beside a local folder, which {where.root} is not: leave it out")
-    state = State(where)
+    if stac and not isinstance(target, Disk):
+        raise StoreError(f"stac=True writes beside a local folder, which {target.root} is not: leave it out")
+    state = State(target)
     kind = dtype or ("uint16" if layout else "int16")
     if overwrite or dim is not None or not state.settled:
         with state.locked() as place:
@@ -370,15 +370,15 @@ class _Planned:
 
 def _check_same(state: State, run: str) -> str | None:
     """Which run the store belongs to; a finished one must be this."""
-    found = state.check(run)
-    if found not in (None, run) and state.complete and (dim := sections(found or "").get("along")):
+    recorded = state.check(run)
+    if recorded not in (None, run) and state.complete and (dim := sections(recorded or "").get("along")):
         raise StoreError(
             f"{state.root} has grown by dates that were appended to it: give append_dim={dim!r} to add these if they "
             "are missing, open it as it is, write to another path, or replace it with overwrite=True"
         )
-    if found not in (None, run) and state.complete:
+    if recorded not in (None, run) and state.complete:
         raise StoreError(
             f"{state.root} is finished, and may belong to another run: its pixels have other sources or other "
             "parameters. Open it as it is, write to another path, or replace it with overwrite=True"
         )
-    return found
+    return recorded

@@ -101,9 +101,9 @@ def product_cube(
         For the attributes.
     """
     special: dict[str, float] = {}
-    for one in meant.values():
+    for radiometry in meant.values():
         # NaN, which is nodata in any product of floats, needs no mention.
-        special |= ({} if np.isnan(one.nodata) else {"NODATA": one.nodata}) | dict(one.special)
+        special |= ({} if np.isnan(radiometry.nodata) else {"NODATA": radiometry.nodata}) | dict(radiometry.special)
     attrs = {
         "product": product,
         "source": product,  # as a cube of any source has it
@@ -117,7 +117,7 @@ def product_cube(
         "attribution": f"contains modified Copernicus Sentinel data {time.year if time else ''}".strip(),
     }
     cube = assemble(arrays, grid, [time or datetime(1970, 1, 1)], attrs, gsds)
-    added = sorted({one.offset for one in meant.values()})
+    added = sorted({radiometry.offset for radiometry in meant.values()})
     if len(added) == 1:
         about_offset = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
         cube = cube.assign_coords(offset=("time", np.array(added, np.float32), about_offset))
@@ -125,13 +125,13 @@ def product_cube(
 
 
 def _removed(meant: Mapping[str, Radiometry]) -> str:
-    """What was done to the pixels, in the words that `load` has for it."""
-    values, gains = ({getattr(one, key) for one in meant.values()} for key in ("offset", "gain"))
+    """What was done to the pixels, worded as `load` does."""
+    values, gains = ({getattr(radiometry, key) for radiometry in meant.values()} for key in ("offset", "gain"))
     steps = " or ".join(f"{10000 / gain:g}" for gain in sorted(gains))
     then = "" if gains <= {1.0} else f", then multiplied by 10000 / {steps}"
     if len(values) == 1:
         return f"removed once: {values.pop():g} DN added to the raw pixels{then}; per date in the coordinate 'offset'"
-    each = ", ".join(f"{name} {one.offset:g}" for name, one in meant.items()) or "nothing"
+    each = ", ".join(f"{name} {radiometry.offset:g}" for name, radiometry in meant.items()) or "nothing"
     return f"removed once: {each} DN added to the raw pixels{then}"
 
 
@@ -162,7 +162,7 @@ def by_blocks(
     *what
         What tells these pixels from all others, besides chunks and `decode`.
     """
-    chunks = tuple(_whole(n, block, side) for n, block in zip(shape, blocks, strict=True))
+    chunks = tuple(_chunk_sizes(n, block, side) for n, block in zip(shape, blocks, strict=True))
     out: da.Array = da.map_blocks(
         partial(read, decode=decode),
         chunks=((1,), *chunks),
@@ -173,7 +173,7 @@ def by_blocks(
     return out
 
 
-def _whole(total: int, block: int, side: int) -> tuple[int, ...]:
+def _chunk_sizes(total: int, block: int, side: int) -> tuple[int, ...]:
     step = max(1, round(side / block)) * block
     return tuple(min(step, total - start) for start in range(0, total, step))
 
@@ -306,9 +306,9 @@ def _chosen(raw: np.ndarray[Any, Any], *bands: np.ndarray[Any, Any]) -> np.ndarr
 
 def _used(band: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Which item's pixel of a band is used: the first that has data."""
-    there: np.ndarray[Any, Any] = band != 0
-    there[1:] &= ~np.logical_or.accumulate(there, axis=0)[:-1]
-    return there
+    used: np.ndarray[Any, Any] = band != 0
+    used[1:] &= ~np.logical_or.accumulate(used, axis=0)[:-1]
+    return used
 
 
 def _onto(used: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
@@ -328,7 +328,7 @@ def _to_dn(
     doubtful: np.ndarray[Any, Any],
     band: str,
 ) -> np.ndarray[Any, Any]:
-    """Float DN of raw pixels; raw 0 is nodata, and is told apart before the offset is added."""
+    """Float DN of raw pixels; raw 0 is nodata, and becomes NaN before the offset is added."""
     out: np.ndarray[Any, Any] = np.full((1, *raw.shape[1:]), np.nan, np.float32)
     for layer, add, name, check in zip(raw, offset.flat, item.flat, doubtful.flat, strict=True):
         if check:

@@ -62,7 +62,7 @@ class Radiometry:
     special: Mapping[str, int] = field(default_factory=dict)
 
     def dn(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Float DN of raw pixels, NaN where there are none: they are told apart before the offset is added."""
+        """Float DN of raw pixels; nodata becomes NaN before the offset is added."""
         out = raw.astype(np.float32)
         if self.offset:
             out += np.float32(self.offset)
@@ -113,7 +113,7 @@ def settled(
     zero: bool = False,
     settle: str = SETTLE,
 ) -> float:
-    """The offset of a product, in DN to add, from the offset that its metadata name and the baseline that they tell.
+    """The offset of a product, in DN to add, from the offset and the processing baseline in its metadata.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def settled(
     declared : float or None
         The offset that the metadata name; None where they name none.
     baselines : mapping
-        Where the processing baseline is told → what is told there, as ``{"PROCESSING_BASELINE": "05.09"}``.
+        Name of a metadata field → the processing baseline in it, as ``{"PROCESSING_BASELINE": "05.09"}``.
     field : str
         What names the offset, for messages, as ``"BOA_ADD_OFFSET"``.
     silent : bool

@@ -31,11 +31,11 @@ class _Reader(RioReader):
         left, bottom, right, top = (round(edge) for edge in dst_geobox.boundingbox.bbox)
         extent = f"the block from {left}, {bottom} to {right}, {top}"
         shape = int(dst_geobox.shape[0]), int(dst_geobox.shape[1])
-        found = self._reading.part(self._src.uri, extent, (left, top), shape, np.dtype(cfg.dtype))
+        pixels = self._reading.part(self._src.uri, extent, (left, top), shape, np.dtype(cfg.dtype))
         empty = slice(0, 0)
-        if found is None:
+        if pixels is None:
             return (empty, empty), np.zeros((0, 0), cfg.dtype)
-        return (slice(0, shape[0]), slice(0, shape[1])), found
+        return (slice(0, shape[0]), slice(0, shape[1])), pixels
 
 
 class _Driver(RioDriver):
@@ -51,7 +51,7 @@ def read(items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Readi
     """Name → (item, y, x) raw pixels, 0 where there are none."""
     code = {"proj:code": str(grid.geobox.crs)}
     kinds = {name: {"data_type": str(dtype_of(name)), "nodata": 0} for name in names}
-    found = odc.stac.load(
+    loaded = odc.stac.load(
         [pystac.Item.from_dict(small(item, names, grid, code, number)) for number, item in enumerate(items)],
         bands=list(names),
         geobox=grid.geobox,
@@ -61,4 +61,4 @@ def read(items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Readi
         stac_cfg={COLLECTION: {"assets": kinds}},
         driver=_Driver(reading),
     )
-    return {name: found[name].data for name in names}
+    return {name: loaded[name].data for name in names}

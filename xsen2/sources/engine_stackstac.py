@@ -36,8 +36,8 @@ class _Reader:
         x, y = self._spec.resolutions_xy
         corner = round(left + columns[0] * x), round(top - rows[0] * y)
         shape = rows[1], columns[1]
-        found = self._reading.part(self._url, extent, corner, shape, self._dtype, self._number)
-        return np.zeros(shape, self._dtype) if found is None else found
+        pixels = self._reading.part(self._url, extent, corner, shape, self._dtype, self._number)
+        return np.zeros(shape, self._dtype) if pixels is None else pixels
 
     def close(self) -> None:
         """Nothing to do: files are closed as others are opened."""

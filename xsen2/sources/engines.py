@@ -92,13 +92,13 @@ def read_all(
     engine: Engine, items: Sequence[Item], names: Sequence[str], grid: Grid, reading: Reading
 ) -> dict[str, da.Array]:
     """What the engine reads, and 0 for items that do not have an asset: engines do not all know such items."""
-    whole = [name for name in names if all(name in item.assets for item in items)]
-    out = engine(items, whole, grid, reading) if whole else {}
+    common = [name for name in names if all(name in item.assets for item in items)]
+    out = engine(items, common, grid, reading) if common else {}
     for name in names:
         if name not in out:
-            found = engine([item for item in items if name in item.assets], [name], grid, reading)[name]
-            layers = iter(found[i : i + 1] for i in range(len(found)))
-            none = da.zeros((1, *found.shape[1:]), found.dtype, chunks=(1, *found.chunks[1:]))
+            pixels = engine([item for item in items if name in item.assets], [name], grid, reading)[name]
+            layers = iter(pixels[i : i + 1] for i in range(len(pixels)))
+            none = da.zeros((1, *pixels.shape[1:]), pixels.dtype, chunks=(1, *pixels.chunks[1:]))
             out[name] = da.concatenate([next(layers) if name in item.assets else none for item in items])
     return out
 
@@ -144,4 +144,4 @@ _ENGINES = {
     "stackstac": ("stackstac", "xsen2.sources.engine_stackstac", "stac"),
     "odc": ("odc.stac", "xsen2.sources.engine_odc", "odc"),
 }
-"""Name → the package that reads, the module here that tells it what, and the extra that installs it; in order."""
+"""Name → the package that reads, the module here that calls it, and the extra that installs it; in order."""

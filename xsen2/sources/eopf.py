@@ -47,8 +47,8 @@ def path_of(name: str, gsd: int) -> str | None:
     path = _PATHS.get(name)
     if path is None or gsd not in (10, 20, 60):
         return None
-    home, own = path.rsplit("/", 2)[0], path.rpartition("/")[2]
-    return f"{home}/r{gsd}m/{own}"
+    home, array = path.rsplit("/", 2)[0], path.rpartition("/")[2]
+    return f"{home}/r{gsd}m/{array}"
 
 
 def open_eopf(
@@ -146,10 +146,10 @@ def read(
     """
     side = side_of(chunks)
     product = Product.open(store)
-    whole = about(product)
-    names = asked(bands, _PATHS, product.location, "CLASSI" if whole.level == "L1C" else "SCL", optional)
+    metadata = about(product)
+    names = asked(bands, _PATHS, product.location, "CLASSI" if metadata.level == "L1C" else "SCL", optional)
     layers = _layers(product, names, remedy)
-    meant = {name: meaning(layer, whole, offset) for name, layer in layers.items() if name in BANDS}
+    meant = {name: meaning(layer, metadata, offset) for name, layer in layers.items() if name in BANDS}
     grid = _grid(product, layers)
 
     arrays: dict[str, da.Array] = {}
@@ -163,16 +163,16 @@ def read(
     cube = product_cube(
         arrays,
         grid,
-        whole.time,
+        metadata.time,
         meant,
-        product=whole.product,
-        tile=whole.tile,
-        level=whole.level,
-        platform=whole.platform,
-        baseline=whole.baseline,
+        product=metadata.product,
+        tile=metadata.tile,
+        level=metadata.level,
+        platform=metadata.platform,
+        baseline=metadata.baseline,
         gsds={name: _gsd(layer) for name, layer in layers.items()},
     )
-    return cube.assign_attrs({str(k): v for k, v in whole.made.items() if k not in cube.attrs})
+    return cube.assign_attrs({str(k): v for k, v in metadata.provenance.items() if k not in cube.attrs})
 
 
 def _gsd(layer: Layer) -> int:
@@ -182,14 +182,14 @@ def _gsd(layer: Layer) -> int:
 
 def _layers(product: Product, names: Mapping[str, Need], remedy: str | None) -> dict[str, Layer]:
     """Name → array of what is asked for, as far as it is there."""
-    found = {name: product.layer(_PATHS[name]) for name in names}
-    for name in [name for name, layer in found.items() if layer is None and GSD[name] != _FINEST]:
-        found[name] = product.layer(str(path_of(name, _FINEST)))
-    settle(found, names, f"{product.location} is not complete", _PATHS, remedy, BandError)
-    there = {name: layer for name, layer in found.items() if layer is not None}
-    for name, layer in there.items():
+    layers = {name: product.layer(_PATHS[name]) for name in names}
+    for name in [name for name, layer in layers.items() if layer is None and GSD[name] != _FINEST]:
+        layers[name] = product.layer(str(path_of(name, _FINEST)))
+    settle(layers, names, f"{product.location} is not complete", _PATHS, remedy, BandError)
+    present = {name: layer for name, layer in layers.items() if layer is not None}
+    for name, layer in present.items():
         layer.require(("uint16", "float32", "float64") if name in BANDS else ("uint8",), 2)
-    return there
+    return present
 
 
 def _grid(product: Product, layers: dict[str, Layer]) -> GeoBox:
@@ -201,9 +201,9 @@ def _grid(product: Product, layers: dict[str, Layer]) -> GeoBox:
         if home not in grids:
             grids[home] = grid_of(product, home, _gsd(layer), layer.array.shape, epsg)
     if len({edges_of(grid) for grid in grids.values()}) > 1:
-        said = "; ".join(f"{home} {edges_of(grid)}" for home, grid in grids.items())
+        extents = "; ".join(f"{home} {edges_of(grid)}" for home, grid in grids.items())
         raise GridError(
-            f"{product.location}: the grids do not share their outer edges (left, bottom, right, top): {said}; "
+            f"{product.location}: the grids do not share their outer edges (left, bottom, right, top): {extents}; "
             "download the product again"
         )
     return resized(next(iter(grids.values())), 10)
@@ -212,13 +212,15 @@ def _grid(product: Product, layers: dict[str, Layer]) -> GeoBox:
 def _alike(meant: Mapping[str, Radiometry]) -> None:
     """Refuse bands of one product that differ in scale or nodata."""
     values: dict[str, dict[str, str]] = {"scale_factor": {}, "fill_value": {}}
-    for name, one in meant.items():
-        values["scale_factor"].setdefault(f"{one.gain / 10000:g}", name)
-        values["fill_value"].setdefault(f"{one.nodata:g}", name)
+    for name, radiometry in meant.items():
+        values["scale_factor"].setdefault(f"{radiometry.gain / 10000:g}", name)
+        values["fill_value"].setdefault(f"{radiometry.nodata:g}", name)
     for key, by_value in values.items():
         if len(by_value) > 1:
-            said = ", ".join(f"{value} of {name}" for value, name in by_value.items())
-            raise RadiometryError(f"bands of one product have different values of {key}: {said}; download it again")
+            differences = ", ".join(f"{value} of {name}" for value, name in by_value.items())
+            raise RadiometryError(
+                f"bands of one product have different values of {key}: {differences}; download it again"
+            )
 
 
 def _as_is(raw: npt.NDArray[Any]) -> npt.NDArray[Any]:

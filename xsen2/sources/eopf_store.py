@@ -60,35 +60,35 @@ def epsg_of(product: Product, layers: Sequence[Layer]) -> int:
     Raises
     ------
     CRSError
-        If it is missing, said differently in two places, or not a UTM zone.
+        If it is missing, differs between two places, or is not a UTM zone.
     """
     item, other = (as_mapping(product.attrs.get(key)) for key in ("stac_discovery", "other_metadata"))
-    said = as_mapping(item.get("properties"))
-    told: dict[str, object] = {"horizontal_CRS_code": other.get("horizontal_CRS_code")}
+    properties = as_mapping(item.get("properties"))
+    recorded: dict[str, object] = {"horizontal_CRS_code": other.get("horizontal_CRS_code")}
     homes = {home for layer in layers for home in _parents(layer.path)}
-    places = [("stac_discovery", said), *((f"the group {home!r}", product.group(home)) for home in sorted(homes))]
+    places = [("stac_discovery", properties), *((f"the group {home!r}", product.group(home)) for home in sorted(homes))]
     for place, attrs in (*places, *((layer.location, layer.attrs) for layer in layers)):
-        told |= {f"{key} of {place}": attrs.get(key) for key in ("proj:epsg", "proj:code")}
-    if not any(value not in (None, "") for value in told.values()):
-        told |= {place: _by_wkt(attrs) for place, attrs in _mappings(product, layers)}
-    found: dict[str, str] = {}
-    for place, value in told.items():
+        recorded |= {f"{key} of {place}": attrs.get(key) for key in ("proj:epsg", "proj:code")}
+    if not any(value not in (None, "") for value in recorded.values()):
+        recorded |= {place: _by_wkt(attrs) for place, attrs in _mappings(product, layers)}
+    codes: dict[str, str] = {}
+    for place, value in recorded.items():
         if value in (None, ""):
             continue
         code = str(value).strip().upper().removeprefix("EPSG:")
         if isinstance(value, bool) or not _UTM.fullmatch(code):
             raise CRSError(f"{product.location}: {place} is {short(value)}, but every Sentinel-2 tile is in a UTM zone")
-        found[place] = code
-    if not found:
+        codes[place] = code
+    if not codes:
         raise CRSError(
             f"{product.location} has no CRS: neither horizontal_CRS_code nor proj:epsg or proj:code, nor a grid "
             "mapping; download it again"
         )
-    first = next(iter(found))
-    for place, code in found.items():
-        if code != found[first]:
-            raise CRSError(f"{product.location}: {first} is EPSG:{found[first]}, but {place} is EPSG:{code}")
-    return int(found[first])
+    first = next(iter(codes))
+    for place, code in codes.items():
+        if code != codes[first]:
+            raise CRSError(f"{product.location}: {first} is EPSG:{codes[first]}, but {place} is EPSG:{code}")
+    return int(codes[first])
 
 
 def _parents(path: str) -> list[str]:
@@ -104,8 +104,8 @@ def _mappings(product: Product, layers: Sequence[Layer]) -> Iterator[tuple[str, 
         yield f"proj:wkt2 of {layer.location}", layer.attrs
         yield f"proj:wkt2 of the group {home!r}", product.group(home)
         name = layer.attrs.get("grid_mapping", "spatial_ref")
-        if isinstance(name, str) and name.isidentifier() and (found := product.layer(f"{home}/{name}")) is not None:
-            yield f"the grid mapping {found.path}", found.attrs
+        if isinstance(name, str) and name.isidentifier() and (mapping := product.layer(f"{home}/{name}")) is not None:
+            yield f"the grid mapping {mapping.path}", mapping.attrs
 
 
 def _by_wkt(attrs: Mapping[str, Any]) -> object:
@@ -196,12 +196,12 @@ def agree(layer: Layer, grid: GeoBox, group: Mapping[str, Any]) -> None:
                 f"{location}: {key} is {short(steps)}, but by the coordinates of its grid it is "
                 f"{want}: download the product again"
             )
-    whole = _numbers(layer.location, layer.attrs, "proj:bbox", 4)
-    if whole and not (
-        whole[0] - 0.01 <= left and whole[1] - 0.01 <= bottom and right <= whole[2] + 0.01 and top <= whole[3] + 0.01
+    bbox = _numbers(layer.location, layer.attrs, "proj:bbox", 4)
+    if bbox and not (
+        bbox[0] - 0.01 <= left and bbox[1] - 0.01 <= bottom and right <= bbox[2] + 0.01 and top <= bbox[3] + 0.01
     ):
         raise GridError(
-            f"{layer.location}: proj:bbox is {short(whole)}, but the coordinates of its grid span "
+            f"{layer.location}: proj:bbox is {short(bbox)}, but the coordinates of its grid span "
             f"{[left, bottom, right, top]}: download the product again"
         )
 
@@ -320,11 +320,11 @@ class Product:
         """
         import zarr
 
-        found = opened(store)
-        location = found.location
+        source = opened(store)
+        location = source.location
         try:
-            root = zarr.open_group(found.store, path=found.prefix, mode="r")
-            product = cls(root, dict(root.attrs), location, found.stamp)
+            root = zarr.open_group(source.store, path=source.prefix, mode="r")
+            product = cls(root, dict(root.attrs), location, source.stamp)
         except Exception as error:  # zarr, fsspec and their backends raise a dozen kinds
             raise SourceError(f"{location} cannot be read as a Zarr store: {message(error)}") from error
         if not product.has_group(BANDS_AT):
@@ -419,10 +419,10 @@ class About:
     ----------
     product, tile, level, platform : str
     baselines : dict
-        Where the processing baseline is told → what is told there, such as ``"05.11"``.
+        Name of a metadata field → the processing baseline in it, such as ``"05.11"``.
     time : datetime.datetime or None
-        Sensing time of the tile, UTC, without time zone. A GeoZarr store may tell none.
-    made : mapping
+        Sensing time of the tile, UTC, without time zone. A GeoZarr store may have none.
+    provenance : mapping
         How pixels were made, of a product that ``to_zarr(layout="eopf")`` has written.
     """
 
@@ -432,11 +432,11 @@ class About:
     platform: str
     baselines: dict[str, str]
     time: datetime | None
-    made: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str:
-        """The processing baseline, as it is told first."""
+        """The processing baseline: the first that the metadata give."""
         return next(iter(self.baselines.values()), "unknown")
 
 
@@ -451,54 +451,60 @@ def about(product: Product) -> About:
     item, other = (as_mapping(product.attrs.get(key)) for key in ("stac_discovery", "other_metadata"))
     if not item and not other:
         return _by_name(product.location)
-    said = as_mapping(item.get("properties"))
+    properties = as_mapping(item.get("properties"))
     name = _text(item.get("id")).removesuffix(".SAFE").removesuffix(".zarr")
-    levels = (_text(said.get("processing:level")), _text(said.get("product:type")), name)
-    level = next((found[1] for text in levels if (found := re.search(r"(?:^|MSI)(L1C|L2A)", text))), None)
+    levels = (_text(properties.get("processing:level")), _text(properties.get("product:type")), name)
+    level = next((match[1] for text in levels if (match := re.search(r"(?:^|MSI)(L1C|L2A)", text))), None)
     if level is None:
         raise SourceError(
-            f"{product.location}: stac_discovery says processing:level is {short(said.get('processing:level'))}: "
+            f"{product.location}: stac_discovery says processing:level is {short(properties.get('processing:level'))}: "
             "L1C and L2A can be opened"
         )
     ids = (name, _text(other.get("UTM_zone_identification")))
     tile = next(filter(None, map(tile_in, ids)), "unknown")
     named = re.search(r"_N(\d\d)(\d\d)_", name)
-    told = {
-        "eopf:baseline": _text(said.get("eopf:baseline")),
-        "processing:version": _text(said.get("processing:version")),
+    recorded = {
+        "eopf:baseline": _text(properties.get("eopf:baseline")),
+        "processing:version": _text(properties.get("processing:version")),
         "the product's id": f"{named[1]}.{named[2]}" if named else "",
     }
-    baselines = {place: text for place, text in told.items() if re.fullmatch(r"\d\d\.\d\d", text)}
-    platform = _text(said.get("platform")).title() or "unknown"
+    baselines = {place: text for place, text in recorded.items() if re.fullmatch(r"\d\d\.\d\d", text)}
+    platform = _text(properties.get("platform")).title() or "unknown"
     return About(
-        name or "unknown", tile, level, platform, baselines, _time(product, said, other), as_mapping(other.get("xsen2"))
+        name or "unknown",
+        tile,
+        level,
+        platform,
+        baselines,
+        _time(product, properties, other),
+        as_mapping(other.get("xsen2")),
     )
 
 
 def _by_name(location: str) -> About:
-    """What ESA's name of a product, as the store's own, tells: its time is that of the whole pass, not of the tile."""
-    found = re.search(r"(S2([A-Z])_MSI(L1C|L2A)_(\d{8}T\d{6})_N(\d\d)(\d\d)_R\d{3}_T(\w{5})_\w+?)(\.|/|$)", location)
-    if found is None:
+    """What a store named as ESA names products tells by its name; the time is that of the pass, not of the tile."""
+    match = re.search(r"(S2([A-Z])_MSI(L1C|L2A)_(\d{8}T\d{6})_N(\d\d)(\d\d)_R\d{3}_T(\w{5})_\w+?)(\.|/|$)", location)
+    if match is None:
         return About("unknown", "unknown", "unknown", "unknown", {}, None)
-    name, letter, level, time, major, minor, tile, _ = found.groups()
+    name, letter, level, time, major, minor, tile, _ = match.groups()
     return About(name, tile, level, f"Sentinel-2{letter}", {"the store's name": f"{major}.{minor}"}, sensing_time(time))
 
 
-def _time(product: Product, said: Mapping[str, Any], other: Mapping[str, Any]) -> datetime:
-    told = {
+def _time(product: Product, properties: Mapping[str, Any], other: Mapping[str, Any]) -> datetime:
+    recorded = {
         "mean_sensing_time": other.get("mean_sensing_time"),
-        "datetime": said.get("datetime"),
-        "start_datetime": said.get("start_datetime"),
+        "datetime": properties.get("datetime"),
+        "start_datetime": properties.get("start_datetime"),
     }
-    key, value = next(((k, v) for k, v in told.items() if v not in (None, "", "null")), ("mean_sensing_time", None))
+    key, value = next(((k, v) for k, v in recorded.items() if v not in (None, "", "null")), ("mean_sensing_time", None))
     time = sensing_time(_text(value))
     if time is None:
         raise SourceError(f"{product.location}: {key} is {short(value)}, not a time of Sentinel-2's mission")
     return time
 
 
-def meaning(layer: Layer, whole: About, given: float | None) -> Radiometry:
-    """What is said of the radiometry of one band.
+def meaning(layer: Layer, metadata: About, given: float | None) -> Radiometry:
+    """The radiometry of one band, from its metadata.
 
     Parameters
     ----------
@@ -508,27 +514,27 @@ def meaning(layer: Layer, whole: About, given: float | None) -> Radiometry:
     Raises
     ------
     RadiometryError
-        If something is missing, not a number, or said twice and differently; if offset and processing
+        If something is missing, not a number, or given twice with different values; if offset and processing
         baseline contradict each other; or if `given` cannot be an offset.
     """
     check_given(given)
     location = layer.location
     if layer.array.dtype.kind == "f":
-        return _of_floats(layer, whole, given)
+        return _of_floats(layer, metadata, given)
     scale = _agreed(layer, "scale_factor", 1e-6, 1)
     if scale is None:
         raise RadiometryError(f"{location} has no scale_factor, so it is not known what its pixels are")
     if given is None:
         added = _agreed(layer, "add_offset", -1, 0, f": {SETTLE}")
         declared = None if added is None else round(added / scale, 6)
-        offset = settled(location, declared, whole.baselines, field="its add_offset")
+        offset = settled(location, declared, metadata.baselines, field="its add_offset")
     else:
         offset = float(given)
     quantification = round(1 / scale, 6)
     nodata = _nodata(layer)
     top = np.iinfo(layer.array.dtype).max
     low, high = (
-        _whole(layer.attrs.get(key, default), f"{location}: {key}", top)
+        _integer(layer.attrs.get(key, default), f"{location}: {key}", top)
         for key, default in (("valid_min", 0), ("valid_max", top))
     )
     if not low < quantification - offset <= high:
@@ -536,10 +542,10 @@ def meaning(layer: Layer, whole: About, given: float | None) -> Radiometry:
             f"{location}: valid_min {low} and valid_max {high} leave out {quantification - offset:g}, which is a "
             "reflectance of 1: they are not of raw pixels, or scale_factor is wrong"
         )
-    return Radiometry(offset, 10000 / quantification, nodata, whole.baseline, location, (low, high))
+    return Radiometry(offset, 10000 / quantification, nodata, metadata.baseline, location, (low, high))
 
 
-def _of_floats(layer: Layer, whole: About, given: float | None) -> Radiometry:
+def _of_floats(layer: Layer, metadata: About, given: float | None) -> Radiometry:
     """Of GeoZarr stores that hold reflectance: what CF attributes make of the numbers, the offset taken off before."""
     attrs, what = layer.attrs, f"{layer.location}: "
     scale = _number(attrs.get("scale_factor", 1), what + "scale_factor", 1e-6, 1, RadiometryError)
@@ -548,44 +554,44 @@ def _of_floats(layer: Layer, whole: About, given: float | None) -> Radiometry:
     quantification = round(1 / scale, 6)
     offset = round(added / scale, 6) if given is None else given * quantification / 10000
     return Radiometry(
-        offset, 10000 / quantification, math.nan if missing is None else missing, whole.baseline, layer.location
+        offset, 10000 / quantification, math.nan if missing is None else missing, metadata.baseline, layer.location
     )
 
 
 def _agreed(layer: Layer, key: str, low: float, high: float, settle: str = "") -> float | None:
     """A number that CF attributes and those of EOPF give; None where neither does."""
-    told = {
+    recorded = {
         f"{place}{key}": _number(attrs[key], f"{layer.location}: {place}{key}", low, high, RadiometryError)
         for place, attrs in (("", layer.attrs), ("_eopf_attrs/", as_mapping(layer.attrs.get("_eopf_attrs"))))
         if attrs.get(key) is not None
     }
-    return _one(told, layer.location, settle)
+    return _same_value(recorded, layer.location, settle)
 
 
 def _nodata(layer: Layer) -> int:
-    own = as_mapping(layer.attrs.get("_eopf_attrs"))
+    eopf_attrs = as_mapping(layer.attrs.get("_eopf_attrs"))
     stored = layer.array.fill_value
-    told = {
+    recorded = {
         "the array's fill_value": None if stored is None else int(stored),
         **{key: layer.attrs.get(key) for key in ("_FillValue", "fill_value")},
-        "_eopf_attrs/fill_value": own.get("fill_value"),
+        "_eopf_attrs/fill_value": eopf_attrs.get("fill_value"),
     }
     top = np.iinfo(layer.array.dtype).max
-    values = {key: float(_whole(v, f"{layer.location}: {key}", top)) for key, v in told.items() if v is not None}
-    value = _one(values, layer.location, "")
+    values = {key: float(_integer(v, f"{layer.location}: {key}", top)) for key, v in recorded.items() if v is not None}
+    value = _same_value(values, layer.location, "")
     if value is None:
         raise RadiometryError(f"{layer.location} does not say which value is nodata (fill_value): download it again")
     return int(value)
 
 
-def _one(told: Mapping[str, float], location: str, settle: str) -> float | None:
-    places = list(told)
+def _same_value(recorded: Mapping[str, float], location: str, settle: str) -> float | None:
+    places = list(recorded)
     for place in places[1:]:
-        if not math.isclose(told[place], told[places[0]], rel_tol=1e-9, abs_tol=1e-12):
+        if not math.isclose(recorded[place], recorded[places[0]], rel_tol=1e-9, abs_tol=1e-12):
             raise RadiometryError(
-                f"{location}: {places[0]} is {told[places[0]]:g}, but {place} is {told[place]:g}{settle}"
+                f"{location}: {places[0]} is {recorded[places[0]]:g}, but {place} is {recorded[place]:g}{settle}"
             )
-    return told[places[0]] if places else None
+    return recorded[places[0]] if places else None
 
 
 def _text(value: object) -> str:
@@ -604,7 +610,7 @@ def _number(value: object, what: str, low: float, high: float, error: type[Xsen2
     return number
 
 
-def _whole(value: object, what: str, top: int) -> int:
+def _integer(value: object, what: str, top: int) -> int:
     number = _number(value, what, 0, top, RadiometryError)
     if number != int(number):
         raise RadiometryError(f"{what} is {short(value)}, not a whole number")

@@ -85,8 +85,8 @@ def as_number(value: object) -> float | None:
 def as_numbers(value: object, least: int) -> list[float] | None:
     """At least `least` finite numbers, or None."""
     numbers = [as_number(each) for each in as_list(value)]
-    found = [each for each in numbers if each is not None]
-    return found if len(found) == len(numbers) >= least else None
+    finite = [each for each in numbers if each is not None]
+    return finite if len(finite) == len(numbers) >= least else None
 
 
 def as_time(value: object) -> datetime | None:
@@ -273,11 +273,11 @@ def is_zarr(asset: Mapping[str, Any]) -> bool:
 
 def zarr_root(raw: Mapping[str, Any]) -> str | None:
     """Address of the product whose parts an item's Zarr assets are, or None when it has none."""
-    found = [asset for asset in map(as_mapping, as_mapping(raw.get("assets")).values()) if is_zarr(asset)]
-    roots = [match[1] for asset in found if (match := _ZARR.match(as_text(asset.get("href"))))]
+    assets = [asset for asset in map(as_mapping, as_mapping(raw.get("assets")).values()) if is_zarr(asset)]
+    roots = [match[1] for asset in assets if (match := _ZARR.match(as_text(asset.get("href"))))]
     if roots:
         return max(sorted(set(roots)), key=roots.count)
-    return next((as_text(asset.get("href")) for asset in found), None)
+    return next((as_text(asset.get("href")) for asset in assets), None)
 
 
 def _known(word: object) -> str | None:
@@ -342,8 +342,8 @@ def _spacing(asset: Mapping[str, Any]) -> float | None:
     if transform is not None:
         return transform[0]
     band = as_mapping(next(iter(as_list(asset.get("raster:bands"))), None))
-    for said in (asset.get("gsd"), asset.get("raster:spatial_resolution"), band.get("spatial_resolution")):
-        number = as_number(said)
+    for value in (asset.get("gsd"), asset.get("raster:spatial_resolution"), band.get("spatial_resolution")):
+        number = as_number(value)
         if number is not None:
             return number
     return None
@@ -442,8 +442,8 @@ class Item:
     @property
     def rank(self) -> tuple[int, float, datetime, datetime]:
         """Orders copies of one acquisition: sequence, then processing; the greatest comes first."""
-        found = (as_text(self.properties.get(key)) for key in ("s2:sequence", "sentinel:sequence"))
-        sequence = next((text for text in found if re.fullmatch(r"\d{1,9}", text)), "-1")
+        sequences = (as_text(self.properties.get(key)) for key in ("s2:sequence", "sentinel:sequence"))
+        sequence = next((text for text in sequences if re.fullmatch(r"\d{1,9}", text)), "-1")
         versions = map(version_of, self.baselines.values())
         version = next((version for version in versions if version is not None), 0.0)
         times = [
@@ -455,7 +455,7 @@ class Item:
 
     @property
     def baselines(self) -> dict[str, str]:
-        """Where a processing baseline is told → what is told there, such as ``"05.09"``: the field for it first."""
+        """Name of a metadata field → the processing baseline in it, such as ``"05.09"``; the dedicated field first."""
         return dict(_baselines(self.properties, self.id))
 
     @property
@@ -478,10 +478,10 @@ def read(items: object) -> list[Item]:
         If the edges of an item are not those of 60 m pixels, as `xsen2.grid.lattice` has them, or it is larger than
         a tile.
     """
-    found, stores = split(items)
+    parsed, stores = split(items)
     for given in stores:
         raise SourceError(f"item {given.id!r} has its pixels in Zarr: {given.advice}")
-    return found
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -529,7 +529,7 @@ def split(items: object) -> tuple[list[Item], list[Given]]:
     Xsen2Error
         As `read`.
     """
-    found: list[Item] = []
+    parsed: list[Item] = []
     stores: list[Given] = []
     for given in _dicts(items):
         with named(given):
@@ -538,13 +538,13 @@ def split(items: object) -> tuple[list[Item], list[Given]]:
             if not native and zarr_root(given.raw) is not None:
                 stores.append(given)
             else:
-                found.append(_understood(given, native))
-    if not found and not stores:
+                parsed.append(_understood(given, native))
+    if not parsed and not stores:
         raise SourceError(
             "there are no items: the search found nothing, or all have been filtered out; widen its bbox, datetime or "
             "query"
         )
-    return found, stores
+    return parsed, stores
 
 
 def _dicts(items: object) -> Iterator[Given]:
@@ -600,7 +600,7 @@ def _understood(given: Given, native: Mapping[str, tuple[str, Mapping[str, Any]]
 
 @contextmanager
 def named(given: Given) -> Iterator[None]:
-    """Errors of whatever kind that an item leads to are named ones."""
+    """Turn errors of any kind that an item causes into errors of this package that name the item."""
     try:
         yield
     except Xsen2Error:
@@ -624,17 +624,17 @@ def basics(given: Given) -> tuple[str, Mapping[str, Any], datetime]:
 def level_of(raw: Mapping[str, Any], properties: Mapping[str, Any]) -> str | None:
     """L1C or L2A, by the type of the product or the collection; None where neither tells."""
     keys = ("s2:product_type", "sentinel2:product_type", "product:type", "processing:level")
-    for said in (*(properties.get(key) for key in keys), raw.get("collection")):
+    for value in (*(properties.get(key) for key in keys), raw.get("collection")):
         for level in ("L1C", "L2A"):
-            if level[1:] in as_text(said).upper():
+            if level[1:] in as_text(value).upper():
                 return level
     return None
 
 
 def platform_of(properties: Mapping[str, Any], name: str) -> str:
     """S2A and so on, by its field or the names of the product; empty where none tells."""
-    for said in (properties.get("platform"), *(properties.get(key) for key in _IDS), name):
-        match = re.match(r"G?S(?:ENTINEL)?[ _-]?2([A-D])(?![A-Z])", as_text(said).upper())
+    for value in (properties.get("platform"), *(properties.get(key) for key in _IDS), name):
+        match = re.match(r"G?S(?:ENTINEL)?[ _-]?2([A-D])(?![A-Z])", as_text(value).upper())
         if match:
             return f"S2{match[1]}"
     return ""
@@ -652,21 +652,21 @@ def _utc(name: str, properties: Mapping[str, Any]) -> datetime:
 
 def _epsg(name: str, properties: Mapping[str, Any], assets: Iterable[Mapping[str, Any]]) -> int:
     """The one EPSG code; pystac moves `proj:epsg` to `proj:code` when it reads an item."""
-    found: set[int] = set()
+    codes: set[int] = set()
     # All of them have to agree: an asset of another zone would be read at places that are not its own.
     for holder in (properties, *assets):
         for value in (holder.get("proj:epsg"), holder.get("proj:code")):
             code = as_text(value).upper().removeprefix("EPSG:")
             if re.fullmatch(r"[0-9]{1,9}", code):
-                found.add(int(code))
-    if not found:
+                codes.add(int(code))
+    if not codes:
         raise CRSError(
             f"item {name!r} has neither proj:epsg nor proj:code: put it in, "
             "such as item.properties['proj:code'] = 'EPSG:32633'"
         )
-    if len(found) > 1:
-        raise CRSError(f"item {name!r} has several CRS, EPSG {sorted(found)}: correct its proj:epsg or proj:code")
-    (epsg,) = found
+    if len(codes) > 1:
+        raise CRSError(f"item {name!r} has several CRS, EPSG {sorted(codes)}: correct its proj:epsg or proj:code")
+    (epsg,) = codes
     try:
         projected = _is_projected(epsg)
     except ProjError as error:
@@ -684,22 +684,23 @@ def _is_projected(epsg: int) -> bool:
 
 
 def _grid(name: str, epsg: int, properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> GeoBox:
-    found: dict[tuple[float, ...], str] = {}
+    extents: dict[tuple[float, ...], str] = {}
     # An asset speaks for itself; the item's own fields, often those of its 10 m bands, stand in where it is silent.
     for key, asset in assets.items():
         edges = _edges(asset) or _edges(properties)
         if edges is not None:
-            found.setdefault(edges, key)
-    if not found:
+            extents.setdefault(edges, key)
+    if not extents:
         raise SourceError(
             f"item {name!r} has no Sentinel-2 band with proj:transform and proj:shape, or proj:bbox: "
             "without them its grid is not known; put them in, as (10, 0, left, 0, -10, top) and (rows, columns)"
         )
-    if len(found) > 1:
+    if len(extents) > 1:
         raise GridError(
-            f"assets of item {name!r} differ in extent: " + "; ".join(f"{key} {edges}" for edges, key in found.items())
+            f"assets of item {name!r} differ in extent: "
+            + "; ".join(f"{key} {edges}" for edges, key in extents.items())
         )
-    (edges,) = found
+    (edges,) = extents
     width, height = edges[2] - edges[0], edges[3] - edges[1]
     if not (0 < width <= TILE and 0 < height <= TILE and max(map(abs, edges)) <= _FARTHEST):
         raise GridError(
@@ -707,7 +708,7 @@ def _grid(name: str, epsg: int, properties: Mapping[str, Any], assets: Mapping[s
             f"of Sentinel-2 has at most {TILE} m a side: correct its proj:shape and proj:transform, or leave it out"
         )
     box = tuple(round(edge) for edge in edges)
-    origin = lattice(epsg) or (0, 0)  # in a CRS that is not UTM there is none; what it costs is said of the cube
+    origin = lattice(epsg) or (0, 0)  # in a CRS that is not UTM there is none; the cube's checks warn of it
     on_grid = snap((box[0], box[1], box[2], box[3]), CELL, origin) == box
     if not on_grid or any(abs(edge - exact) > 1e-3 for edge, exact in zip(box, edges, strict=True)):
         raise GridError(
@@ -728,21 +729,21 @@ def _edges(holder: Mapping[str, Any]) -> tuple[float, ...] | None:
 
 def tile_of(properties: Mapping[str, Any], name: str) -> str | None:
     """MGRS name of the tile, by its field or the names of the product; None where none tells."""
-    for said in (properties.get("grid:code"), properties.get("s2:mgrs_tile"), *map(properties.get, _IDS), name):
-        match = _TILE.search(as_text(said))
+    for value in (properties.get("grid:code"), properties.get("s2:mgrs_tile"), *map(properties.get, _IDS), name):
+        match = _TILE.search(as_text(value))
         if match:
             return (match[1] or match[2]).zfill(5)
     return None
 
 
 def _baselines(properties: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
-    """Where a processing baseline is said → the baseline: the field for it first, then names of products."""
+    """Name of a field and the processing baseline in it: the dedicated field first, then names of products."""
     for key in (*_BASELINES, "processing:version"):
         text = as_text(properties.get(key))
         # Elsewhere this may be the version of any software; ESA's baselines have two digits and two.
         if re.fullmatch(r"\d\d\.\d\d" if key == "processing:version" else r"\d{1,2}\.\d{1,4}", text):
             yield key, text
-    for key, said in (*((key, properties.get(key)) for key in _IDS), ("its id", name)):
-        match = re.search(r"_N(\d\d)\.?(\d\d)(?=_|\.|$)", as_text(said))
+    for key, value in (*((key, properties.get(key)) for key in _IDS), ("its id", name)):
+        match = re.search(r"_N(\d\d)\.?(\d\d)(?=_|\.|$)", as_text(value))
         if match and match[0][:6] != "_N9999":  # what users process themselves
             yield key, f"{match[1]}.{match[2]}"

@@ -34,46 +34,46 @@ def offset_of(item: Item) -> float:
         return 0.0
     if flag is not None:
         location = f"{location}, whose earthsearch:boa_offset_applied is {str(flag).lower()}"
-    found = settled(location, declared, item.baselines, field="raster:bands' offset", silent=True, settle=_SETTLE)
-    return 0.0 if flag else found
+    offset = settled(location, declared, item.baselines, field="raster:bands' offset", silent=True, settle=_SETTLE)
+    return 0.0 if flag else offset
 
 
 def _declared(item: Item) -> int | None:
     """The offset that `raster:bands` gives, in DN: offset / scale, the same for every band."""
-    found: dict[int, str] = {}
+    offsets: dict[int, str] = {}
     for name, asset in item.assets.items():
         if name not in EXTRAS:
             value = _raster_offset(item, name, asset)
             if value is not None:
-                found.setdefault(value, name)
-    if len(found) > 1:
+                offsets.setdefault(value, name)
+    if len(offsets) > 1:
         raise RadiometryError(
             f"item {item.id!r}: raster:bands gives different offsets: "
-            + ", ".join(f"{name} {value} DN" for value, name in found.items())
+            + ", ".join(f"{name} {value} DN" for value, name in offsets.items())
             + f"; {_SETTLE}"
         )
-    return next(iter(found), None)
+    return next(iter(offsets), None)
 
 
 def _flag(item: Item) -> bool | None:
     """Whether Earth Search says that it has taken the offset off; None where it says nothing. v0 had another key."""
     for key in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
-        said = item.properties.get(key)
-        if said is not None:
-            if not isinstance(said, bool):
-                raise RadiometryError(f"item {item.id!r}: {key} is {said!r:.80}, neither true nor false: {_SETTLE}")
-            return said
+        applied = item.properties.get(key)
+        if applied is not None:
+            if not isinstance(applied, bool):
+                raise RadiometryError(f"item {item.id!r}: {key} is {applied!r:.80}, neither true nor false: {_SETTLE}")
+            return applied
     return None
 
 
 def _raster_offset(item: Item, name: str, asset: Mapping[str, Any]) -> int | None:
     for prefix, holder in _rasters(asset):
-        said = holder.get(f"{prefix}offset")
-        if said is not None:
-            offset, scale = as_number(said), as_number(holder.get(f"{prefix}scale"))
+        value = holder.get(f"{prefix}offset")
+        if value is not None:
+            offset, scale = as_number(value), as_number(holder.get(f"{prefix}scale"))
             if offset is None or abs(offset) > 1e6:
                 raise RadiometryError(
-                    f"item {item.id!r}: the offset in raster:bands of {name} is no number ({said!r:.80}): {_SETTLE}"
+                    f"item {item.id!r}: the offset in raster:bands of {name} is no number ({value!r:.80}): {_SETTLE}"
                 )
             return round(offset / (scale or 1))
     return None
@@ -102,8 +102,8 @@ def _scale(item: Item) -> None:
         If one says so, or says what is no number.
     """
     for name, asset in item.assets.items():
-        said = [holder.get(f"{prefix}scale") for prefix, holder in _rasters(asset) if name not in EXTRAS]
-        for value in said:
+        scales = [holder.get(f"{prefix}scale") for prefix, holder in _rasters(asset) if name not in EXTRAS]
+        for value in scales:
             number = as_number(value)
             if value is not None and (number is None or abs(number - 1e-4) > 1e-9):
                 raise RadiometryError(

@@ -129,11 +129,11 @@ def _open_safe(source: str, wanted: Wanted) -> Cube:
     return _cut(_read(safe.open_safe, safe.read, source, wanted), wanted, source)
 
 
-def _read(whole: Callable[..., Cube], part: Callable[..., Cube], source: str, wanted: Wanted) -> Cube:
+def _read(read_all: Callable[..., Cube], read_some: Callable[..., Cube], source: str, wanted: Wanted) -> Cube:
     """What is wanted of a product, so that what is missing or damaged beside it does not matter."""
     if wanted.bands is None:
-        return whole(source)
-    return part(source, wanted.bands, optional=A, remedy="or make other bands with --bands")
+        return read_all(source)
+    return read_some(source, wanted.bands, optional=A, remedy="or make other bands with --bands")
 
 
 def _is_stac(source: str) -> bool:
@@ -162,23 +162,23 @@ def _cut(cube: Cube, wanted: Wanted, source: str) -> Cube:
         raise SourceError(f"--datetime chooses among STAC items, and {source} is none: choose dates with xarray's .sel")
     if wanted.box is None:
         return cube
-    whole = recognise(cube)
-    if whole.crs is None or whole.crs.to_epsg() is None or whole.resolution != 10:
+    recognised = recognise(cube)
+    if recognised.crs is None or recognised.crs.to_epsg() is None or recognised.resolution != 10:
         raise SourceError(f"an area cannot be cut out of {source}, which has no EPSG code or no 10 m pixels")
-    grid = whole.geobox()
+    grid = recognised.geobox()
     part = part_of(grid, read(wanted.box), CELL // 10)
     if part is None:
-        here, there = (" ".join(f"{degrees:.4f}" for degrees in at) for at in (wanted.area or (), lonlat(grid)))
-        raise SourceError(f"the area {here} lies outside {source}, which covers {there}")
+        requested, covered = (" ".join(f"{degrees:.4f}" for degrees in at) for at in (wanted.area or (), lonlat(grid)))
+        raise SourceError(f"the area {requested} lies outside {source}, which covers {covered}")
     rows, columns = grid.overlap_roi(part)
     spans = {}
     for gsd, (ydim, xdim) in DIMS.items():
         spans[ydim] = slice(rows.start * 10 // gsd, rows.stop * 10 // gsd)
         spans[xdim] = slice(columns.start * 10 // gsd, columns.stop * 10 // gsd)
     if isinstance(cube, xr.DataTree) or not all(
-        set(cube[name].dims[-2:]) <= set(spans) for name in whole.names.values()
+        set(cube[name].dims[-2:]) <= set(spans) for name in recognised.names.values()
     ):
-        cube = whole.dataset().rename(whole.names)  # its dims are others than ours
+        cube = recognised.dataset().rename(recognised.names)  # its dims are others than ours
     return cube.isel(spans, missing_dims="ignore")
 
 

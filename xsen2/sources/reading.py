@@ -58,8 +58,8 @@ def opened(url: str) -> DatasetReader:
     from rasterio.io import DatasetReader
 
     # rasterio.open takes one driver, and does no more than this.
-    found: DatasetReader = ensure_env_with_credentials(DatasetReader)(url, driver=list(DRIVERS), sharing=False)
-    return found
+    file: DatasetReader = ensure_env_with_credentials(DatasetReader)(url, driver=list(DRIVERS), sharing=False)
+    return file
 
 
 def check(file: DatasetReader, what: str, place: GeoBox) -> None:
@@ -75,8 +75,8 @@ def check(file: DatasetReader, what: str, place: GeoBox) -> None:
     fix = "correct the item, or leave it out"
     assert place.crs is not None
     if epsg != place.crs.epsg:
-        said = "no CRS" if not crs else f"EPSG:{epsg}" if epsg else crs.to_string()[:80]
-        raise CRSError(f"{what}: the file is in {said}, but the item says EPSG:{place.crs.epsg}: {fix}")
+        crs_name = "no CRS" if not crs else f"EPSG:{epsg}" if epsg else crs.to_string()[:80]
+        raise CRSError(f"{what}: the file is in {crs_name}, but the item says EPSG:{place.crs.epsg}: {fix}")
     if shape != place.shape or not transform.almost_equals(place.affine, 1e-3):
         raise GridError(
             f"{what}: the file has {shape[0]} x {shape[1]} pixels of {transform.a:g} x {-transform.e:g} m from the "
@@ -91,8 +91,8 @@ def check(file: DatasetReader, what: str, place: GeoBox) -> None:
 def _epsg(wkt: str) -> int | None:
     from rasterio.crs import CRS
 
-    found: int | None = CRS.from_wkt(wkt).to_epsg()
-    return found
+    code: int | None = CRS.from_wkt(wkt).to_epsg()
+    return code
 
 
 def part(
@@ -131,7 +131,7 @@ def part(
 
 
 def _hidden(file: DatasetReader, raw: npt.NDArray[Any], rows: slice, columns: slice) -> npt.NDArray[np.bool_] | None:
-    """Where the file says that there are no data, in its own words; None where 0 says it."""
+    """Where the file declares that there are no data (mask or nodata value); None where 0 alone is nodata."""
     from rasterio.enums import MaskFlags
 
     flags = file.mask_flag_enums[0]
@@ -222,11 +222,11 @@ class Record:
     def named(cls, name: str = "") -> Record:
         """A new one; or the one of this name, if this process has it."""
         with _guard:
-            found = _records.get(name) if name else None
-            if found is None:
-                found = cls(name or uuid4().hex)
-                _records[found.name] = found
-            return found
+            record = _records.get(name) if name else None
+            if record is None:
+                record = cls(name or uuid4().hex)
+                _records[record.name] = record
+            return record
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Record.named, (self.name,)
@@ -244,16 +244,16 @@ class Record:
             worker.log_event(self._topic, {"key": key, "lost": vars(what)})
 
     def all(self, forget: bool) -> tuple[Skipped, ...]:
-        """All that was lost, and, with `forget`, never again."""
+        """All blocks that were lost; with `forget`, they are not listed again."""
         client = _client()
         for _, event in client.get_events(self._topic) if client is not None else ():
             self._note(event["key"], Skipped(**event["lost"]))
         with self._lock:
-            found = tuple(self._lost.values())
+            lost = tuple(self._lost.values())
             if forget:
                 self._forgotten |= set(self._lost)
                 self._lost.clear()
-        return found
+        return lost
 
     @property
     def _topic(self) -> str:
@@ -390,12 +390,12 @@ class Reading:
         if self.sign is None:
             return href
         try:
-            found = self.sign(href)
+            signed = self.sign(href)
         except Exception as error:  # a signer asks a server, and may fail in any way
             raise SourceError(f"sign= failed with {type(error).__name__}: {error}") from error
-        if not isinstance(found, str):
-            raise SourceError(f"sign= gave a {type(found).__name__} for a URL, not a URL")
-        return found
+        if not isinstance(signed, str):
+            raise SourceError(f"sign= gave a {type(signed).__name__} for a URL, not a URL")
+        return signed
 
     def part(
         self,
@@ -444,9 +444,9 @@ class Reading:
                 if file is None:
                     file = opened(self.url(url) if signed is None else signed)
                     check(file, what, about)
-                found = part(file, what, about, *corner, shape, dtype)
+                pixels = part(file, what, about, *corner, shape, dtype)
                 sound = keep is not None
-                return found
+                return pixels
             finally:
                 if sound:
                     _keep(key, file)
@@ -524,8 +524,8 @@ def _kept() -> OrderedDict[Any, Any]:
     """The files that this thread has open, the latest last."""
     if not hasattr(_files, "open"):
         _files.open = OrderedDict()
-    found: OrderedDict[Any, Any] = _files.open
-    return found
+    files: OrderedDict[Any, Any] = _files.open
+    return files
 
 
 def _keep(key: Any, file: Any) -> None:

@@ -74,30 +74,30 @@ def asked(
 
 
 def settle(
-    found: Mapping[str, object],
+    images: Mapping[str, object],
     names: Mapping[str, Need],
     what: str,
     paths: Mapping[str, str],
     remedy: str | None,
     error: type[Xsen2Error],
 ) -> None:
-    """Raise or warn, once, of what is not there (None in `found`).
+    """Raise an error or warn, once, about images that are missing (None in `images`).
 
-    What was named must be there. Of all that a product should have, it is enough that there is a band: what a method
-    cannot do without, it says itself, and a person learns all of it from one message.
+    What the caller named must be there. Of all that a product should have, a single band is enough: what a method
+    cannot do without, it reports itself, so that one message lists all of it.
     """
-    there = [name for name, one in found.items() if one is not None]
-    missing = [name for name, one in found.items() if one is None]
-    must = [name for name in missing if names[name] is Need.MUST]
-    like = [name for name in missing if names[name] is Need.LIKE]
-    if must or not any(name in BANDS or names[name] is Need.MUST for name in there):
-        lost = ", ".join(f"{name} ({paths[name]})" for name in must or like)
-        hint = remedy or (f"or read what is there with bands={there}" if there else "")
+    present = [name for name, image in images.items() if image is not None]
+    missing = [name for name, image in images.items() if image is None]
+    required = [name for name in missing if names[name] is Need.MUST]
+    expected = [name for name in missing if names[name] is Need.LIKE]
+    if required or not any(name in BANDS or names[name] is Need.MUST for name in present):
+        lost = ", ".join(f"{name} ({paths[name]})" for name in required or expected)
+        hint = remedy or (f"or read what is there with bands={present}" if present else "")
         raise error(f"{what}, these images are missing: {lost}. Download it again{hint and f', {hint}'}")
-    if like:
-        lost = ", ".join(f"{name} ({paths[name]})" for name in like)
+    if expected:
+        lost = ", ".join(f"{name} ({paths[name]})" for name in expected)
         warn_once(
-            f"{what}, these images are missing and are left out: {lost}; the cube has {', '.join(there)}", ReadWarning
+            f"{what}, these images are missing and are left out: {lost}; the cube has {', '.join(present)}", ReadWarning
         )
 
 
@@ -207,7 +207,8 @@ def read(
     if files.aws:
         about = files.document(safe_aws.METADATA)
         level = safe_aws.level_of(about)
-        granule = _granule({(one := safe_aws.granule(about, level)).tile: one}, tile, about.location)
+        granule = safe_aws.granule(about, level)
+        granule = _granule({granule.tile: granule}, tile, about.location)
         drawn = safe_aws.masks(masks(about, ""))
     else:
         assert product is not None
@@ -229,7 +230,7 @@ def read(
     else:
         meant = radiometry(product, level, wanted, offset)
     grid = place(about)
-    told = "metadata.xml" if files.aws else "MTD_TL.xml"
+    origin = "metadata.xml" if files.aws else "MTD_TL.xml"
     time = sensed(about)
 
     arrays: dict[str, da.Array] = {}
@@ -239,13 +240,13 @@ def read(
             arrays[name] = clouds(files, inner, resized(grid, gsd), side * 10 // gsd)
             continue
         dtype, layers = ("uint16", 1) if name in BANDS else ("uint8", 3 if name == "CLASSI" else 1)
-        image = Image(files.href(inner), files.location_of(inner), files.stamp(inner), layers, dtype, told)
+        image = Image(files.href(inner), files.location_of(inner), files.stamp(inner), layers, dtype, origin)
         arrays[name] = image.array(name, resized(grid, gsd), side * 10 // gsd, *_decoder(name, meant))
     known = product.findtext("PRODUCT_URI", "PRODUCT_URI_2A") if product else safe_aws.name_of(files)
     identifier = (known or files.name).removesuffix(".SAFE")
     platform = product.findtext("SPACECRAFT_NAME") if product else re.sub(r"^S(2[A-Z])_.*", r"Sentinel-\1", known or "")
-    said = product.findtext("PROCESSING_BASELINE") if product else None
-    baseline = said or next((one.baseline for one in meant.values()), "unknown")
+    declared = product.findtext("PROCESSING_BASELINE") if product else None
+    baseline = declared or next((radiometry.baseline for radiometry in meant.values()), "unknown")
     return product_cube(
         arrays,
         grid,
@@ -259,11 +260,13 @@ def read(
     )
 
 
-def _named(found: Mapping[str, Granule], files: Files) -> Mapping[str, Granule]:
-    """The tiles; that one alone by whose folder the product was given."""
+def _named(tiles: Mapping[str, Granule], files: Files) -> Mapping[str, Granule]:
+    """The tiles of a product; only one of them if the product was given by the folder of that tile."""
     if files.granule is None:
-        return found
-    chosen = {name: one for name, one in found.items() if one.metadata.startswith(f"GRANULE/{files.granule}/")}
+        return tiles
+    chosen = {
+        name: granule for name, granule in tiles.items() if granule.metadata.startswith(f"GRANULE/{files.granule}/")
+    }
     if not chosen:
         raise SourceError(f"{files.path} does not list the tile in GRANULE/{files.granule}: give the product's folder")
     return chosen
@@ -286,11 +289,11 @@ def located(
     files: Files, listed: Mapping[str, Sequence[str]], names: Mapping[str, Need], remedy: str | None
 ) -> dict[str, str]:
     """Name → path of the image in the product, of all that are there."""
-    found = {name: next((path for path in listed[name] if files.has(path)), None) for name in names}
+    paths = {name: next((path for path in listed[name] if files.has(path)), None) for name in names}
     settle(
-        found, names, f"{files.path} is not complete", {name: listed[name][0] for name in names}, remedy, SourceError
+        paths, names, f"{files.path} is not complete", {name: listed[name][0] for name in names}, remedy, SourceError
     )
-    return {name: path for name, path in found.items() if path is not None}
+    return {name: path for name, path in paths.items() if path is not None}
 
 
 def _decoder(name: str, meant: Mapping[str, Radiometry]) -> tuple[Decode, str]:

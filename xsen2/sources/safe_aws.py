@@ -34,13 +34,13 @@ def level_of(tile: Document) -> str:
     SourceError
         If they are of neither.
     """
-    found = re.fullmatch(r"Level-(1C|2A)_Tile_ID", tile.root.tag)
-    if found is None:
+    match = re.fullmatch(r"Level-(1C|2A)_Tile_ID", tile.root.tag)
+    if match is None:
         raise SourceError(
             f"{tile.location} begins with {tile.root.tag[:60]!r}: it is not the metadata.xml of an L1C or L2A tile, "
             "as it lies beside tileInfo.json in the bucket"
         )
-    return f"L{found[1]}"
+    return f"L{match[1]}"
 
 
 def granule(tile: Document, level: str) -> Granule:
@@ -65,12 +65,12 @@ def granule(tile: Document, level: str) -> Granule:
 
 def masks(listed: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Where the masks that the metadata list lie in a folder of AWS's."""
-    found = {}
+    located = {}
     for kind, paths in listed.items():
         names = [path.rpartition("/")[2] for path in paths]
-        found[kind] = tuple(f"qi/{n}" for name in names for n in (name, name.removeprefix("MSK_")))
-    found["CLDPRB"] = (*found.get("CLDPRB", ()), "qi/MSK_CLDPRB_20m.jp2", "qi/CLDPRB_20m.jp2", "qi/CLD_20m.jp2")
-    return found
+        located[kind] = tuple(f"qi/{n}" for name in names for n in (name, name.removeprefix("MSK_")))
+    located["CLDPRB"] = (*located.get("CLDPRB", ()), "qi/MSK_CLDPRB_20m.jp2", "qi/CLDPRB_20m.jp2", "qi/CLD_20m.jp2")
+    return located
 
 
 def name_of(files: Files) -> str | None:
@@ -87,21 +87,21 @@ def radiometry(files: Files, tile: Document, names: Iterable[str], given: float 
     Raises
     ------
     RadiometryError
-        If the baseline is not told, or told twice and differently; or `given` cannot be an offset.
+        If the metadata give no baseline, or two different ones; or `given` cannot be an offset.
     """
     check_given(given)
-    told = {}
-    if found := re.search(r"_N(\d\d)\.(\d\d)$", tile.findtext("TILE_ID", "TILE_ID_2A") or ""):
-        told["TILE_ID of metadata.xml"] = f"{found[1]}.{found[2]}"
-    if found := re.search(r"_N(\d\d)(\d\d)_", name_of(files) or ""):
-        told["the product's name"] = f"{found[1]}.{found[2]}"
+    baselines = {}
+    if match := re.search(r"_N(\d\d)\.(\d\d)$", tile.findtext("TILE_ID", "TILE_ID_2A") or ""):
+        baselines["TILE_ID of metadata.xml"] = f"{match[1]}.{match[2]}"
+    if match := re.search(r"_N(\d\d)(\d\d)_", name_of(files) or ""):
+        baselines["the product's name"] = f"{match[1]}.{match[2]}"
     location, offset = str(files.path), given
     if offset is None:
         # The metadata that name an offset are those of the product, which are not in the folder.
         settle = f"{SETTLE}; or put the product's MTD_MSIL1C.xml or MTD_MSIL2A.xml there"
-        offset = settled(location, None, told, field="MTD_MSI*.xml", silent=True, settle=settle)
-    said = next(iter(told.values()), "unknown")
-    return dict.fromkeys(names, Radiometry(float(offset), 1.0, 0, said, location, special={"SATURATED": 65535}))
+        offset = settled(location, None, baselines, field="MTD_MSI*.xml", silent=True, settle=settle)
+    baseline = next(iter(baselines.values()), "unknown")
+    return dict.fromkeys(names, Radiometry(float(offset), 1.0, 0, baseline, location, special={"SATURATED": 65535}))
 
 
 def _json(files: Files, path: str) -> Any:
@@ -113,6 +113,6 @@ def _json(files: Files, path: str) -> Any:
         ) from error
 
 
-def _names(found: Any) -> list[str]:
-    values = [found.get("productName"), found.get("name")] if isinstance(found, dict) else []
+def _names(info: Any) -> list[str]:
+    values = [info.get("productName"), info.get("name")] if isinstance(info, dict) else []
     return [value for value in values if isinstance(value, str) and re.fullmatch(r"S2[A-Z]_MSIL(1C|2A)_\w+", value)]

@@ -71,10 +71,10 @@ class Document:
         Xsen2Error
             The kind that `error` says, if there is none.
         """
-        found = self.findtext(*tags)
-        if found is None:
+        value = self.findtext(*tags)
+        if value is None:
             raise error(f"{self.location} has no {' or '.join(tags)}: it is not complete; download the product again")
-        return found
+        return value
 
     def findtext(self, *tags: str) -> str | None:
         """The same as `text`, or None where there is none."""
@@ -139,9 +139,9 @@ def _tree(data: bytes, location: str) -> Element:
         )
     try:
         text = data.decode("utf-8-sig")  # as all of ESA's; what is counted above is counted in it
-        said = re.match(r"<\?xml[^>]*?encoding\s*=\s*[\"'](.*?)[\"']", text)
-        if said is not None and said[1].lower() not in ("utf-8", "us-ascii"):
-            raise LookupError(f"encoding {said[1][:40]!r}, not UTF-8")
+        declaration = re.match(r"<\?xml[^>]*?encoding\s*=\s*[\"'](.*?)[\"']", text)
+        if declaration is not None and declaration[1].lower() not in ("utf-8", "us-ascii"):
+            raise LookupError(f"encoding {declaration[1][:40]!r}, not UTF-8")
         parser = XMLParser(target=_Builder(location), forbid_dtd=True)
         parser.feed(text)
         root: Element = parser.close()
@@ -165,7 +165,9 @@ def _local(name: str) -> str:
 _METADATA = re.compile(r"(MTD_MSIL(1C|2A)|S2[A-Z]_[A-Z]{4}_MTD_SAFL(1C|2A)_?.*)\.xml")
 """Name of the metadata of a whole product: compact naming, and the long one used until 2016."""
 
-_OWN = re.compile(r"MTD_TL\.xml|S2[A-Z]_.*_MTD_L(1C|2A)_TL_.*\.xml|manifest\.safe|tileInfo\.json|productInfo\.json")
+_PRODUCT_FILE = re.compile(
+    r"MTD_TL\.xml|S2[A-Z]_.*_MTD_L(1C|2A)_TL_.*\.xml|manifest\.safe|tileInfo\.json|productInfo\.json"
+)
 """Other files of a product, by which people name it."""
 
 _LARGEST = 1 << 30
@@ -233,29 +235,29 @@ class Files:
         if here.is_dir():
             here, granule = _folder(here)
             names = _listed(here)
-            found = [name for name in names if _METADATA.fullmatch(name)]
+            products = [name for name in names if _METADATA.fullmatch(name)]
             if is_tile(names) and "GRANULE" not in names:
-                return cls(here, "", _one(found, here) if found else None, None, None, True)
-            return cls(here, "", _one(found, here), None, granule)
+                return cls(here, "", _single(products, here) if products else None, None, None, True)
+            return cls(here, "", _single(products, here), None, granule)
         if not here.is_file():
             state = "leads nowhere" if here.is_symlink() else "is no file" if here.exists() else "does not exist"
             raise SourceError(f"{here} {state}: give a .SAFE folder, or the .zip that it came in")
         entries = _entries(here)
-        found = _highest(name for name in entries if _METADATA.fullmatch(name.rpartition("/")[2]))
-        if not found:
+        products = _highest(name for name in entries if _METADATA.fullmatch(name.rpartition("/")[2]))
+        if not products:
             homes = {name.rpartition("/")[0] for name in entries}
             tiles = sorted(home for home in homes if is_tile(_children(entries, home)))
             if tiles:
-                home = inside(_one(tiles, here), str(here)) if tiles != [""] else ""
+                home = inside(_single(tiles, here), str(here)) if tiles != [""] else ""
                 return cls(here, f"{home}/".lstrip("/"), None, entries, None, True)
-        folder, slash, name = inside(_one(found, here), str(here)).rpartition("/")
+        folder, slash, name = inside(_single(products, here), str(here)).rpartition("/")
         return cls(here, folder + slash, name, entries)
 
     @property
     def name(self) -> str:
         """Name of the folder that is the product, without ``.SAFE``."""
-        own = self.root.rstrip("/").rpartition("/")[2] or self.path.name.removesuffix(".zip")
-        return own.removesuffix(".SAFE")
+        folder = self.root.rstrip("/").rpartition("/")[2] or self.path.name.removesuffix(".zip")
+        return folder.removesuffix(".SAFE")
 
     def has(self, path: str) -> bool:
         """Whether there is a file at `path` in the product.
@@ -354,8 +356,8 @@ def given(path: str | os.PathLike[str]) -> Path:
         If it is one in GDAL's own words, naming what to give instead.
     """
     text = os.fspath(path)
-    found = re.fullmatch(r'SENTINEL2_\w+:"?(.+?)"?(:((10|20|60)m|TCI|PREVIEW))?(:EPSG_\d+)?', str(text))
-    inner = found[1] if found else str(text)
+    match = re.fullmatch(r'SENTINEL2_\w+:"?(.+?)"?(:((10|20|60)m|TCI|PREVIEW))?(:EPSG_\d+)?', str(text))
+    inner = match[1] if match else str(text)
     if virtual := re.match(r"(/vsi\w+/)+\{?(/?.*?\.zip)?", inner):
         inner = virtual[2] or inner.removeprefix(virtual[1])
     if inner != text:
@@ -371,13 +373,15 @@ def is_product(path: str | os.PathLike[str]) -> bool:
     here = given(path)
     name = here.name
     if here.is_file():
-        own = _METADATA.fullmatch(name) or _OWN.fullmatch(name) or name.lower().endswith((".safe", ".zip"))
-        return bool(own) or (name == "metadata.xml" and is_tile(_listed(here.parent)))
+        recognised = (
+            _METADATA.fullmatch(name) or _PRODUCT_FILE.fullmatch(name) or name.lower().endswith((".safe", ".zip"))
+        )
+        return bool(recognised) or (name == "metadata.xml" and is_tile(_listed(here.parent)))
     if not here.is_dir():
         return False
     names = _listed(here)
     return (
-        any(n.lower().endswith(".safe") or _METADATA.fullmatch(n) or _OWN.fullmatch(n) for n in (name, *names))
+        any(n.lower().endswith(".safe") or _METADATA.fullmatch(n) or _PRODUCT_FILE.fullmatch(n) for n in (name, *names))
         or "GRANULE" in (name, here.parent.name)
         or is_tile(names)
     )
@@ -386,7 +390,7 @@ def is_product(path: str | os.PathLike[str]) -> bool:
 def product_name(path: str | os.PathLike[str]) -> str:
     """What a product, or whatever else lies at `path`, is called, by whichever of its own files it was given."""
     here = given(path)
-    if _METADATA.fullmatch(here.name) or _OWN.fullmatch(here.name) or here.name in ("GRANULE", "metadata.xml"):
+    if _METADATA.fullmatch(here.name) or _PRODUCT_FILE.fullmatch(here.name) or here.name in ("GRANULE", "metadata.xml"):
         here = here.parent
     if here.parent.name == "GRANULE":
         here = here.parent.parent
@@ -431,9 +435,9 @@ def _children(entries: Iterable[str], home: str) -> set[str]:
 
 
 def _highest(names: Iterable[str]) -> list[str]:
-    found = sorted(names)
-    depth = min((name.count("/") for name in found), default=0)
-    return [name for name in found if name.count("/") == depth]
+    ordered = sorted(names)
+    depth = min((name.count("/") for name in ordered), default=0)
+    return [name for name in ordered if name.count("/") == depth]
 
 
 def _entries(path: Path) -> dict[str, int]:
@@ -451,11 +455,11 @@ def _entries(path: Path) -> dict[str, int]:
         ) from error
 
 
-def _one(found: list[str], path: Path) -> str:
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise SourceError(f"{path} holds several products ({', '.join(found[:9])}): open each by itself")
+def _single(products: list[str], path: Path) -> str:
+    if len(products) == 1:
+        return products[0]
+    if products:
+        raise SourceError(f"{path} holds several products ({', '.join(products[:9])}): open each by itself")
     raise SourceError(
         f"{path} has no MTD_MSIL1C.xml, MTD_MSIL2A.xml or S2…_MTD_SAFL….xml, nor a tile's metadata.xml as in AWS's "
         "buckets: it is not a Sentinel-2 L1C or L2A product that can be opened. Give the folder named .SAFE itself, or "

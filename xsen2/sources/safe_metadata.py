@@ -43,8 +43,8 @@ def tile_in(identifier: str) -> str | None:
     >>> tile_in("S2A_OPER_MSI_L1C_TL_VGS4_20210908T070248_A032448_T46RER_N03.01")
     '46RER'
     """
-    found = _TILE.search(identifier)
-    return found[1] if found else None
+    match = _TILE.search(identifier)
+    return match[1] if match else None
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ def level_of(product: Document) -> str:
     SourceError
         If it is neither.
     """
-    found = re.fullmatch(r"Level-(1C|2A)_User_Product", product.root.tag)
-    if found is None:
+    match = re.fullmatch(r"Level-(1C|2A)_User_Product", product.root.tag)
+    if match is None:
         raise SourceError(
             f"{product.location} begins with {product.root.tag[:60]!r}: it is not of an L1C or L2A product, "
             "which are the levels that can be opened"
         )
-    return f"L{found[1]}"
+    return f"L{match[1]}"
 
 
 def granules(product: Document) -> dict[str, Granule]:
@@ -95,15 +95,15 @@ def granules(product: Document) -> dict[str, Granule]:
     for element in product.all("Granule", "Granules"):
         images = listed.setdefault(element.get("granuleIdentifier", ""), [])
         images += [(e.text or "").strip() for e in element if re.fullmatch(r"IMAGE_(FILE|ID)(_2A)?", e.tag)]
-    found: dict[str, Granule] = {}
+    tiles: dict[str, Granule] = {}
     for identifier, images in listed.items():
-        one = _granule(identifier, images, product.location)
-        if one.tile in found:
-            raise SourceError(f"{product.location} lists the tile {one.tile} twice: download the product again")
-        found[one.tile] = one
-    if not found:
+        granule = _granule(identifier, images, product.location)
+        if granule.tile in tiles:
+            raise SourceError(f"{product.location} lists the tile {granule.tile} twice: download the product again")
+        tiles[granule.tile] = granule
+    if not tiles:
         raise SourceError(f"{product.location} has no Granule: it is not complete; download the product again")
-    return found
+    return tiles
 
 
 def _granule(identifier: str, listed: Iterable[str], location: str) -> Granule:
@@ -135,8 +135,8 @@ def _granule(identifier: str, listed: Iterable[str], location: str) -> Granule:
         if images.setdefault(band, paths) != paths:
             raise SourceError(f"{location} lists two images of {band}: {images[band][0]} and {path}")
     if len(homes) != 1:
-        said = " and ".join(sorted(homes)) or "none, as no image of a band on its native grid is listed"
-        raise SourceError(f"{location}: the tile {tile} should have one metadata file, not {said}")
+        listing = " and ".join(sorted(homes)) or "none, as no image of a band on its native grid is listed"
+        raise SourceError(f"{location}: the tile {tile} should have one metadata file, not {listing}")
     return Granule(tile, homes.pop(), images)
 
 
@@ -159,21 +159,21 @@ def masks(tile: Document, home: str) -> dict[str, tuple[str, ...]]:
     SourceError
         If a path leads out of the product.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    images: dict[str, tuple[str, ...]] = {}
     drawn: dict[str, tuple[str, ...]] = {}
     for element in tile.all("MASK_FILENAME"):
         kind, path = element.get("type", "").removeprefix("MSK_"), (element.text or "").strip()
         size = re.search(r"_(\d\d)m\.", path)
         native = size is None or int(size[1]) == GSD.get(kind)
         if kind in _MASKS and native and "/" in path and path.endswith((".jp2", ".tif")):
-            found.setdefault(kind, (inside(path, tile.location),))
+            images.setdefault(kind, (inside(path, tile.location),))
         elif kind == "CLOUDS" and path.endswith(".gml"):
             drawn.setdefault("CLASSI", (inside(path if "/" in path else f"{home}/QI_DATA/{path}", tile.location),))
-    return drawn | found
+    return drawn | images
 
 
 def radiometry(product: Document, level: str, names: Iterable[str], given: float | None) -> dict[str, Radiometry]:
-    """What is said of the radiometry of some bands.
+    """The radiometry of some bands, from the metadata.
 
     Raises
     ------
@@ -192,35 +192,35 @@ def radiometry(product: Document, level: str, names: Iterable[str], given: float
     if "NODATA" not in special:
         raise RadiometryError(f"{product.location} does not say which value is NODATA: download the product again")
     nodata = special.pop("NODATA")
-    said = product.findtext("PROCESSING_BASELINE") or ""
+    baseline = product.findtext("PROCESSING_BASELINE") or ""
     tag = "RADIO_ADD_OFFSET" if level == "L1C" else "BOA_ADD_OFFSET"
     declared, names = _declared(product, tag), list(names)
     lacking = [name for name in names if declared and name not in declared]
     if lacking and given is None:
         raise RadiometryError(f"{product.location} gives offsets, but none of {', '.join(lacking)}: {SETTLE}")
-    found = {}
+    by_band = {}
     for name in names:
         offset = float(given or 0)
         if given is None:
-            told, field = {"PROCESSING_BASELINE": said}, f"{tag} of {name}"
-            offset = settled(product.location, declared.get(name), told, field=field, zero=True)
-        found[name] = Radiometry(
-            offset, 10000 / quantification, nodata, said or "unknown", product.location, special=special
+            baselines, field = {"PROCESSING_BASELINE": baseline}, f"{tag} of {name}"
+            offset = settled(product.location, declared.get(name), baselines, field=field, zero=True)
+        by_band[name] = Radiometry(
+            offset, 10000 / quantification, nodata, baseline or "unknown", product.location, special=special
         )
-    return found
+    return by_band
 
 
 def _declared(product: Document, tag: str) -> dict[str, float]:
-    found: dict[str, float] = {}
+    offsets: dict[str, float] = {}
     for element in product.all(tag):
         number = product.whole(element.get("band_id"), f"band_id of {tag}", 0, len(_BAND_IDS) - 1, RadiometryError)
         band = _BAND_IDS[number]
         value = product.number(element.text, f"{tag} of {band}", -10000, 0, RadiometryError)
-        if found.setdefault(band, value) != value:
+        if offsets.setdefault(band, value) != value:
             raise RadiometryError(
-                f"{product.location} gives two offsets of {band}, {found[band]:g} and {value:g} DN: {SETTLE}"
+                f"{product.location} gives two offsets of {band}, {offsets[band]:g} and {value:g} DN: {SETTLE}"
             )
-    return found
+    return offsets
 
 
 def place(tile: Document) -> GeoBox:
@@ -249,19 +249,21 @@ def place(tile: Document) -> GeoBox:
             raise GridError(f"{tile.location}: pixels of the {gsd} m grid are {steps[0]:g} x {steps[1]:g} m")
         boxes[gsd] = (left, top - rows * gsd, left + columns * gsd, top)
     if len(set(boxes.values())) > 1:
-        said = "; ".join(f"{gsd} m {box}" for gsd, box in boxes.items())
+        extents = "; ".join(f"{gsd} m {box}" for gsd, box in boxes.items())
         raise GridError(
-            f"{tile.location}: the grids do not share their outer edges (left, bottom, right, top): {said}; "
+            f"{tile.location}: the grids do not share their outer edges (left, bottom, right, top): {extents}; "
             "download the product again"
         )
     return geobox(boxes[10], 10, int(zone[1]))
 
 
 def _at(tile: Document, tag: str, gsd: int) -> dict[str, str]:
-    found = [element for element in tile.all(tag) if element.get("resolution", "").strip() == str(gsd)]
-    if len(found) != 1:
-        raise GridError(f"{tile.location} has {len(found)} {tag} of {gsd} m instead of one; download the product again")
-    return {part.tag: part.text or "" for part in found[0]}
+    elements = [element for element in tile.all(tag) if element.get("resolution", "").strip() == str(gsd)]
+    if len(elements) != 1:
+        raise GridError(
+            f"{tile.location} has {len(elements)} {tag} of {gsd} m instead of one; download the product again"
+        )
+    return {part.tag: part.text or "" for part in elements[0]}
 
 
 def sensed(tile: Document) -> datetime:
@@ -270,10 +272,10 @@ def sensed(tile: Document) -> datetime:
     Raises
     ------
     SourceError
-        If that is not told, or not a time of the mission.
+        If the metadata have no such time, or it is not one of the mission.
     """
-    said = tile.text("SENSING_TIME")
-    time = sensing_time(said)
+    text = tile.text("SENSING_TIME")
+    time = sensing_time(text)
     if time is None:
-        raise SourceError(f"{tile.location}: SENSING_TIME is {said[:60]!r}, not a time of Sentinel-2's mission")
+        raise SourceError(f"{tile.location}: SENSING_TIME is {text[:60]!r}, not a time of Sentinel-2's mission")
     return time

@@ -57,8 +57,8 @@ def clouds(files: Files, inner: str, grid: GeoBox, side: int) -> da.Array:
     """
     name = f"safe-CLASSI-{tokenize(files.location_of(inner), files.stamp(inner), grid)}"
     drawn = delayed(_draw, pure=True)(files, inner, grid, dask_key_name=name)
-    whole = da.from_delayed(drawn, (1, *grid.shape), meta=np.empty((0, 0, 0), np.uint8))
-    chunks: da.Array = whole.rechunk((1, side, side))
+    mask = da.from_delayed(drawn, (1, *grid.shape), meta=np.empty((0, 0, 0), np.uint8))
+    chunks: da.Array = mask.rechunk((1, side, side))
     return chunks
 
 
@@ -71,9 +71,9 @@ def _draw(files: Files, inner: str, grid: GeoBox) -> npt.NDArray[np.uint8]:
     out = np.zeros((1, *grid.shape), np.uint8)
     polygons = list(_polygons(document))
     for bit in _BITS.values():
-        one = [polygon for kind, polygon in polygons if kind == bit]
-        if one:
-            burnt = rasterize(one, grid.shape, transform=grid.affine, dtype="uint8")
+        shapes = [polygon for kind, polygon in polygons if kind == bit]
+        if shapes:
+            burnt = rasterize(shapes, grid.shape, transform=grid.affine, dtype="uint8")
             out[0] |= burnt * np.uint8(bit)
     return out
 
@@ -85,10 +85,10 @@ def _check(document: Document, epsg: int | None) -> None:
             "download the product again"
         )
     for element in document.all("Envelope"):
-        said = element.get("srsName", "")
-        code = re.search(r"EPSG:.*?(\d+)$", said)
+        crs_name = element.get("srsName", "")
+        code = re.search(r"EPSG:.*?(\d+)$", crs_name)
         if code is not None and int(code[1]) != epsg:
-            raise CRSError(f"{document.location} is in {said[:60]!r}, but MTD_TL.xml says EPSG:{epsg}")
+            raise CRSError(f"{document.location} is in {crs_name[:60]!r}, but MTD_TL.xml says EPSG:{epsg}")
 
 
 def _polygons(document: Document) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -205,16 +205,16 @@ class Image:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # an error below
             with _opened(self.href, self.location, "the header") as file:
                 kind = (file.count, set(file.dtypes))
-                crs, transform, found = file.crs, file.transform, (file.height, file.width)
+                crs, transform, shape = file.crs, file.transform, (file.height, file.width)
                 block: tuple[int, int] = file.block_shapes[0]
         if kind != (self.layers, {self.dtype}):
             raise SourceError(
                 f"{self.location} has {kind[0]} layers of {' and '.join(sorted(kind[1]))}, not {self.layers} of "
                 f"{self.dtype}: it is not an image of ESA's; download the product again"
             )
-        if found != grid.shape:
+        if shape != grid.shape:
             raise GridError(
-                f"{self.location} has {found[0]} x {found[1]} pixels, but {self.told} says {grid.shape.y} x "
+                f"{self.location} has {shape[0]} x {shape[1]} pixels, but {self.told} says {grid.shape.y} x "
                 f"{grid.shape.x}: download the product again"
             )
         if crs != CRS.from_epsg(grid.crs.epsg):

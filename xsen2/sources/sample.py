@@ -186,9 +186,9 @@ class _Canvas:
 
     def noise(self, cell: float) -> Floats:
         """Smooth noise of unit variance: a cubic B-spline through random values `cell` metres apart."""
-        where = np.arange(_N) * PIXEL / cell
-        first = where.astype(int)
-        t = where - first
+        position = np.arange(_N) * PIXEL / cell
+        first = position.astype(int)
+        t = position - first
         spline = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
         weights = np.zeros((_N, first[-1] + 4), np.float32)
         for j in range(4):
@@ -197,10 +197,10 @@ class _Canvas:
         out: Floats = weights @ values @ weights.T
         return out / np.float32(151 / 315)  # the spline's energy along one axis: the variance is its square
 
-    def paint(self, where: Mask, cover: str, share: float | Floats, at: Window = _ALL) -> None:
-        """Put a cover where the mask of a window says."""
-        self.cover[at][where] = _ID[cover]
-        self.share[at][where] = share[where] if isinstance(share, np.ndarray) else share
+    def paint(self, mask: Mask, cover: str, share: float | Floats, at: Window = _ALL) -> None:
+        """Put a cover where the mask of a window is True."""
+        self.cover[at][mask] = _ID[cover]
+        self.share[at][mask] = share[mask] if isinstance(share, np.ndarray) else share
 
     def near(self, path: npt.NDArray[np.floating], reach: float) -> Floats:
         """Distance in metres to a polyline of (x, y); infinite beyond `reach`."""
@@ -227,12 +227,12 @@ class _Canvas:
         east = self.x > np.interp(self.y, self.main_road[:, 1], self.main_road[:, 0])
         north = self.y < np.interp(self.x, self.east_road[:, 0], self.east_road[:, 1])
         everywhere, left, right = _ALL[0], _pixels(-MARGIN, 2800), _pixels(1950, SIDE + MARGIN)
-        for at, where, degrees in (
+        for at, mask, degrees in (
             ((everywhere, left), ~east, 14.0),
             ((_pixels(-MARGIN, 3000), right), east & north, -23.0),
             ((_pixels(2750, SIDE + MARGIN), right), east & ~north, 38.0),
         ):
-            region = where[at]
+            region = mask[at]
             u, v = (c[region] for c in self.turned(degrees, 14.0, at))
             strips = _split(self.rng, 220, 420)
             strip = np.searchsorted(strips, u) - 1

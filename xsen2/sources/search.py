@@ -146,25 +146,25 @@ def _file(path: str) -> str:
 
 def _within(seconds: float, href: str, call: Callable[[], str], session: Any) -> str:
     """What a call gives, if it gives it in time; nothing else bounds an answer that comes byte by byte."""
-    found: list[Any] = []
+    outcome: list[Any] = []
 
     def run() -> None:
         try:
-            found.append(call())
-        except BaseException as error:  # raised where it was asked for
-            found.append(error)
+            outcome.append(call())
+        except BaseException as error:  # raised below, in the thread that called
+            outcome.append(error)
 
     worker = threading.Thread(target=run, daemon=True, name="xsen2 request")
     worker.start()
     worker.join(seconds)
-    if not found:
+    if not outcome:
         _cut(session.latest)
         raise SourceError(
             f"{href[:200]} has not answered in {seconds:.0f} s: try again later, or ask for smaller pages"
         )
-    if isinstance(found[0], BaseException):
-        raise found[0]
-    return str(found[0])
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return str(outcome[0])
 
 
 def _cut(response: Any) -> None:
@@ -264,14 +264,14 @@ def search(api: str, collection: str, area: Bounds, datetime: str) -> list[Any]:
     try:
         client = Client.open(api, stac_io=stac_io())
         pages = client.search(collections=[collection], bbox=box, datetime=datetime).pages_as_dicts()
-        found = [Item.from_dict(feature, root=client) for feature in features_of(pages, api)]
+        items = [Item.from_dict(feature, root=client) for feature in features_of(pages, api)]
     except SourceError:
         raise
     except (APIError, OSError, NotImplementedError, KeyError, TypeError, ValueError) as error:
         raise SourceError(f"{api} cannot be searched: {secretless(str(error)[:500])}") from error
-    if not found:
+    if not items:
         raise NothingFound(f"{api} has no {collection} item in {box} at {datetime}: try other dates")
-    return found
+    return items
 
 
 def _pages(page: dict[str, Any], io: Any) -> Iterator[dict[str, Any]]:

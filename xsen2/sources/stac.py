@@ -64,15 +64,15 @@ def touching(items: Sequence[Item], area: Area) -> list[Item]:
     # By their numbers: GeoBox spells its CRS out for its hash, which takes as long as the rest of an item.
     grids = {id(item.geobox): item.geobox for item in items}  # few, however many the dates
     inside = {key for key, grid in grids.items() if part_of(grid, area) is not None}
-    found = [item for item in items if id(item.geobox) in inside]
-    if not found:
+    touched = [item for item in items if id(item.geobox) in inside]
+    if not touched:
         tiles = {item.tile: _degrees(lonlat(item.geobox)) for item in items}
         raise SourceError(
             f"the area {_degrees(area.lonlat)} lies outside all items: "
-            + "; ".join(f"tile {tile} {where}" for tile, where in sorted(tiles.items()))
+            + "; ".join(f"tile {tile} {extent}" for tile, extent in sorted(tiles.items()))
             + " (west, south, east, north in degrees)"
         )
-    return found
+    return touched
 
 
 def _degrees(bounds: Iterable[float]) -> str:
@@ -112,8 +112,8 @@ def _hint(items: Sequence[Item]) -> str:
     else:
         return "Load the items of each apart"
     get = f'i["properties"]["{key}"]' if items[0].plain else f'i.properties["{key}"]'
-    one = f"xsen2.load([i for i in items if {get} == crs], bbox=bbox)"
-    return f"Load a cube of each, and reproject the results if they have to be one: {{crs: {one} for crs in {values}}}"
+    call = f"xsen2.load([i for i in items if {get} == crs], bbox=bbox)"
+    return f"Load a cube of each, and reproject the results if they have to be one: {{crs: {call} for crs in {values}}}"
 
 
 def passes(items: Sequence[Item]) -> list[list[Item]]:
@@ -212,7 +212,7 @@ def opened(given: Given, bands: Sequence[str] | None, chunks: int, offset: float
             raise SourceError(message + given.advice) from error
         if bands is None:  # as with raster files, layers come only when they are asked for
             cube = cube[[band for band in BANDS if band in cube]]
-        whole = recognise(cube)
+        recognised = recognise(cube)
         item = Item(
             id=name,
             time=time,
@@ -220,7 +220,7 @@ def opened(given: Given, bands: Sequence[str] | None, chunks: int, offset: float
             plain=given.plain,
             level=level_of(given.raw, properties) or cube.attrs.get("level"),
             platform=platform_of(properties, name),
-            geobox=geobox(whole.bounds, 10, whole.crs.to_epsg()),
+            geobox=geobox(recognised.bounds, 10, recognised.crs.to_epsg()),
             assets={str(band): {"href": root} for band in cube.data_vars},
             keys={},
             properties=properties,
@@ -399,41 +399,41 @@ def load(
     reading = _reading(sign, on_error)
     area = _area(bbox, geometry)
     inside = None if datetime is None else interval(datetime)
-    found, given = split(items)
-    _alike(found, given, reading, offset)
+    selected, given = split(items)
+    _alike(selected, given, reading, offset)
     if inside is not None:
-        times = sorted([*(item.time for item in found), *(basics(item)[2] for item in given)])
-        found = [item for item in found if inside(item.time)]
+        times = sorted([*(item.time for item in selected), *(basics(item)[2] for item in given)])
+        selected = [item for item in selected if inside(item.time)]
         given = [item for item in given if inside(basics(item)[2])]
-        if not found and not given:
+        if not selected and not given:
             raise SourceError(f"no item lies in datetime={datetime!r}: they are from {times[0]} to {times[-1]}")
     stores = [opened(item, bands, chunk, offset) for item in given]
     of = {id(store.item): store for store in stores}
-    found = found or [store.item for store in stores]
+    selected = selected or [store.item for store in stores]
     if area is not None:
-        found = touching(found, area)
-    one_grid(found)
-    dates = passes(found)
-    found = [item for date in dates for item in date]
-    grid = _grid(found, area)
+        selected = touching(selected, area)
+    one_grid(selected)
+    dates = passes(selected)
+    selected = [item for date in dates for item in date]
+    grid = _grid(selected, area)
     if stores:
-        stores, missing = [of[id(item)] for item in found], ""
+        stores, missing = [of[id(item)] for item in selected], ""
         names = list(dict.fromkeys(str(name) for store in stores for name in store.cube.data_vars))
         offsets = [float(np.ravel(store.cube.get("offset", np.nan))[0]) for store in stores]
         arrays = {name: placed(stores, name, resized(grid, gsd_of(name)), chunk * 10 // gsd_of(name)) for name in names}
     else:
-        names, missing = _names(bands, found, reading.record is not None)
-        offsets = offsets_of(found, offset)
+        names, missing = _names(bands, selected, reading.record is not None)
+        offsets = offsets_of(selected, offset)
         arrays = {}
         for gsd in GRIDS:
             here = [name for name in names if gsd_of(name) == gsd]
             if here:
-                arrays |= read_all(read_grid, found, here, Grid(resized(grid, gsd), chunk * 10 // gsd), reading)
+                arrays |= read_all(read_grid, selected, here, Grid(resized(grid, gsd), chunk * 10 // gsd), reading)
         if reading.record is not None:
             arrays = {name: recorded(data, reading.record) for name, data in arrays.items()}
-    checks = doubtful(found, offset, offsets)
-    there = {name: ~da.isnan(data) if stores else data for name, data in arrays.items() if name in BANDS}
-    on = {gsd: [data for name, data in there.items() if gsd_of(name) == gsd] for gsd in GRIDS}
+    checks = doubtful(selected, offset, offsets)
+    valid = {name: ~da.isnan(data) if stores else data for name, data in arrays.items() if name in BANDS}
+    on = {gsd: [data for name, data in valid.items() if gsd_of(name) == gsd] for gsd in GRIDS}
     cube = assemble(
         {
             name: classes(data, dates, on[20] or on[10] or on[60])  # SCL is made of the 20 m bands
@@ -445,7 +445,7 @@ def load(
         },
         grid,
         [min(item.time for item in first_of_tiles(date)) for date in dates],
-        _attrs(found, offsets) | ({"missing": missing} if missing else {}),
+        _attrs(selected, offsets) | ({"missing": missing} if missing else {}),
     )
     added = {"long_name": "added to the raw pixels to get DN", "units": "DN"}
     left = iter(offsets)
@@ -455,20 +455,20 @@ def load(
 
 
 def _alike(
-    found: Sequence[Item], given: Sequence[Given], reading: Reading, offset: float | Mapping[str, float] | None
+    files: Sequence[Item], stores: Sequence[Given], reading: Reading, offset: float | Mapping[str, float] | None
 ) -> None:
     """Refuse items that cannot be read in one way, and offsets of others."""
-    if given and found:
+    if stores and files:
         raise SourceError(
-            f"items {found[0].id!r} and {given[0].id!r} have their pixels in raster files and in Zarr: load them apart"
+            f"items {files[0].id!r} and {stores[0].id!r} have their pixels in raster files and in Zarr: load them apart"
         )
-    if given and (reading.record or reading.sign is not None):
+    if stores and (reading.record or reading.sign is not None):
         raise SourceError(
-            f"item {given[0].id!r} has its pixels in Zarr, where sign= and on_error= mean nothing: leave them out, or "
+            f"item {stores[0].id!r} has its pixels in Zarr, where sign= and on_error= mean nothing: leave them out, or "
             "give xsen2.open_eopf a store of zarr's"
         )
     if isinstance(offset, Mapping):
-        unknown = set(offset) - {item.id for item in found} - {item.id for item in given}
+        unknown = set(offset) - {item.id for item in files} - {item.id for item in stores}
         if unknown:
             raise RadiometryError(
                 f"offset= names {', '.join(sorted(map(str, unknown)))}, which are not among the items"
@@ -530,18 +530,18 @@ def _area(bbox: object, geometry: object) -> Area | None:
 def _grid(items: Sequence[Item], area: Area | None) -> GeoBox:
     """The 10 m pixels of a cube of some items, in an area."""
     left, bottom, right, top = zip(*(edges_of(item.geobox) for item in items), strict=True)
-    whole = geobox((min(left), min(bottom), max(right), max(top)), 10, items[0].epsg)
+    union = geobox((min(left), min(bottom), max(right), max(top)), 10, items[0].epsg)
     most = _APART * (TILE // 10) ** 2 * len({edges_of(item.geobox) for item in items})
-    if area is None and whole.shape.y * whole.shape.x > most:
+    if area is None and union.shape.y * union.shape.x > most:
         raise SourceError(
             f"the tiles {', '.join(sorted({item.tile for item in items}))} lie so far apart that a cube of them would "
             "be nearly all nodata: give bbox= or geometry=, or load them apart"
         )
     if area is None:
-        return whole
-    found = part_of(whole, area, CELL // 10)
-    assert found is not None  # every item touches the area
-    return found
+        return union
+    clipped = part_of(union, area, CELL // 10)
+    assert clipped is not None  # every item touches the area
+    return clipped
 
 
 def _attrs(items: Sequence[Item], offsets: Sequence[float]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _span(part: Any, given: Any) -> tuple[datetime, datetime]:
         else:
             match = _PART.fullmatch(part)
             if match:
-                year, month, day = (int(found) if found else None for found in match.groups())
+                year, month, day = (int(digits) if digits else None for digits in match.groups())
                 first = datetime(year or 0, month or 1, day or 1)
                 if day:
                     after = first + timedelta(days=1)
@@ -77,10 +77,10 @@ def _span(part: Any, given: Any) -> tuple[datetime, datetime]:
     return moment, moment
 
 
-def sensing_time(said: str) -> datetime | None:
+def sensing_time(text: str) -> datetime | None:
     """A time that metadata give in ISO 8601, UTC without time zone; None unless it is one of Sentinel-2's mission."""
     try:
-        time = _utc(datetime.fromisoformat(said))
+        time = _utc(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         return None
     return time if 2015 <= time.year < 2100 else None

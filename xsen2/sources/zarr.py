@@ -59,7 +59,7 @@ def named(store: object) -> str:
 
 
 def message(error: BaseException) -> str:
-    """What is wrong, in one line; of the guard's own words, without the names of classes."""
+    """What is wrong, in one line; where the guard has refused something, its message without the names of classes."""
     from xsen2.sources.zarr_guard import Refused
 
     cause: BaseException | None = error
@@ -113,8 +113,8 @@ def _stamp(store: object) -> tuple[int, ...]:
     if not isinstance(store, (str, os.PathLike)) or is_url(store):
         return ()
     path = local(store)
-    found = [file.stat() for file in (path, *(path / root for root in ROOTS)) if file.exists()]
-    return tuple(value for about in found for value in (about.st_size, about.st_mtime_ns))
+    states = [file.stat() for file in (path, *(path / root for root in ROOTS)) if file.exists()]
+    return tuple(value for about in states for value in (about.st_size, about.st_mtime_ns))
 
 
 def _inner(store: str | os.PathLike[str] | Store) -> tuple[Store, str]:
@@ -152,8 +152,8 @@ def _root(names: Iterable[str], location: str) -> str:
     depth = min((home.count("/") + bool(home) for home in homes), default=0)
     highest = sorted(home for home in homes if home.count("/") + bool(home) == depth)
     if len(highest) != 1:
-        found = f"{len(highest)} Zarr stores ({', '.join(highest)})" if highest else "no Zarr store"
-        raise SourceError(f"{location} holds {found}: give a zip with one")
+        contents = f"{len(highest)} Zarr stores ({', '.join(highest)})" if highest else "no Zarr store"
+        raise SourceError(f"{location} holds {contents}: give a zip with one")
     return highest[0]
 
 
@@ -174,19 +174,19 @@ def open_tree(source: str) -> xr.DataTree:
     SourceError
         If it is no store, or its metadata are damaged. When the cube is computed: if a chunk cannot be read.
     """
-    found = opened(source)
+    handle = opened(source)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata")
             groups = xr.open_groups(
-                found.store,  # type: ignore[arg-type]  # takes what zarr takes
+                handle.store,  # type: ignore[arg-type]  # takes what zarr takes
                 engine="zarr",
-                group=found.prefix or None,
+                group=handle.prefix or None,
                 chunks=None,
                 cache=False,
                 decode_coords="all",
             )
-            return xr.DataTree.from_dict(dict(_groups(groups, source, found.stamp)))
+            return xr.DataTree.from_dict(dict(_groups(groups, source, handle.stamp)))
     except Exception as error:  # zarr, fsspec and xarray raise a dozen kinds for a store that is not there or broken
         raise SourceError(f"{source} cannot be read as a Zarr store: {message(error)}") from error
 

@@ -92,7 +92,7 @@ def _zstd(data: memoryview, limit: int) -> int:
         single = about >> 5 & 1
         at += 5 + (not single) + (0, 1, 2, 4)[about & 3]
         field = (single, 2, 4, 8)[about >> 6]
-        said = _number(data, at, field) + (256 if field == 2 else 0)
+        declared = _number(data, at, field) + (256 if field == 2 else 0)
         at += field
         held, last = 0, False
         while not last and at + 3 <= len(data):
@@ -101,7 +101,7 @@ def _zstd(data: memoryview, limit: int) -> int:
             held += size if kind < 2 else 1 << 17
             at += 3 + (1 if kind == 1 else size)
         at += 4 * (about >> 2 & 1)
-        total += said if field else held // 8
+        total += declared if field else held // 8
     return total
 
 
@@ -325,10 +325,10 @@ class Guarded(Store):
         if name not in _READERS:
             return
         try:
-            found = json.loads(bytes(data))
+            document = json.loads(bytes(data))
         except (ValueError, RecursionError) as error:
             raise Refused(f"is no JSON ({type(error).__name__}: {str(error)[:80]})") from error
-        for path, array in _READERS[name](key.rpartition("/")[0], found):
+        for path, array in _READERS[name](key.rpartition("/")[0], document):
             known = self._arrays.get(path)
             if known is None or array.limit < known.limit:  # of two documents about one array the narrower
                 self._arrays[path] = array
@@ -418,9 +418,9 @@ def _size(root: os.PathLike[str], file: os.PathLike[str]) -> int | None:
 # --- metadata -------------------------------------------------------------------------------------
 
 
-def _v2(path: str, found: Any) -> Iterator[tuple[str, _Chunks]]:
+def _v2(path: str, document: Any) -> Iterator[tuple[str, _Chunks]]:
     """Of a ``.zarray``: name of the array and what its chunks may be."""
-    about = _mapping(found, "the metadata of an array")
+    about = _mapping(document, "the metadata of an array")
     filters = [_codec(f, "id") for f in about.get("filters") or ()]
     packed = about.get("compressor")
     steps = [*filters, *([] if packed is None else [_codec(packed, "id")])]
@@ -437,18 +437,18 @@ def _v2(path: str, found: Any) -> Iterator[tuple[str, _Chunks]]:
     yield path, _allowed(about.get("shape"), about.get("chunks"), item, steps)
 
 
-def _v2_all(path: str, found: Any) -> Iterator[tuple[str, _Chunks]]:
+def _v2_all(path: str, metadata: Any) -> Iterator[tuple[str, _Chunks]]:
     """Of a ``.zmetadata``."""
-    for key, document in _mapping(_mapping(found, "it").get("metadata"), "what is consolidated").items():
+    for key, document in _mapping(_mapping(metadata, "it").get("metadata"), "what is consolidated").items():
         folder, _, name = key.rpartition("/")
         if name == ".zarray":
             with _of(key):
                 yield from _v2(f"{path}/{folder}".strip("/"), document)
 
 
-def _v3(path: str, found: Any) -> Iterator[tuple[str, _Chunks]]:
+def _v3(path: str, metadata: Any) -> Iterator[tuple[str, _Chunks]]:
     """Of a ``zarr.json``, with what is consolidated in it."""
-    about = _mapping(found, "it")
+    about = _mapping(metadata, "it")
     for name, document in _mapping(
         _mapping(about.get("consolidated_metadata") or {}, "what is consolidated").get("metadata") or {}, "it"
     ).items():
@@ -475,7 +475,7 @@ def _v3(path: str, found: Any) -> Iterator[tuple[str, _Chunks]]:
         raise Refused(f"has shards in {[s[0] for s in steps]} with an index in {index}, which cannot be checked")
     inner = how.get("chunk_shape")
     chunks = _allowed(shape, inner, item, [_codec(codec, "name") for codec in how.get("codecs") or ()])
-    number = math.prod(-(-n // m) for n, m in zip(_whole(cell), _whole(inner), strict=False))
+    number = math.prod(-(-n // m) for n, m in zip(_lengths(cell), _lengths(inner), strict=False))
     if number > _LONGEST:
         raise Refused(f"has {number} chunks in a shard")
     first = how.get("index_location") == "start"
@@ -508,16 +508,16 @@ def _allowed(shape: Any, cell: Any, item: int | None, steps: list[tuple[str, Map
                 f"asks for the codec {name[:60]!r}, which is not among those that are known to do no harm "
                 f"({', '.join((*COMPRESSORS, *_CHECKSUMS, *_ARRAYS, *_TEXTS))})"
             )
-    sizes, sides = _whole(shape), _whole(cell)
+    sizes, sides = _lengths(shape), _lengths(cell)
     if len(sizes) != len(sides) or any(n < 0 for n in sizes) or any(n < 1 for n in sides):
         raise Refused(f"has the shape {sizes} in chunks of {sides}")
     number = math.prod(max(1, -(-n // side)) for n, side in zip(sizes, sides, strict=True))
     if max((*sizes, number)) > _LONGEST:
         raise Refused(f"has the shape {sizes} in chunks of {sides}, which is more than {_LONGEST} pixels or chunks")
-    whole, chunk = (math.prod(part) * (item or 1) for part in (sizes, sides))
-    if chunk > max(min(whole, _CHUNK_LIMIT), _ROOM):
+    total, chunk = (math.prod(part) * (item or 1) for part in (sizes, sides))
+    if chunk > max(min(total, _CHUNK_LIMIT), _ROOM):
         raise Refused(
-            f"has chunks of {sides} pixels, {chunk} bytes, for an array of {sizes}, {whole} bytes: they would fill the "
+            f"has chunks of {sides} pixels, {chunk} bytes, for an array of {sizes}, {total} bytes: they would fill the "
             "memory with what the array cannot hold"
         )
     if item is None:
@@ -535,14 +535,14 @@ def _of(name: str) -> Iterator[None]:
         raise Refused(f"says of {name} that it {error}") from error
 
 
-def _codec(found: Any, key: str) -> tuple[str, Mapping[str, Any]]:
+def _codec(codec: Any, key: str) -> tuple[str, Mapping[str, Any]]:
     """Name of a codec, that of numcodecs' own in format 3 without its prefix, and its description."""
-    if isinstance(found, str):
-        found = {key: found}
-    name = _mapping(found, "a codec").get(key)
+    if isinstance(codec, str):
+        codec = {key: codec}
+    name = _mapping(codec, "a codec").get(key)
     if not isinstance(name, str):
-        raise Refused(f"has a codec without a name: {str(found)[:80]}")
-    return name.removeprefix("numcodecs.") if key == "name" else name, found
+        raise Refused(f"has a codec without a name: {str(codec)[:80]}")
+    return name.removeprefix("numcodecs.") if key == "name" else name, codec
 
 
 def _options(about: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -568,29 +568,29 @@ def _plain(dtype: Any) -> Any:
     return dtype
 
 
-def _itemsize(found: Any) -> int | None:
+def _itemsize(data_type: Any) -> int | None:
     """Bytes of a pixel in format 3; None where they vary."""
-    if isinstance(found, Mapping):
-        options = _options(found)
+    if isinstance(data_type, Mapping):
+        options = _options(data_type)
         length = options.get("length_bytes")
         if isinstance(length, int) and length > 0:
             return length
-        found = found.get("name")
-        if found in ("numpy.datetime64", "numpy.timedelta64"):
+        data_type = data_type.get("name")
+        if data_type in ("numpy.datetime64", "numpy.timedelta64"):
             return 8
     try:
-        return np.dtype(_plain(found)).itemsize or None
+        return np.dtype(_plain(data_type)).itemsize or None
     except (TypeError, ValueError, SyntaxError):
         return None
 
 
-def _mapping(found: Any, what: str) -> Mapping[str, Any]:
-    if not isinstance(found, Mapping):
-        raise Refused(f"is not as Zarr has it: {what} is {str(found)[:60]!r}")
-    return found
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise Refused(f"is not as Zarr has it: {what} is {str(value)[:60]!r}")
+    return value
 
 
-def _whole(found: Any) -> list[int]:
-    if not isinstance(found, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in found):
-        raise Refused(f"has {str(found)[:80]!r} where the pixels along each dim should stand")
-    return found
+def _lengths(value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in value):
+        raise Refused(f"has {str(value)[:80]!r} where the pixels along each dim should stand")
+    return value
