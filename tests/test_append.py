@@ -29,6 +29,7 @@ import xsen2
 from xsen2.errors import CRSError, StoreError
 from xsen2.sinks import lock, regions
 from xsen2.sinks.geozarr import bare
+from xsen2.sinks.resume import State
 from xsen2.sinks.store import Disk
 from xsen2.sinks.zarr import to_zarr
 
@@ -551,6 +552,29 @@ def test_killed_at_every_seventh_file_operation(tmp_path: Path) -> None:
     assert stop > 60
     assert seen == sorted(seen), "who read it saw the new store, then the old one"
     assert seen[-1] == 3
+
+
+def test_killed_between_the_group_and_its_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opens the store sees the new dates already, and the same call ends what is left: ``commit`` says what."""
+    ds, store = flat(3), tmp_path / "a.zarr"
+    to_zarr(ds, tmp_path / "whole.zarr", progress=False)
+    to_zarr(ds.isel(time=[0]), store, progress=False)
+    put = State.put
+
+    def dies(self: State, name: str, *args: Any, **options: Any) -> None:
+        put(self, name, *args, **options)
+        if name == "zarr.json":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "put", dies)
+        with pytest.raises(KeyboardInterrupt):
+            to_zarr(ds.isel(time=[1, 2]), store, append_dim="time", progress=False)
+    assert xr.open_zarr(store).sizes["time"] == 3
+    assert (store / ".xsen2-append").exists()
+    with no_compute():
+        to_zarr(ds.isel(time=[1, 2]), store, append_dim="time", progress=False)
+    assert contents(store) == contents(tmp_path / "whole.zarr")
 
 
 def test_readers_meanwhile_see_the_old_store_or_the_new(tmp_path: Path) -> None:
