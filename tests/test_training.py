@@ -231,7 +231,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(scene, tmp_path, monkeypatch)
     other = [json.loads(line) for line in (tmp_path / "cancelled" / "log.jsonl").read_text().splitlines()]
     assert [line | {"seconds": 0} for line in other] == [line | {"seconds": 0} for line in log]
     assert [line["step"] for line in log] == [2, 4, 6, 8]
-    assert {"loss", "doubt_loss", "validation", "worst", "seconds"} <= set(log[0])
+    assert {"loss", "uncertainty_loss", "validation", "worst", "seconds"} <= set(log[0])
 
     with pytest.raises(xsen2.WeightsError, match="another recipe"):
         run(scene, tmp_path / "stopped", dataclasses.replace(RECIPE, haze=0.1))
@@ -281,7 +281,7 @@ def test_training_learns_and_says_how_sure_it_is(scene, tmp_path):
     weights = fit(data, data[0], recipe, Run(tmp_path, every=50, threads=1, progress=False))
     lines = [json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["validation"] < min(0.9, lines[0]["validation"])
-    assert lines[-1]["doubt_loss"] < lines[0]["doubt_loss"]
+    assert lines[-1]["uncertainty_loss"] < lines[0]["uncertainty_loss"]
     network = build(recipe.architecture, 2, recipe.arguments)
     network.load_state_dict(weights)
     assert score(network, data[0])["sample"] == pytest.approx(lines[-1]["validation"], abs=0.01)
