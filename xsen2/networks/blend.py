@@ -212,7 +212,7 @@ class Blend(Network):
         self.trust = nn.Parameter(torch.tensor(1.5))
         # Where 60 m bands are hardly blurred, 10 m bands are sharper than the result should be: half of their detail.
         self.soften = nn.Parameter(torch.tensor(-1.1))
-        self.doubt = nn.Sequential(_conv(features, 32), nn.ReLU(), _conv(32, 8, gain=0.0))
+        self.uncertainty_head = nn.Sequential(_conv(features, 32), nn.ReLU(), _conv(32, 8, gain=0.0))
 
     @property
     def radius(self) -> int:
@@ -274,7 +274,7 @@ class Blend(Network):
             out = floored(out, inner(c, spare // 6), 6)
         if not uncertainty:
             return out
-        log_error = F.pixel_shuffle(self.doubt(x.detach()).float(), 2).clamp(-8, 8)
+        log_error = F.pixel_shuffle(self.uncertainty_head(x.detach()).float(), 2).clamp(-8, 8)
         return torch.cat([out, wide[:, 8:].abs() * torch.exp(log_error - 1)], 1)
 
 

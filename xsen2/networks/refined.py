@@ -200,7 +200,7 @@ class Refined(Folded):
         self.join = _conv(2 * thin, thin)
         self.tail = _conv(thin, outputs, gain=0.0)
         self.gate = _conv(thin, outputs, gain=0.0)
-        self.doubt = nn.Sequential(_conv(thin, thin), nn.ReLU(), _conv(thin, outputs, gain=0.0))
+        self.uncertainty_head = nn.Sequential(_conv(thin, thin), nn.ReLU(), _conv(thin, outputs, gain=0.0))
 
     @property
     def radius(self) -> int:
@@ -259,5 +259,5 @@ class Refined(Folded):
             out = floored(out, inner(b, spare // 2), 2)
         if not uncertainty:
             return out
-        log_error: torch.Tensor = self.doubt(x.detach()).float().clamp(-8, 8)
+        log_error: torch.Tensor = self.uncertainty_head(x.detach()).float().clamp(-8, 8)
         return torch.cat([out, up2(fit.unit) * torch.exp(log_error - 1)], 1)

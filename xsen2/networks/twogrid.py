@@ -155,7 +155,7 @@ class TwoGrid(Folded):
         self.join = _conv(2 * thin, thin)
         self.tail = _conv(thin, outputs, gain=0.0)
         # A separate branch, which the estimate never reads: training it cannot change the estimate.
-        self.doubt = nn.Sequential(_conv(thin, thin), nn.ReLU(), _conv(thin, outputs, gain=0.0))
+        self.uncertainty_head = nn.Sequential(_conv(thin, thin), nn.ReLU(), _conv(thin, outputs, gain=0.0))
 
     @property
     def radius(self) -> int:
@@ -207,7 +207,7 @@ class TwoGrid(Folded):
 
     def _spread(self, x: torch.Tensor) -> torch.Tensor:
         # exp: positive and scale-free; 0 at the start stands for 20 DN.
-        log_error: torch.Tensor = self.doubt(x).float()
+        log_error: torch.Tensor = self.uncertainty_head(x).float()
         return torch.exp(log_error.clamp(-10, 6)) * 0.01
 
 
