@@ -169,7 +169,7 @@ def cost(name: str) -> dict[str, Any]:
     if out.shape != (1, 6, side, side) or out.dtype != torch.float32:
         raise SystemExit(f"{name} makes {out.dtype} of shape {tuple(out.shape)} from a patch of {side} pixels")
     # The branch that says how sure a network is was not there when trials were made, and is not run here.
-    weights = sum(p.numel() for key, p in network.named_parameters() if not key.startswith("doubt."))
+    weights = sum(p.numel() for key, p in network.named_parameters() if not key.startswith("uncertainty_head."))
     return {
         "what": NETWORKS[name].what,
         "weights": weights,

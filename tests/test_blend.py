@@ -165,14 +165,14 @@ def test_no_weights_make_much_of_a_flat_band(ratio, std):
 
 
 @pytest.mark.parametrize("ratio", [2, 6])
-def test_doubt_teaches_the_estimate_nothing(ratio):
+def test_uncertainty_head_teaches_the_estimate_nothing(ratio):
     network = made(ratio, 0.05)
     n = 6 if ratio == 2 else 2
     x, _ = scene(ratio, "mtf", 60)
     network(*x, uncertainty=True)[:, n:].sum().backward()
     touched = {k for k, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert touched
-    assert all(k.startswith("doubt.") for k in touched)
+    assert all(k.startswith("uncertainty_head.") for k in touched)
     assert (network(*x, uncertainty=True)[:, n:] > 0).all()
 
 

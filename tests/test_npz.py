@@ -249,7 +249,7 @@ def test_notes_that_say_nothing_sensible_are_named(tmp_path, notes):
     npz(tmp_path / "data" / "a.npz")
     (tmp_path / "scenes.json").write_text(notes if isinstance(notes, str) else json.dumps(notes))
     for call in (lambda: list(read_scenes(tmp_path / "data")), lambda: xsen2.benchmark(tmp_path / "data", ["bicubic"])):
-        with pytest.raises(xsen2.SourceError, match=r"scenes\.json does not say of data what notes on scenes say"):
+        with pytest.raises(xsen2.SourceError, match=r"scenes\.json has no valid notes on the scenes of data"):
             call()
     (tmp_path / "scenes.json").rename(tmp_path / "elsewhere.json")
     assert len(list(read_scenes(tmp_path / "data"))) == 1

@@ -186,7 +186,8 @@ def test_muon_moves_inner_kernels_only_through_shared_memory():
     before = {k: v.clone() for k, v in network.state_dict().items()}
     optimiser = Optimiser(network, 0.02, 1e-3)
     assert {n for n, p in network.named_parameters() if any(p is q for q, _ in optimiser.inner)} == {
-        f"{n}.weight" for n in ("stem.1", "enter", "body.0.conv1", "body.0.conv2", "leave", "join", "doubt.0")
+        f"{n}.weight"
+        for n in ("stem.1", "enter", "body.0.conv1", "body.0.conv2", "leave", "join", "uncertainty_head.0")
     }
     out = network(torch.rand(1, 4, 12, 12), torch.rand(1, 6, 6, 6), uncertainty=True)
     out.sum().backward()
@@ -231,7 +232,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(scene, tmp_path, monkeypatch)
     other = [json.loads(line) for line in (tmp_path / "cancelled" / "log.jsonl").read_text().splitlines()]
     assert [line | {"seconds": 0} for line in other] == [line | {"seconds": 0} for line in log]
     assert [line["step"] for line in log] == [2, 4, 6, 8]
-    assert {"loss", "doubt_loss", "validation", "worst", "seconds"} <= set(log[0])
+    assert {"loss", "uncertainty_loss", "validation", "worst", "seconds"} <= set(log[0])
 
     with pytest.raises(xsen2.WeightsError, match="another recipe"):
         run(scene, tmp_path / "stopped", dataclasses.replace(RECIPE, haze=0.1))
@@ -249,11 +250,11 @@ def test_weights_to_start_from_must_fit(scene, tmp_path):
         torch.testing.assert_close(begun[key], value, rtol=1e-3, atol=1e-3)
     wider = build(RECIPE.architecture, 2, {**RECIPE.arguments, "wide": 24}).state_dict()
     sixty = build(RECIPE.architecture, 6, RECIPE.arguments).state_dict()
-    blind = {k: v for k, v in right.items() if not k.startswith("doubt.")}
+    blind = {k: v for k, v in right.items() if not k.startswith("uncertainty_head.")}
     for wrong, message in (
         (wider, r"do not fit twogrid\.TwoGrid .*enter\.bias is \(24,\), not \(16,\)"),
         (sixty, r"ratio 2: enter\.weight is .*tail\.bias is \(2,\), not \(6,\)"),
-        (blind, r"doubt\.0\.weight is missing"),
+        (blind, r"uncertainty_head\.0\.weight is missing"),
         (right | {"extra.bias": torch.zeros(1)}, r"ratio 2: extra\.bias has no place\. Give"),
         ({"net." + k: v for k, v in right.items()}, r"stem\.0\.weight is missing; .* and \d+ more\."),
     ):
@@ -281,7 +282,7 @@ def test_training_learns_and_says_how_sure_it_is(scene, tmp_path):
     weights = fit(data, data[0], recipe, Run(tmp_path, every=50, threads=1, progress=False))
     lines = [json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["validation"] < min(0.9, lines[0]["validation"])
-    assert lines[-1]["doubt_loss"] < lines[0]["doubt_loss"]
+    assert lines[-1]["uncertainty_loss"] < lines[0]["uncertainty_loss"]
     network = build(recipe.architecture, 2, recipe.arguments)
     network.load_state_dict(weights)
     assert score(network, data[0])["sample"] == pytest.approx(lines[-1]["validation"], abs=0.01)

@@ -74,15 +74,15 @@ def test_nothing_is_seen_beyond_the_radius(ratio, which, guided):
     assert (rows <= last + network.radius).all()
 
 
-def test_doubt_teaches_the_estimate_nothing():
+def test_uncertainty_head_teaches_the_estimate_nothing():
     network = trained(2, thin=4, wide=8, blocks=1)
     network(*inputs(2), uncertainty=True)[:, 6:].sum().backward()
     touched = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert touched
-    assert all(n.startswith("doubt.") for n in touched)
+    assert all(n.startswith("uncertainty_head.") for n in touched)
     network.zero_grad(set_to_none=True)
     network(*inputs(2))[:, :6].sum().backward()
-    assert all(p.grad is None for n, p in network.named_parameters() if n.startswith("doubt."))
+    assert all(p.grad is None for n, p in network.named_parameters() if n.startswith("uncertainty_head."))
 
 
 def mixed(ratio, operator, side=120, seed=0):

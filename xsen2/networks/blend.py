@@ -32,45 +32,45 @@ __all__ = ["Blend"]
 
 NEAR, WIDE, WIDER = window(1.0, 2), window(2.5, 5), window(4.0, 8)
 BLURS = (0.0, 1.05, 1.25, 1.45, 1.7)
-"""Sigmas of what may have made a 60 m pixel of 20 m ones, in 20 m pixels; 0 stands for a mean over them."""
-OWN_A, OWN_B = 0.36, 0.46  # sigmas that 10 m bands averaged to 20 m, and 20 m bands, have themselves
-SHARP = 0.8  # of what may have made a 20 m pixel, in 10 m pixels
+"""Sigmas of the blurs that may have made 60 m pixels of 20 m ones, in 20 m pixels; 0 stands for a mean over them."""
+SIGMA_A, SIGMA_B = 0.36, 0.46  # of the blur that 10 m bands averaged to 20 m, and 20 m bands, already have
+SHARP = 0.8  # sigma of the blur that makes 20 m pixels of 10 m ones, in 10 m pixels
 CERTAIN = 20.0  # power of the evidence for a blur
 # Variances, in (DN / 2000)²: bands that vary by less say little. 9, 3 and 4.5 DN.
 RIDGE_NEAR, RIDGE, RIDGE_MANY = 2e-5, 3e-6, 5e-6
-BOUND = 4.0  # what convolutions may add where regressions explain all but little, in units of that
+BOUND = 4.0  # most that convolutions may add, in units of the residuals, where regressions leave little
 KEPT = 0.5
-"""Of what convolutions add to regressions, so much is taken in use. Half of it does as well at places that were not
-learnt from (RMSE 0.3 % less to 0.3 % more), and leaves 2 to 3 % less error where the truth at 10 m is known, and over
-clouds: what a network adds at the scale of its training is in part that scale's."""
+"""Share of what convolutions add to regressions that is taken in use. Half of it does as well at places that were not
+trained on (RMSE 0.3 % less to 0.3 % more), and leaves 2 to 3 % less error where the truth at 10 m is known, and over
+clouds: part of what a network adds is specific to the scale of its training."""
 MARGIN = len(NEAR) // 2 + 3  # 60 m pixels: interpolation, means, interpolation
 FLOOR = 1.5e-3  # 3 DN: 10 m and 20 m bands that vary by less are noise
 LEAST, TRACE = 1e-8, 1e-4
-"""Variances of a 60 m band that count as nothing: (0.2 DN)², and this share of its own. Larger ones in DN would make
-the outcome hang on the band's unit."""
+"""Variances of a 60 m band that count as nothing: (0.2 DN)², and this share of the band's variance. Larger ones
+in DN would make the outcome depend on the band's unit."""
 
 
 class Fits(NamedTuple):
-    """What regressions make of the 60 m bands, on the 20 m grid."""
+    """The 60 m bands by three regressions, on the 20 m grid."""
 
     base: torch.Tensor
     """``(N, 2, H, W)``: bicubic interpolation."""
     detail: torch.Tensor
-    """``(N, 2, 3, H, W)``: what each of three regressions has over `base`."""
+    """``(N, 2, 3, H, W)``: each of three regressions minus `base`."""
     slopes: torch.Tensor
-    """``(N, 2, 3, 4, H, W)``: of the 10 m bands, in what is finer than 20 m."""
+    """``(N, 2, 3, 4, H, W)``: slopes on the 10 m bands, for detail finer than 20 m."""
     scale: torch.Tensor
-    """``(N, 2, H / 3, W / 3)``: how large `detail` is round a place."""
+    """``(N, 2, H / 3, W / 3)``: RMS of `detail` round a place."""
     most: torch.Tensor
-    """``(N, 2, H / 3, W / 3)``: the same, but no more than a few times what the regressions leave."""
+    """``(N, 2, H / 3, W / 3)``: the same, but no more than `BOUND` times the residuals of the regressions."""
     unsure: torch.Tensor
-    """``(N, 2, H / 3, W / 3)``: how large `detail` and what it leaves are."""
+    """``(N, 2, H / 3, W / 3)``: RMS of `detail` and of the residuals together."""
     left: torch.Tensor
-    """``(N, 2, 3, H / 3, W / 3)``: share of the variance that a regression leaves, round a place."""
+    """``(N, 2, 3, H / 3, W / 3)``: share of the variance that a regression leaves unexplained, round a place."""
     box: torch.Tensor
-    """``(N, 2, H / 3, W / 3)``: how likely a 60 m pixel is a mean, without any blur."""
+    """``(N, 2, H / 3, W / 3)``: weight of the hypothesis that a 60 m pixel is a plain mean, without any blur."""
     facts: torch.Tensor
-    """``(N, …, H / 3, W / 3)``: other evidence."""
+    """``(N, …, H / 3, W / 3)``: further inputs: shares left, size of the detail, contrasts, blur, residuals."""
     levels: torch.Tensor
     """``(N, …, H, W)``: all bands, without their mean, in units of their spread round a place."""
 
@@ -81,24 +81,26 @@ def fits(a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sp
     What comes back lacks `spare` pixels of 10 m on every side.
     """
     # How the 60 m bands came about: the blur with which the 10 m bands explain them best.
-    seen = []
+    coarse = []
     exact = precise(c)
     size = (mean_around(exact * exact, WIDE) - mean_around(exact, WIDE) ** 2).clamp(min=0).to(c.dtype)
     for sigma in BLURS:
         if sigma:
-            kernels = [gaussian(math.sqrt(sigma**2 + OWN_A**2 - own**2), 3) for own in (OWN_A, OWN_B)]
+            kernels = [
+                gaussian(math.sqrt(sigma**2 + SIGMA_A**2 - band_sigma**2), 3) for band_sigma in (SIGMA_A, SIGMA_B)
+            ]
         else:
             kernels = [convolved([1 / 3] * 3, gaussian(0.25, 1)[0])] * 2
-        seen.append(torch.cat([reduce(a2, *kernels[0], 3), reduce(b, *kernels[1], 3)], 1))
-    evidence = regress(torch.cat(seen)[:, None, :4], c.repeat(len(seen), 1, 1, 1), WIDE, RIDGE).left
+        coarse.append(torch.cat([reduce(a2, *kernels[0], 3), reduce(b, *kernels[1], 3)], 1))
+    evidence = regress(torch.cat(coarse)[:, None, :4], c.repeat(len(coarse), 1, 1, 1), WIDE, RIDGE).left
     likely = torch.softmax(
-        -CERTAIN * torch.log(evidence.reshape(len(seen), -1, *evidence.shape[1:]) + (TRACE * size + LEAST)), 0
+        -CERTAIN * torch.log(evidence.reshape(len(coarse), -1, *evidence.shape[1:]) + (TRACE * size + LEAST)), 0
     )
-    x = sum(n[:, :, None] * z[:, None] for n, z in zip(likely, seen, strict=True))
+    x = sum(n[:, :, None] * z[:, None] for n, z in zip(likely, coarse, strict=True))
     assert isinstance(x, torch.Tensor)
     a_low = reduce(a, *gaussian(SHARP, 2), 2)
     slopes_b = sharpen(a_low, b)
-    found = [
+    regressions = [
         regress(x[:, :, :number], c, weights, ridge)
         for number, weights, ridge in ((4, NEAR, RIDGE_NEAR), (4, WIDER, RIDGE), (10, WIDER, RIDGE_MANY))
     ]
@@ -110,32 +112,32 @@ def fits(a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sp
     contrast = torch.stack([power[:, :4].mean(1), power[:, 4:10].mean(1)], 1)
     # From here on without the margin, but for what interpolation and the next means see of it.
     skip = max(0, spare // 6 - MARGIN)
-    found = [Fit(*(inner(z, skip) for z in fit)) for fit in found]
+    regressions = [Fit(*(inner(z, skip) for z in fit)) for fit in regressions]
     c, x, likely, slopes_b = (inner(z, skip) for z in (c, x, likely, slopes_b))
     middle, spread, contrast = (inner(z, skip) for z in (middle, spread, contrast))
     a2, a_low, b = (inner(z, 3 * skip) for z in (a2, a_low, b))
     lost = a2 - a_low  # what 20 m bands lack of the 10 m bands at 20 m already
     base = upsample(c, 3)
     detail, left, rests, fine = [], [], [], []
-    for slopes, rest, _ in found:
+    for slopes, rest, _ in regressions:
         number = slopes.shape[2]
         level = c - rest - (slopes * x[:, :, :number]).sum(2)
         on_a = slopes[:, :, :4]
-        made = grow(level, 3) + upsample(rest, 3) - base
+        extra = grow(level, 3) + upsample(rest, 3) - base
         if number > 4:
             on_b = slopes[:, :, 4:]
             wide = parted(grow(on_b.flatten(1, 2), 3), 2, -1)
-            made += (wide * b[:, None]).sum(2)
+            extra += (wide * b[:, None]).sum(2)
             by_b = parted(grow((on_b[:, :, :, None] * slopes_b[:, None]).sum(2).flatten(1, 2), 3), 2, -1)
-            made += (by_b * lost[:, None]).sum(2)
+            extra += (by_b * lost[:, None]).sum(2)
         wide = parted(grow(on_a.flatten(1, 2), 3), 2, -1)
-        made += (wide * a2[:, None]).sum(2)
+        extra += (wide * a2[:, None]).sum(2)
         fine.append(wide if number == 4 else wide + by_b)
-        detail.append(made)
+        detail.append(extra)
         left.append(mean_around(rest * rest, NEAR))
         rests.append(rest)
-    made = torch.stack(detail, 2)
-    scale2 = mean_around(F.avg_pool2d((made * made).mean(2), 3), NEAR) + LEAST
+    details = torch.stack(detail, 2)
+    scale2 = mean_around(F.avg_pool2d((details * details).mean(2), 3), NEAR) + LEAST
     near = mean_around((c - mean_around(c, NEAR)) ** 2, NEAR) + LEAST
     remains = torch.stack(left, 2)
     share = remains / near[:, :, None] + 10 * TRACE
@@ -153,7 +155,7 @@ def fits(a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sp
     edge = spare // 6 - skip
     return Fits(
         base=inner(base, 3 * edge),
-        detail=inner(made, 3 * edge),
+        detail=inner(details, 3 * edge),
         slopes=inner(torch.stack(fine, 2), 3 * edge),
         scale=inner(scale, edge),
         most=inner(torch.minimum(scale2, BOUND**2 * remains.mean(2) + LEAST).sqrt(), edge),
@@ -192,9 +194,9 @@ class Blend(Network):
     """The 60 m bands from regressions on the 10 m and 20 m ones.
 
     Three regressions are made round every 60 m pixel, for the blur that fits best there: on the 10 m bands, near and
-    wide, and on all ten, wide. Convolutions on the 20 m grid say how far each and plain interpolation are to be
-    trusted, and add what all of them miss, no more than they themselves add to interpolation, and no more than a few
-    times what they leave. What the convolutions see of a 60 m band has neither its gain nor its offset.
+    wide, and on all ten, wide. Convolutions on the 20 m grid estimate how far each and plain interpolation are to be
+    trusted, and add what all of them miss: no more than the regressions add to interpolation, and no more than a few
+    times what they leave unexplained. What the convolutions see of a 60 m band has neither its gain nor its offset.
     """
 
     lattice = 6
@@ -202,16 +204,15 @@ class Blend(Network):
     def __init__(self, ratio: int = 6, features: int = 64, blocks: int = 3) -> None:
         super().__init__()
         self.ratio, self.side = ratio, 600
-        self.made = 2
         self.fine = _conv(4, 8)
         self.enter = _conv(4 * 8 + 6 + 18 + 12, features, gain=1.0)
         self.body = nn.Sequential(*(_Block(features) for _ in range(blocks)))
         self.gate = _conv(features, 8, gain=0.0)
         self.more = _conv(features, 8, gain=0.0)
         self.trust = nn.Parameter(torch.tensor(1.5))
-        # Where bands are hardly blurred, the 10 m bands are sharper than what is to be made: half of their detail.
+        # Where 60 m bands are hardly blurred, 10 m bands are sharper than the result should be: half of their detail.
         self.soften = nn.Parameter(torch.tensor(-1.1))
-        self.doubt = nn.Sequential(_conv(features, 32), nn.ReLU(), _conv(32, 8, gain=0.0))
+        self.uncertainty_head = nn.Sequential(_conv(features, 32), nn.ReLU(), _conv(32, 8, gain=0.0))
 
     @property
     def radius(self) -> int:
@@ -220,7 +221,7 @@ class Blend(Network):
 
     @property
     def spare(self) -> int:
-        """How much of it the regressions see and the convolutions do not: whole 60 m pixels."""
+        """Part of `radius` that the regressions see and the convolutions do not: whole 60 m pixels."""
         return 6 * (2 + len(WIDE) // 2 + len(WIDER) // 2 + MARGIN)  # blur, evidence, a regression
 
     def forward(
@@ -240,17 +241,17 @@ class Blend(Network):
         assert c is not None
         with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
             a2 = F.avg_pool2d(a, 2)
-            found = fits(a, a2, b, c, spare)
+            fit = fits(a, a2, b, c, spare)
             a, a2 = inner(a, spare), inner(a2, spare // 2)
-            unit = grow(found.scale, 3)
-            relative = (found.detail / unit[:, :, None]).flatten(1, 2)
+            unit = grow(fit.scale, 3)
+            relative = (fit.detail / unit[:, :, None]).flatten(1, 2)
             high = a - up2(a2)
             size = (mean_around(F.avg_pool2d(high * high, 6), NEAR) + 2.5e-5).rsqrt()
-            coarse = torch.cat([relative, grow(found.facts, 3), found.levels], 1)
-            prior = -torch.log(found.left)
+            coarse = torch.cat([relative, grow(fit.facts, 3), fit.levels], 1)
+            prior = -torch.log(fit.left)
             prior = torch.cat([torch.zeros_like(prior[:, :, :1]), prior], 2)  # interpolation leaves all
             prior = parted(grow(prior.flatten(1, 2), 3), 2, 4)
-            box = grow(found.box, 3)
+            box = grow(fit.box, 3)
             fine = high * grow(size, 6)
         dtype = self.gate.weight.dtype
         last = torch.channels_last
@@ -260,22 +261,21 @@ class Blend(Network):
         gate = parted(self.gate(x).float(), 2, 4)
         more = F.pixel_shuffle(torch.tanh(self.more(x).float()), 2)
         share = torch.softmax(self.trust.float() * prior + gate, 2)
-        made = found.base + (share[:, :, 1:] * found.detail).sum(2)
+        estimate = fit.base + (share[:, :, 1:] * fit.detail).sum(2)
         slopes = (
-            2 * torch.sigmoid(self.soften.float() * box[:, :, None]) * (share[:, :, 1:, None] * found.slopes).sum(2)
+            2 * torch.sigmoid(self.soften.float() * box[:, :, None]) * (share[:, :, 1:, None] * fit.slopes).sum(2)
         ).flatten(1, 2)
-        wide = upsample(torch.cat([made, a2, grow(found.most, 3), grow(found.unsure, 3)], 1), 2)
+        wide = upsample(torch.cat([estimate, a2, grow(fit.most, 3), grow(fit.unsure, 3)], 1), 2)
         finer = (parted(up2(slopes), 2, 4) * (a - wide[:, 2:6])[:, None]).sum(2)
         if not self.training:
             more = KEPT * more
         out: torch.Tensor = wide[:, :2] + finer + wide[:, 6:8] * more
-        if not self.training:  # where it is, nothing could be learnt
+        if not self.training:  # floored values would have no gradient
             out = floored(out, inner(c, spare // 6), 6)
         if not uncertainty:
             return out
-        sure = F.pixel_shuffle(self.doubt(x.detach()).float(), 2).clamp(-8, 8)
-        made = torch.cat([out, wide[:, 8:].abs() * torch.exp(sure - 1)], 1)
-        return made
+        log_error = F.pixel_shuffle(self.uncertainty_head(x.detach()).float(), 2).clamp(-8, 8)
+        return torch.cat([out, wide[:, 8:].abs() * torch.exp(log_error - 1)], 1)
 
 
 def up2(x: torch.Tensor) -> torch.Tensor:

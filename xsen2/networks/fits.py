@@ -1,4 +1,4 @@
-"""What finer bands say of a coarser one by linear regression: round every place, for a blur that is not known."""
+"""Linear regression of a coarser band on finer ones, round every place, for a blur that is not known."""
 
 from __future__ import annotations
 
@@ -130,17 +130,17 @@ def floored(x: torch.Tensor, low: torch.Tensor, ratio: int) -> torch.Tensor:
     contrast: without a floor the short-wave infrared of water came out at -200 DN, and its index nowhere near 1. Where
     a measured band is negative itself, as after atmospheric correction, ten times as much is let through.
     """
-    around = -F.max_pool2d(-low, 3, 1, 1)
-    return torch.maximum(x, (10 * around).clamp(max=0).repeat_interleave(ratio, 2).repeat_interleave(ratio, 3))
+    lowest = -F.max_pool2d(-low, 3, 1, 1)
+    return torch.maximum(x, (10 * lowest).clamp(max=0).repeat_interleave(ratio, 2).repeat_interleave(ratio, 3))
 
 
 def parted(x: torch.Tensor, *sizes: int) -> torch.Tensor:
-    """Axis 1 as several."""
+    """Axis 1 split into several axes of these sizes."""
     return x.reshape(len(x), *sizes, *x.shape[2:])
 
 
 def products(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """Of every two of a dimension: the upper half of a matrix, row by row."""
+    """Products of every two values of a dimension: the upper half of a matrix, row by row."""
     size = int(x.shape[dim])
     pairs = [(i, j) for i in range(size) for j in range(i, size)]
     rows, columns = (torch.tensor(places, device=x.device) for places in zip(*pairs, strict=True))
@@ -148,7 +148,7 @@ def products(x: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def diagonal(size: int) -> list[int]:
-    """Where `products` of so many has the squares.
+    """Positions of the squares in `products` of a dimension of this size.
 
     Examples
     --------
@@ -164,9 +164,9 @@ class Fit(NamedTuple):
     slopes: torch.Tensor
     """``(N, K, P, h, w)``."""
     rest: torch.Tensor
-    """``(N, K, h, w)``: what the pixel itself has over the fit."""
+    """``(N, K, h, w)``: residual of the pixel itself: its value minus the fit."""
     left: torch.Tensor
-    """``(N, K, h, w)``: variance round the pixel that is not explained."""
+    """``(N, K, h, w)``: variance round the pixel that the fit leaves unexplained."""
 
 
 def regress(x: torch.Tensor, y: torch.Tensor, weights: Sequence[float], ridge: float) -> Fit:
@@ -175,11 +175,11 @@ def regress(x: torch.Tensor, y: torch.Tensor, weights: Sequence[float], ridge: f
     Parameters
     ----------
     x : torch.Tensor
-        ``(N, G, P, h, w)``, predictors, of one band each, or with G = 1 of all alike.
+        ``(N, G, P, h, w)``, predictors: of one band each, or with G = 1 the same for all bands.
     y : torch.Tensor
         ``(N, K, h, w)``; K = G unless G = 1.
     weights : sequence of float
-        Of the neighbours, along one axis.
+        Weights of the neighbours along one axis.
     ridge : float
         Added to the variances of the predictors.
     """
@@ -226,10 +226,10 @@ def solve(normal: torch.Tensor, right: torch.Tensor, ridge: float) -> torch.Tens
         for k in range(i):
             rest = rest - root[i, k] * half[k]
         half.append(rest / root[i, i])
-    found: list[torch.Tensor] = [half[0]] * size
+    solution: list[torch.Tensor] = [half[0]] * size
     for i in reversed(range(size)):
         rest = half[i]
         for k in range(i + 1, size):
-            rest = rest - root[k, i] * found[k]
-        found[i] = rest / root[i, i]
-    return torch.stack(found, 2)
+            rest = rest - root[k, i] * solution[k]
+        solution[i] = rest / root[i, i]
+    return torch.stack(solution, 2)

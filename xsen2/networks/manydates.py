@@ -128,12 +128,15 @@ class ManyDates(MultiDate):
         self.join = _conv(2 * CHANNELS * phases + CHANNELS + 2 * thin + phases + 1, wide)
         self.body = nn.Sequential(*(_Block(wide) for _ in range(blocks)))
         self.tail = _conv(wide, CHANNELS * phases, gain=0.0)
-        self.doubt = nn.Sequential(_conv(wide, wide // 2), nn.ReLU(), _conv(wide // 2, CHANNELS * phases, gain=0.0))
+        self.uncertainty_head = nn.Sequential(
+            _conv(wide, wide // 2), nn.ReLU(), _conv(wide // 2, CHANNELS * phases, gain=0.0)
+        )
 
     @property
     def radius(self) -> int:
         innovation = self.RADIUS + 2 * (self.SLOW // 2)
-        # Gate, then kriging of what it lets through, or encoder; then join, body and tail (or the longer `doubt`).
+        # Gate, then kriging of what it lets through, or encoder; then join, body and `uncertainty_head`, which reaches
+        # farther than the tail.
         return innovation + 2 + max(self.WINDOW + 1, 3) + 1 + 2 * len(self.body) + 2
 
     def prepare(
@@ -207,7 +210,8 @@ class ManyDates(MultiDate):
                 out = self._calm(out, reference, level, contrast, count)
         if not uncertainty:
             return out
-        spread = torch.exp(F.pixel_shuffle(STEP * self.doubt(y.detach()).float(), self.zoom).clamp(-10, 6)) * 0.01
+        log_error = STEP * self.uncertainty_head(y.detach()).float()
+        spread = torch.exp(F.pixel_shuffle(log_error, self.zoom).clamp(-10, 6)) * 0.01
         return torch.cat([out, spread], 1)
 
     def _calm(

@@ -46,11 +46,11 @@ class Network(nn.Module):
 
     @property
     def uncertainty(self) -> bool:
-        """Whether it has a branch for standard errors: a module called `doubt`.
+        """Whether it has a branch for standard errors: a module called `uncertainty_head`.
 
         If it has, `forward` takes ``uncertainty=True`` and gives them after the bands, as many again.
         """
-        return "doubt" in self._modules
+        return "uncertainty_head" in self._modules
 
     def forward(self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         """Make one batch.

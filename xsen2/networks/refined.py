@@ -1,4 +1,4 @@
-"""Refined: a regression on the 10 m bands, and what TwoGrid has to add to it, bounded."""
+"""Refined: a regression on the 10 m bands, and a bounded correction by convolutions like those of TwoGrid."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["Refined"]
 
 NEAR, WIDE = window(1.0, 2), window(2.0, 4)  # 60 m cells
 BLURS = (0.6, 0.82, 1.04, 1.26)
-"""Sigmas of what may have made a 20 m pixel of 10 m ones, in 10 m pixels."""
+"""Sigmas of the blurs that may have made 20 m pixels of 10 m ones, in 10 m pixels."""
 CERTAIN = 20.0  # power of the evidence for a blur
 RIDGE = 2.5e-5  # variance, in (DN / 2000)²: (10 DN)²
 FLOOR = (2.5e-3) ** 2  # (5 DN)²: 10 m bands that vary by less are noise
 LEAST, TRACE = 1e-9, 1e-5
-"""Variances of a 20 m band that count as nothing: (0.06 DN)², and this share of its own. Larger ones in DN would make
-the outcome hang on the band's unit."""
+"""Variances of a 20 m band that count as nothing: (0.06 DN)², and this share of the band's variance. Larger ones
+in DN would make the outcome depend on the band's unit."""
 LEVEL = (
     (-0.008, 0.113, 0.723, 0.214, -0.028),
     (0.039, -0.021, 0.214, 0.771, 0.009),
@@ -45,7 +45,7 @@ LEVEL = (
     (-1.408, -0.438, 1.991, 0.144, 0.474),
 )
 """The usual mean of a 20 m band round a place, linear in those of the 10 m bands and 1: least squares over the training
-scenes, DN / 2000. And below, likewise, the logarithm of its spread."""
+scenes, DN / 2000. `SPREAD` likewise has the logarithm of its standard deviation, linear in those of the 10 m bands."""
 SPREAD = (
     (-0.213, 0.537, 0.541, 0.144, -0.041),
     (0.012, 0.108, 0.021, 0.843, -0.124),
@@ -57,20 +57,20 @@ SPREAD = (
 
 
 class Start(NamedTuple):
-    """What a regression makes of the 20 m bands, and what they are like round a place."""
+    """The 20 m bands at 10 m by regression, and statistics of them round a place."""
 
     base: torch.Tensor
     """``(N, 6, H, W)``: bicubic interpolation."""
     detail: torch.Tensor
-    """``(N, 6, H, W)``: what the regression has over `base`."""
+    """``(N, 6, H, W)``: the regression minus `base`."""
     left: torch.Tensor
-    """``(N, 6, H / 2, W / 2)``: logarithm of the share of the variance that it leaves."""
+    """``(N, 6, H / 2, W / 2)``: logarithm of the share of the variance that the regression leaves unexplained."""
     unit: torch.Tensor
-    """``(N, 6, H / 2, W / 2)``: how large the detail and what is left are."""
+    """``(N, 6, H / 2, W / 2)``: RMS of the detail and of half of the residual variance."""
     most: torch.Tensor
-    """``(N, 6, H / 2, W / 2)``: the same, without what is left where the regression explains little."""
+    """``(N, 6, H / 2, W / 2)``: the same, with less of the residual where the regression explains under half."""
     gain: torch.Tensor
-    """``(N, 6, H / 2, W / 2)``: what the bands are multiplied by to vary as is usual over such 10 m bands."""
+    """``(N, 6, H / 2, W / 2)``: factor that gives the bands the spread that is usual over such 10 m bands."""
     alike: torch.Tensor
     """``(N, 6, H / 2, W / 2)``: the bands, with the mean and the spread that are usual over such 10 m bands."""
     blur: torch.Tensor
@@ -86,8 +86,8 @@ def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
     """
     p, k = a.shape[1], b.shape[1]
     exact = precise(b)
-    own = torch.cat([exact, exact * exact], 1)
-    level, power = torch.split(mean_around(pooled(own, 3), WIDE), [k, k], 1)
+    moments = torch.cat([exact, exact * exact], 1)
+    level, power = torch.split(mean_around(pooled(moments, 3), WIDE), [k, k], 1)
     variance = (power - level * level).clamp(min=0)
     lows, slopes_, lefts = [], [], []
     for sigma in BLURS:
@@ -123,7 +123,8 @@ def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
     remains = (likely * left).sum(0)
     energy = mean_around(F.avg_pool2d(detail * detail, 6), NEAR)
     unit = (energy + 0.5 * remains).sqrt()
-    # What stays unexplained gives leave to add to a fit that explains half of the variance or more, not to any other.
+    # The residual variance counts in full where the fit explains half of the variance or more, and not at all where it
+    # explains nothing.
     known = (2 - 2 * remains / (variance + LEAST)).clamp(0, 1)
     most = (energy + 0.5 * known * remains + LEAST).sqrt()
     spread = (squares[:, diagonal(p)] - mean * mean).clamp(min=0).to(b.dtype) + FLOOR
@@ -161,17 +162,17 @@ def _linear(x: torch.Tensor, weights: tuple[tuple[float, ...], ...]) -> torch.Te
 
 
 def vertex(left: torch.Tensor) -> torch.Tensor:
-    """Shares of two neighbours of four equidistant blurs, so that their mean is where least is left.
+    """Weights of two neighbours of four equidistant blurs, such that their mean is the blur that leaves least variance.
 
-    Between the blurs what is left is a parabola through three of them, the first three and the last three by how good
-    their middles are.
+    Between the blurs the variance left is a parabola through three of them: the first three and the last three are
+    weighted by how little their middle ones leave.
     """
     evidence = left / left.amin(0)
     places = []
     for k in (1, 2):
         before, here, after = evidence[k - 1], evidence[k], evidence[k + 1]
-        bent = (before - 2 * here + after).clamp(min=1e-3)
-        places.append(k + ((before - after) / (2 * bent)).clamp(-1, 1))
+        curvature = (before - 2 * here + after).clamp(min=1e-3)
+        places.append(k + ((before - after) / (2 * curvature)).clamp(-1, 1))
     first = torch.sigmoid(CERTAIN * torch.log(left[2] / left[1]))
     place = first * places[0] + (1 - first) * places[1]
     return torch.stack([(1 - (place - k).abs()).clamp(min=0) for k in range(len(evidence))])
@@ -182,24 +183,24 @@ class Refined(Folded):
 
     A regression of every 20 m band on the 10 m bands is made round every place, for the blur that fits best there.
     Convolutions as those of `xsen2.networks.twogrid.TwoGrid` see the bands with the mean and the spread that are usual
-    over such 10 m bands. They say how far the regression is to be trusted, and what stands in its place, which is no
-    more than a few times what the regression adds to interpolation or leaves unexplained.
+    over such 10 m bands. They estimate how far the regression is to be trusted, and what replaces it, which is no more
+    than a few times what the regression adds to interpolation or leaves unexplained.
     """
 
     lattice = 6
 
     def __init__(self, ratio: int = 2, thin: int = 32, wide: int = 128, blocks: int = 4) -> None:
         super().__init__()
-        self.ratio, made = ratio, 6
+        self.ratio, outputs = ratio, 6
         self.side = 600  # the halo is wide, and only the regressions see most of it
-        self.stem = nn.ModuleList([_conv(4 + made, thin), _conv(thin, thin)])
-        self.enter = _conv(4 * thin + 10 + 3 * made, wide, gain=1.0)
+        self.stem = nn.ModuleList([_conv(4 + outputs, thin), _conv(thin, thin)])
+        self.enter = _conv(4 * thin + 10 + 3 * outputs, wide, gain=1.0)
         self.body = nn.Sequential(*(_Block(wide) for _ in range(blocks)))
         self.leave = _conv(wide, 4 * thin, gain=1.0)
         self.join = _conv(2 * thin, thin)
-        self.tail = _conv(thin, made, gain=0.0)
-        self.gate = _conv(thin, made, gain=0.0)
-        self.doubt = nn.Sequential(_conv(thin, thin), nn.ReLU(), _conv(thin, made, gain=0.0))
+        self.tail = _conv(thin, outputs, gain=0.0)
+        self.gate = _conv(thin, outputs, gain=0.0)
+        self.uncertainty_head = nn.Sequential(_conv(thin, thin), nn.ReLU(), _conv(thin, outputs, gain=0.0))
 
     @property
     def radius(self) -> int:
@@ -208,7 +209,7 @@ class Refined(Folded):
 
     @property
     def spare(self) -> int:
-        """How much of it the regressions see and the convolutions do not: whole 60 m cells."""
+        """Part of `radius` that the regressions see and the convolutions do not: whole 60 m cells."""
         return 6 * (len(WIDE) // 2 + len(NEAR) // 2 + 2)
 
     def forward(
@@ -229,32 +230,34 @@ class Refined(Folded):
         edges = [-n % 6 for n in size]
         if any(edges):
             a, b = (F.pad(x, (0, edges[1] // f, 0, edges[0] // f), mode="replicate") for x, f in ((a, 1), (b, 2)))
-        out = self._made(a, b, uncertainty, spare)
+        out = self._super_resolve(a, b, uncertainty, spare)
         return out[..., : size[0] - 2 * spare, : size[1] - 2 * spare] if any(edges) else out
 
-    def _made(self, a: torch.Tensor, b: torch.Tensor, uncertainty: bool, spare: int) -> torch.Tensor:
+    def _super_resolve(self, a: torch.Tensor, b: torch.Tensor, uncertainty: bool, spare: int) -> torch.Tensor:
+        """`forward` for sizes that are multiples of 60 m."""
         with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
-            found = start(a, b, spare)
+            fit = start(a, b, spare)
             a = inner(a, spare)
-            gain = up2(found.gain)
-            own = (found.detail * gain).clamp(-1, 1)
-            bound = (4 * up2(found.most) + 2 * found.detail.abs()) * gain
-            prior = -up2(found.left) - 6
-            # What explains all but a few thousandths is hardly to be bettered, whatever landscapes have taught: with a
-            # gentle slope here, longer training made scenes of known truth worse, where bands are nearly linear.
+            gain = up2(fit.gain)
+            scaled_detail = (fit.detail * gain).clamp(-1, 1)
+            bound = (4 * up2(fit.most) + 2 * fit.detail.abs()) * gain
+            prior = -up2(fit.left) - 6
+            # A regression that leaves but a few thousandths of the variance can hardly be improved on, whatever was
+            # trained on: with a gentle slope here, longer training made scenes of known truth worse, where bands are
+            # nearly linear.
             prior = prior + 8 * torch.relu(prior + 0.5)
             mean = F.avg_pool2d(a, 2)
-            contrast = found.contrast.expand(-1, 6, -1, -1) / 4
-            facts = [found.left / 4, contrast, 4 * (found.blur - 0.88)]
-            levels = torch.cat([mean, found.alike.clamp(-1, 6), *facts], 1)
-            fine = 4 * torch.cat([a - up2(mean), own], 1)
+            contrast = fit.contrast.expand(-1, 6, -1, -1) / 4
+            facts = [fit.left / 4, contrast, 4 * (fit.blur - 0.88)]
+            levels = torch.cat([mean, fit.alike.clamp(-1, 6), *facts], 1)
+            fine = 4 * torch.cat([a - up2(mean), scaled_detail], 1)
         x = self._features(fine, levels)
         trust = torch.sigmoid(prior + self.gate(x).float())
         more = bound * torch.tanh(self.tail(x).float() / bound)
-        out: torch.Tensor = found.base + trust * found.detail + (1 - trust) * more / gain
-        if not self.training:  # where it is, nothing could be learnt
+        out: torch.Tensor = fit.base + trust * fit.detail + (1 - trust) * more / gain
+        if not self.training:  # floored values would have no gradient
             out = floored(out, inner(b, spare // 2), 2)
         if not uncertainty:
             return out
-        sure: torch.Tensor = self.doubt(x.detach()).float().clamp(-8, 8)
-        return torch.cat([out, up2(found.unit) * torch.exp(sure - 1)], 1)
+        log_error: torch.Tensor = self.uncertainty_head(x.detach()).float().clamp(-8, 8)
+        return torch.cat([out, up2(fit.unit) * torch.exp(log_error - 1)], 1)

@@ -52,7 +52,7 @@ def _conv(inputs: int, outputs: int, size: int = 3, *, gain: float = 2.0) -> nn.
     """A convolution with He initialisation: variance ``gain / fan_in``, 2 before a ReLU."""
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
     assert layer.bias is not None
-    if layer.weight.is_meta:  # shapes alone: there, to draw numbers that nobody sees imports all of torch's compiler
+    if layer.weight.is_meta:  # shapes alone: drawing numbers would import all of torch's compiler, to no effect
         return layer
     nn.init.normal_(layer.weight, std=math.sqrt(gain / (inputs * size**2)))
     nn.init.zeros_(layer.bias)
@@ -83,7 +83,7 @@ class _Block(nn.Module):
 
 
 class Folded(Network):
-    """What networks share that see detail at 10 m, and what a place is at 20 m: features of both, joined.
+    """Base of networks that see detail at 10 m and levels at 20 m, and join features of both.
 
     Layers are made by the networks themselves, each with the bands that it sees.
     """
@@ -118,7 +118,7 @@ class TwoGrid(Folded):
     """Predict what bicubic interpolation misses; most of the work is done on the 20 m grid.
 
     Detail can only come from the 10 m bands, but what to make of it depends on what a place *is*, which
-    the 20 m grid tells as well at a quarter of the cost. So a thin stem reads what the 10 m bands have
+    can be seen as well on the 20 m grid, at a quarter of the cost. So a thin stem reads what the 10 m bands have
     over their own 20 m means, and is folded (pixel-unshuffle) to 20 m; a wide residual body works there, beside
     all bands at 20 m; its features are unfolded and joined to the stem's, and thin convolutions make
     the detail.
@@ -146,16 +146,16 @@ class TwoGrid(Folded):
         self.ratio, self.guide = ratio, guide
         if ratio == 6:  # wide halos: half of what goes through would be context at the usual side of a patch
             self.side = 600
-        bands, made = (10, 6) if ratio == 2 else (12, 2)
-        guided = made if guide else 0
+        bands, outputs = (10, 6) if ratio == 2 else (12, 2)
+        guided = outputs if guide else 0
         self.stem = nn.ModuleList([_conv(4 + guided, thin), _conv(thin, thin)])
         self.enter = _conv(4 * thin + bands + guided + guide, wide, gain=1.0)
         self.body = nn.Sequential(*(_Block(wide) for _ in range(blocks)))
         self.leave = _conv(wide, 4 * thin, gain=1.0)
         self.join = _conv(2 * thin, thin)
-        self.tail = _conv(thin, made, gain=0.0)
-        # Its own branch, which the estimate never reads: what it learns cannot change the estimate.
-        self.doubt = nn.Sequential(_conv(thin, thin), nn.ReLU(), _conv(thin, made, gain=0.0))
+        self.tail = _conv(thin, outputs, gain=0.0)
+        # A separate branch, which the estimate never reads: training it cannot change the estimate.
+        self.uncertainty_head = nn.Sequential(_conv(thin, thin), nn.ReLU(), _conv(thin, outputs, gain=0.0))
 
     @property
     def radius(self) -> int:
@@ -207,8 +207,8 @@ class TwoGrid(Folded):
 
     def _spread(self, x: torch.Tensor) -> torch.Tensor:
         # exp: positive and scale-free; 0 at the start stands for 20 DN.
-        spread: torch.Tensor = self.doubt(x).float()
-        return torch.exp(spread.clamp(-10, 6)) * 0.01
+        log_error: torch.Tensor = self.uncertainty_head(x).float()
+        return torch.exp(log_error.clamp(-10, 6)) * 0.01
 
 
 OPERATORS = ("mtf", "dsen2")
@@ -234,7 +234,7 @@ def _degrade(a: torch.Tensor, ratio: int, operator: str) -> torch.Tensor:
 
 
 def guess(a: torch.Tensor, y: torch.Tensor, ratio: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The coarse bands at 10 m as a local regression on the 10 m bands has them, and how they seem to have come about.
+    """The coarse bands at 10 m by local regression on the 10 m bands, and the operator that probably degraded them.
 
     How a band was blurred is not known for sure, and slopes found with the wrong blur give far too much detail, or too
     little. But with the right one the regression fits better. So it is made for each of `OPERATORS`, and each counts by
@@ -250,7 +250,7 @@ def guess(a: torch.Tensor, y: torch.Tensor, ratio: int) -> tuple[torch.Tensor, t
 
     Returns
     -------
-    found : torch.Tensor
+    estimate : torch.Tensor
         ``(N, K, H, W)``.
     share : torch.Tensor
         ``(N, 1, H / ratio, W / ratio)``: of the first of `OPERATORS`, 0 to 1.
@@ -263,8 +263,8 @@ def guess(a: torch.Tensor, y: torch.Tensor, ratio: int) -> tuple[torch.Tensor, t
     assert isinstance(slopes, torch.Tensor)
     assert isinstance(constant, torch.Tensor)
     wide = grow(slopes.flatten(1, 2), ratio).view(*slopes.shape[:3], *a.shape[2:])
-    found: torch.Tensor = (wide * a[:, None]).sum(2) + grow(constant, ratio)
-    return found, counts[0] / total
+    estimate: torch.Tensor = (wide * a[:, None]).sum(2) + grow(constant, ratio)
+    return estimate, counts[0] / total
 
 
 class Fit(NamedTuple):
@@ -285,14 +285,14 @@ def regress(a: torch.Tensor, y: torch.Tensor, ratio: int, operator: str) -> Fit:
     bands hardly vary.
     """
     low = _degrade(a, ratio, operator)
-    bands, made = low.shape[1], y.shape[1]
+    bands, targets = low.shape[1], y.shape[1]
     pairs = bands * (bands + 1) // 2
     terms = [torch.ones_like(low[:, :1]), low, y, y * y]
     terms += [products(low, 1), (low[:, None] * y[:, :, None]).flatten(1, 2)]
     sums = around(torch.cat(terms, 1), _NEAR)
     sums = sums[:, 1:] / sums[:, :1]
-    mean, level, power, squares, mixed = torch.split(sums, [bands, made, made, pairs, made * bands], 1)
-    mixed = mixed.view(len(mixed), made, bands, *mixed.shape[2:]) - level[:, :, None] * mean[:, None]
+    mean, level, power, squares, mixed = torch.split(sums, [bands, targets, targets, pairs, targets * bands], 1)
+    mixed = mixed.view(len(mixed), targets, bands, *mixed.shape[2:]) - level[:, :, None] * mean[:, None]
     slopes = solve((squares - products(mean, 1))[:, None], mixed, _RIDGE)
     constant = level - (slopes * mean[:, None]).sum(2)
     error = (y - (slopes * low[:, None]).sum(2) - constant) ** 2

@@ -1,4 +1,4 @@
-"""A network's standard errors beside its errors, and what to multiply them by to hold their promise."""
+"""Compare a network's standard errors with its errors, and find the factors that calibrate them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["errors_of", "errors_of_dates", "left_out", "ratios_of", "spread_of"]
 def errors_of(
     scene: Scene, method: str | Method, scale: int, operator: Operator, dtype: str = "auto"
 ) -> dict[str, Array] | None:
-    """What a method gets wrong on a scene degraded, and how sure it says it is.
+    """Errors and standard errors of a method on a degraded scene.
 
     Measured through the calls that a user makes.
 
@@ -67,12 +67,12 @@ def errors_of(
     bands = [str(band) for band in truth.data_vars]
     sr = superresolve(coarse, bands, method, native=False, uncertainty=True, operator=operator, dtype=dtype)
     sr, truth = sr.compute(), truth.compute()
-    found = {}
+    errors = {}
     for band in bands:
         error, sigma = sr[band].values - truth[band].values, sr[f"{band}_se"].values
-        seen = np.isfinite(error)
-        found[band] = np.stack([error[seen], sigma[seen]]).astype(np.float32)
-    return found
+        valid = np.isfinite(error)
+        errors[band] = np.stack([error[valid], sigma[valid]]).astype(np.float32)
+    return errors
 
 
 DATES = (1, 3, 8)
@@ -80,7 +80,7 @@ DATES = (1, 3, 8)
 
 
 def errors_of_dates(scene: Scene, card: Card, dates: Sequence[int] = DATES, seed: int = 0) -> dict[str, Array] | None:
-    """The same for a network that makes one finer image of many dates, which are simulated of the scene.
+    """The same for a network that makes one finer image of many dates, which are simulated from the scene.
 
     Parameters
     ----------
@@ -88,9 +88,9 @@ def errors_of_dates(scene: Scene, card: Card, dates: Sequence[int] = DATES, seed
         Its 10 m bands are the truth.
     card : Card
     dates : sequence of int
-        The scene is brought back from so many dates, for each number in turn.
+        Numbers of dates; the scene is restored from so many, for each number in turn.
     seed : int
-        For shifts, gains and noise.
+        Seed of shifts, gains and noise.
     """
     zoom = round(10 / card.gsd)
     height, width = (min(n, 480) // (6 * zoom) * 6 * zoom for n in scene.valid[10].shape)
@@ -98,7 +98,7 @@ def errors_of_dates(scene: Scene, card: Card, dates: Sequence[int] = DATES, seed
         return None
     truth, valid = scene.bands[10][:, :height, :width], scene.valid[10][:height, :width]
     rng = np.random.default_rng([seed, *scene.name.encode()])
-    found: dict[str, list[Array]] = defaultdict(list)
+    errors: dict[str, list[Array]] = defaultdict(list)
     for count in dates:
         frames, _ = simulate(truth.astype(np.float32), zoom, count, rng)
         ds = cube_of(frames)
@@ -106,11 +106,11 @@ def errors_of_dates(scene: Scene, card: Card, dates: Sequence[int] = DATES, seed
         sr = superresolve(
             ds, list(card.bands), method, False, gsd=card.gsd, uncertainty=True, target=ds["time"].values[0]
         ).compute()
-        for band, known in zip(card.bands, truth, strict=True):
-            error, sigma = sr[band].values[0] - known, sr[f"{band}_se"].values[0]
-            seen = np.isfinite(error) & valid
-            found[band].append(np.stack([error[seen], sigma[seen]]).astype(np.float32))
-    return {band: np.concatenate(parts, axis=1) for band, parts in found.items()}
+        for band, expected in zip(card.bands, truth, strict=True):
+            error, sigma = sr[band].values[0] - expected, sr[f"{band}_se"].values[0]
+            counted = np.isfinite(error) & valid
+            errors[band].append(np.stack([error[counted], sigma[counted]]).astype(np.float32))
+    return {band: np.concatenate(parts, axis=1) for band, parts in errors.items()}
 
 
 Ratios = dict[str, dict[str, Array]]
@@ -118,26 +118,28 @@ Ratios = dict[str, dict[str, Array]]
 
 
 def ratios_of(card: Card, scenes: Sequence[Scene], operator: Operator) -> Ratios:
-    """What the network of a card gets wrong, in units of what it says it may; measured as `errors_of` does.
+    """Errors of the network of a card, divided by its standard errors; measured as `errors_of` does.
 
     Parameters
     ----------
     card : Card
-        Its own `spread` is taken as 1.
+        Its `spread` is taken as 1.
     scenes : sequence of Scene
     operator : {"mtf", "product", "dsen2", "box"}
         How they are degraded.
     """
-    plain = dataclasses.replace(card, spread=[1.0] * len(card.spread))
-    found: dict[str, dict[str, list[Array]]] = {band: defaultdict(list) for band in card.bands}
+    uncalibrated = dataclasses.replace(card, spread=[1.0] * len(card.spread))
+    ratios: dict[str, dict[str, list[Array]]] = {band: defaultdict(list) for band in card.bands}
     for scene in scenes:
         if card.ratio == 1:
-            errors = errors_of_dates(scene, plain)
+            errors = errors_of_dates(scene, uncalibrated)
         else:
-            errors = errors_of(scene, NetworkMethod(plain), card.ratio, operator)
+            errors = errors_of(scene, NetworkMethod(uncalibrated), card.ratio, operator)
         for band, (error, sigma) in (errors or {}).items():
-            found[band][scene.name.split("/")[0]].append(np.abs(error) / sigma)
-    joined = {band: {place: np.concatenate(parts) for place, parts in places.items()} for band, places in found.items()}
+            ratios[band][scene.name.split("/")[0]].append(np.abs(error) / sigma)
+    joined = {
+        band: {place: np.concatenate(parts) for place, parts in places.items()} for band, places in ratios.items()
+    }
     return {band: {place: x for place, x in places.items() if x.size} for band, places in joined.items()}
 
 
@@ -160,7 +162,7 @@ def _factor(parts: Sequence[Array]) -> float:
 
 
 def left_out(ratios: Ratios, alike: Callable[[str], str] = str) -> dict[str, float]:
-    """Per band, the share of errors within one standard error at places that the factor was not found at.
+    """Per band, the share of errors within one standard error at places that the factor was not computed from.
 
     Each place in turn is left out of the calibration and judged; then the mean over places.
 
@@ -169,7 +171,7 @@ def left_out(ratios: Ratios, alike: Callable[[str], str] = str) -> dict[str, flo
     ratios : mapping
         From `ratios_of`.
     alike : callable
-        The place of a scene, where several are of one.
+        Gives the place of a scene, where several scenes are of one place.
 
     Examples
     --------
@@ -179,8 +181,8 @@ def left_out(ratios: Ratios, alike: Callable[[str], str] = str) -> dict[str, flo
     out = {}
     for band, places in ratios.items():
         shares: dict[str, list[float]] = defaultdict(list)
-        for name, own in places.items():
+        for name, values in places.items():
             others = [x for other, x in places.items() if alike(other) != alike(name)]
-            shares[alike(name)].append(float(np.mean(own <= _factor(others))))
+            shares[alike(name)].append(float(np.mean(values <= _factor(others))))
         out[band] = round(float(np.mean([np.mean(s) for s in shares.values()])), 3)
     return out

@@ -1,7 +1,7 @@
-"""Training data for networks that make one finer image of many dates: scenes, seen again and again by a coarser sensor.
+"""Training data for networks that make one finer image of many dates: scenes as a coarser sensor sees them repeatedly.
 
 The truth is a 10 m image. Each frame is what a sensor with pixels `zoom` times larger would show of it: blurred by that
-sensor, sampled where it happened to look, with noise, another gain, haze, clouds and changes of the ground.
+sensor, sampled at a random shift, with noise, another gain, haze, clouds and changes of the ground.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["DatesTask", "Ground", "Sample", "cube_of", "gain", "grounds", "least
 Array = npt.NDArray[np.float32]
 
 MARGIN = 4
-"""Native pixels round a patch that its frames see too: what the blur and the largest shift reach."""
+"""Native pixels round a patch that its frames depend on too: the reach of the blur and of the largest shift."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Sample:
-    """A batch: what a network sees, and the truth."""
+    """A batch: the inputs of a network, and the truth."""
 
     frames: Array  # (B, N, 4, h, w)
     mask: Array  # (B, N, 1, h, w)
@@ -58,7 +58,7 @@ class Sample:
 
 
 def grounds(scenes: Sequence[Scene], side: int) -> list[Ground]:
-    """Scenes as places; the dates of one that share a grid are together, each of them the first once.
+    """Scenes as places; dates of one place that share a grid are kept together, and each of them is the first once.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def grounds(scenes: Sequence[Scene], side: int) -> list[Ground]:
     """
     out = []
     for scene in scenes:
-        own = scene.bands[10] / np.float32(GAIN)
+        image = scene.bands[10] / np.float32(GAIN)
         others = tuple(
             other.bands[10] / np.float32(GAIN)
             for other in scenes
@@ -82,7 +82,7 @@ def grounds(scenes: Sequence[Scene], side: int) -> list[Ground]:
             continue
         missing = [max(0, side - n) for n in valid.shape]
         pad = [(gap // 2, gap - gap // 2) for gap in missing]
-        images = tuple(np.pad(x, [(0, 0), *pad], mode="symmetric") for x in (own, *others))
+        images = tuple(np.pad(x, [(0, 0), *pad], mode="symmetric") for x in (image, *others))
         out.append(Ground(scene.name, images, np.pad(valid, pad, mode="constant")))
     return out
 
@@ -95,7 +95,7 @@ def observe(
     margin: int,
     blur: tuple[float, float] = (1.0, 1.0),
 ) -> Array:
-    """What a coarser sensor shows of a patch of ground.
+    """A patch of ground as a coarser sensor shows it.
 
     Parameters
     ----------
@@ -118,8 +118,8 @@ def observe(
     sigma = PSF * math.sqrt(zoom**2 - 1)
     kernels = []
     for n, u, b, length in zip(size, shift, blur, ground.shape[1:], strict=True):
-        at = margin + np.arange(n) * zoom + (zoom - 1) / 2 + u * zoom
-        kernel = np.exp(-0.5 * ((np.arange(length) - at[:, None]) / (sigma * b)) ** 2)
+        centres = margin + np.arange(n) * zoom + (zoom - 1) / 2 + u * zoom
+        kernel = np.exp(-0.5 * ((np.arange(length) - centres[:, None]) / (sigma * b)) ** 2)
         kernels.append((kernel / kernel.sum(1, keepdims=True)).astype(np.float32))
     # By torch, which keeps to the threads it is given: NumPy's library takes all cores, and waits for them in a loop,
     # which made training beside other work six times as slow.
@@ -159,12 +159,12 @@ def samples(places: Sequence[Ground], recipe: DatesRecipe, start: int = 0) -> It
     while True:
         rng = np.random.default_rng((recipe.seed, step))
         count = int(rng.choice(list(recipe.counts)))
-        rows = [_one(places[i], recipe, count, rng) for i in rng.choice(len(places), recipe.batch, p=chance)]
+        rows = [_row(places[i], recipe, count, rng) for i in rng.choice(len(places), recipe.batch, p=chance)]
         yield Sample(*(np.stack(part) for part in zip(*rows, strict=True)))
         step += 1
 
 
-def _one(place: Ground, recipe: DatesRecipe, count: int, rng: np.random.Generator) -> tuple[Array, ...]:
+def _row(place: Ground, recipe: DatesRecipe, count: int, rng: np.random.Generator) -> tuple[Array, ...]:
     zoom, patch = recipe.zoom, recipe.patch
     margin = MARGIN * zoom
     side = patch * zoom + 2 * margin
@@ -176,16 +176,16 @@ def _one(place: Ground, recipe: DatesRecipe, count: int, rng: np.random.Generato
         z = np.rot90(z[..., y : y + side, x : x + side], turn % 4, axes=(-2, -1))
         return z[..., ::-1] if turn >= 4 else z
 
-    own = np.ascontiguousarray(cut(place.images[0]))
-    # Another date's frames, where there is one: sometimes all of them, sometimes some.
+    reference = np.ascontiguousarray(cut(place.images[0]))
+    # Other dates of the place, if there are any; in some samples, some of the frames are taken from them.
     others = [np.ascontiguousarray(cut(z)) for z in place.images[1:]]
-    foreign = float(rng.choice([0.0, 0.0, 0.3])) if others else 0.0
+    share_of_others = float(rng.choice([0.0, 0.0, 0.3])) if others else 0.0
     wide = rng.random() < 0.15
-    true = rng.uniform(-1, 1, (count, 2)) * (1.0 if wide else 0.5)
-    true[0] = 0
+    true_shifts = rng.uniform(-1, 1, (count, 2)) * (1.0 if wide else 0.5)
+    true_shifts[0] = 0
     noise = rng.uniform(0.003, 0.01)
     blur = np.exp(rng.normal(0.03, 0.04, 2))
-    level = own.mean((1, 2), keepdims=True)
+    level = reference.mean((1, 2), keepdims=True)
     size = (patch, patch)
     frames = np.empty((count, 4, patch, patch), np.float32)
     mask = np.ones((count, 1, patch, patch), np.float32)
@@ -193,8 +193,10 @@ def _one(place: Ground, recipe: DatesRecipe, count: int, rng: np.random.Generato
     changing = rng.random() < 0.15
     hazy = rng.random() < 0.15
     for i in range(count):
-        ground = others[int(rng.integers(len(others)))] if i and others and rng.random() < foreign else own
-        z = observe(ground, (true[i, 0], true[i, 1]), zoom, size, margin, (blur[0], blur[1]))
+        ground = (
+            others[int(rng.integers(len(others)))] if i and others and rng.random() < share_of_others else reference
+        )
+        z = observe(ground, (true_shifts[i, 0], true_shifts[i, 1]), zoom, size, margin, (blur[0], blur[1]))
         if i and changing and rng.random() < 0.4:
             part = _blob(rng, size, rng.uniform(0.02, 0.3)) > 0.5
             z = np.where(part, z[:, ::-1, ::-1] if rng.random() < 0.5 else z * np.float32(rng.uniform(0.6, 1.5)), z)
@@ -210,18 +212,18 @@ def _one(place: Ground, recipe: DatesRecipe, count: int, rng: np.random.Generato
         frames[i] = z
     frames = filled(frames, mask > 0, patch)
     error = rng.uniform(0, 0.07)
-    seen = true + rng.normal(0, error, true.shape)
-    seen[0] = 0
+    estimated_shifts = true_shifts + rng.normal(0, error, true_shifts.shape)
+    estimated_shifts[0] = 0
     change = [0.0] + [_change(frames[0], frame, part) for frame, part in zip(frames[1:], mask[1:, 0], strict=True)]
     if rng.random() < 0.03:
-        seen[1:] = np.nan
+        estimated_shifts[1:] = np.nan
     inner = slice(margin, margin + patch * zoom)
-    truth = own[:, inner, inner]
+    truth = reference[:, inner, inner]
     weight = cut(place.valid)[inner, inner].astype(np.float32) / np.float32(place.unit)
     return (
         frames,
         mask,
-        seen.astype(np.float32),
+        estimated_shifts.astype(np.float32),
         np.array(change, np.float32),
         np.full(count, error, np.float32),
         np.ascontiguousarray(truth),
@@ -229,14 +231,14 @@ def _one(place: Ground, recipe: DatesRecipe, count: int, rng: np.random.Generato
     )
 
 
-def _change(first: Array, other: Array, seen: Array) -> float:
-    """The variance of what differs at low frequencies, as a share of the first's, as whole images tell it.
+def _change(first: Array, other: Array, valid: Array) -> float:
+    """Variance of the difference at low frequencies, as a share of that of the first, estimated from whole images.
 
-    What noise makes of the same ground is taken off.
+    The part that noise alone would make is subtracted.
     """
-    if seen.mean() < 0.3:
+    if valid.mean() < 0.3:
         return 0.0
-    smooth = [uniform_filter(z * seen, (1, 5, 5))[:, seen > 0] for z in (first, other)]
+    smooth = [uniform_filter(z * valid, (1, 5, 5))[:, valid > 0] for z in (first, other)]
     x, y = (z - z.mean(axis=1, keepdims=True) for z in smooth)
     share = (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1) + 1e-12)
     return float(np.clip(1 / np.clip(share, 0.3, 1) ** 2 - 1 - 0.02, 0, 2).mean())
@@ -280,7 +282,7 @@ class DatesTask:
     Attributes
     ----------
     train, validation : sequence of Ground
-        The latter are other places; what a network gains on them over bicubic interpolation is logged.
+        The latter are other places; the network's gain over bicubic interpolation at them is logged.
     recipe : DatesRecipe
     """
 
@@ -295,33 +297,33 @@ class DatesTask:
         return samples(places, recipe, first)
 
     def loss(self, network: nn.Module, batch: Sample, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean absolute errors, each patch's in units of the largest of three.
+        """Mean absolute errors, each patch's in units of the largest of three errors.
 
-        What bicubic interpolation gets wrong in that place, in that patch, and what the network gets wrong in it: so a
+        Those are of bicubic interpolation in that place and in that patch, and of the network in that patch: so a
         desert and a city count alike, and patches whose dates show other ground do not outweigh all others.
         """
-        *given, truth, weight = (torch.from_numpy(x).to(device) for x in vars(batch).values())
-        frames = given[0]
-        doubtful = bool(network.uncertainty)
-        out = network(*given, uncertainty=doubtful)
+        *inputs, truth, weight = (torch.from_numpy(x).to(device) for x in vars(batch).values())
+        frames = inputs[0]
+        uncertainty = bool(network.uncertainty)
+        out = network(*inputs, uncertainty=uncertainty)
         bands = truth.shape[1]
         error = (out[:, :bands] - truth).abs()
         with torch.no_grad():
             valid = (weight > 0).float()[:, None]
             count = bands * valid.sum((1, 2, 3))
             unit = 1 / weight.amax((1, 2)).clamp(min=1e-6)
-            for one in (error, (upsample(frames[:, 0], self.recipe.zoom) - truth).abs()):
-                unit = torch.maximum(unit, (one * valid).sum((1, 2, 3)) / count.clamp(min=1))
+            for absolute_error in (error, (upsample(frames[:, 0], self.recipe.zoom) - truth).abs()):
+                unit = torch.maximum(unit, (absolute_error * valid).sum((1, 2, 3)) / count.clamp(min=1))
             share = valid / unit[:, None, None, None] / count.sum().clamp(min=1)
         loss = (error * share).sum()
-        if not doubtful:
+        if not uncertainty:
             return loss, torch.zeros(())
         gap = error.detach() - out[:, bands:]
         return loss, (torch.maximum(HALF * gap, (HALF - 1) * gap) * share).sum()
 
     @cached_property
     def _judged(self) -> list[tuple[Array, Array, Array, npt.NDArray[np.bool_]]]:
-        """Frames, shifts as estimated, truth and valid pixels of each place that judges: eight dates, the same ever."""
+        """Frames, estimated shifts, truth and valid pixels of each validation place: always the same eight dates."""
         zoom, most, margin = self.recipe.zoom, 40, MARGIN * self.recipe.zoom
         out = []
         for number, place in enumerate(self.validation):
@@ -330,32 +332,32 @@ class DatesTask:
             size = tuple(min((n - 2 * margin) // zoom, most) for n in ground.shape[1:])
             height, width = (n * zoom + 2 * margin for n in size)
             ground = ground[:, :height, :width]
-            true = rng.uniform(-0.5, 0.5, (8, 2))
-            true[0] = 0
-            frames = np.stack([observe(ground, (u[0], u[1]), zoom, (size[0], size[1]), margin) for u in true])
+            true_shifts = rng.uniform(-0.5, 0.5, (8, 2))
+            true_shifts[0] = 0
+            frames = np.stack([observe(ground, (u[0], u[1]), zoom, (size[0], size[1]), margin) for u in true_shifts])
             frames *= np.where(np.arange(8) > 0, np.exp(rng.normal(0, 0.02, 8)), 1)[:, None, None, None]
             frames += 0.005 * ground.mean((1, 2))[:, None, None] * rng.standard_normal(frames.shape)
-            seen = true + rng.normal(0, 0.03, true.shape)
-            seen[0] = 0
+            estimated_shifts = true_shifts + rng.normal(0, 0.03, true_shifts.shape)
+            estimated_shifts[0] = 0
             inner = slice(margin, -margin), slice(margin, -margin)
             valid = place.valid[:height, :width][inner]
             if valid.mean() > 0.3:
                 truth = ground[(slice(None), *inner)]
-                out.append((frames.astype(np.float32), seen.astype(np.float32), truth, valid))
+                out.append((frames.astype(np.float32), estimated_shifts.astype(np.float32), truth, valid))
         return out
 
     def judge(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-        """What the network gains over bicubic interpolation in dB, mean over places: of eight dates, of one."""
+        """Gain of the network over bicubic interpolation in dB, mean over places: with eight dates, and with one."""
         gains: dict[int, list[float]] = {8: [], 1: []}
         network.eval()
         with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             for frames, shifts, truth, valid in self._judged:
                 bicubic = upsample(torch.from_numpy(frames[:1]), self.recipe.zoom)[0].numpy()
-                for count, found in gains.items():
+                for count, scores in gains.items():
                     x = torch.from_numpy(frames[None, :count]).to(device)
-                    seen, errors = torch.ones_like(x[:, :, :1]), torch.full_like(x[:, :, 0, 0, 0], 0.03)
-                    made = network(x, seen, torch.from_numpy(shifts[None, :count]).to(device), None, errors)
-                    found.append(gain(made[0].cpu().numpy(), bicubic, truth, valid))
+                    mask, errors = torch.ones_like(x[:, :, :1]), torch.full_like(x[:, :, 0, 0, 0], 0.03)
+                    estimate = network(x, mask, torch.from_numpy(shifts[None, :count]).to(device), None, errors)
+                    scores.append(gain(estimate[0].cpu().numpy(), bicubic, truth, valid))
         if not gains[8]:
             return {}
         return {
@@ -365,15 +367,15 @@ class DatesTask:
         }
 
     def start(self, network: nn.Module, initial: Mapping[str, torch.Tensor]) -> None:
-        """Take the weights that have the network's shapes: of one for another pixel size, its encoder of dates."""
-        own = network.state_dict()
+        """Take the weights whose shapes fit: of a network for another pixel size, those of its encoder of dates."""
+        state = network.state_dict()
         network.load_state_dict(
-            own | {k: v.float() for k, v in initial.items() if k in own and v.shape == own[k].shape}
+            state | {k: v.float() for k, v in initial.items() if k in state and v.shape == state[k].shape}
         )
 
 
 def _unit(place: Ground, zoom: int) -> float:
-    """What bicubic interpolation gets wrong in a place, in DN / 2000; 5 DN are added for the sake of dark water."""
+    """Mean absolute error of bicubic interpolation in a place, in DN / 2000; 5 DN are added because of dark water."""
     height, width = (n // zoom * zoom for n in place.valid.shape)
     truth = place.images[0][:, :height, :width]
     low = observe(truth, (0, 0), zoom, (height // zoom, width // zoom), 0)

@@ -1,4 +1,4 @@
-"""Write trained weights as safetensors, with the card that says what they are."""
+"""Write trained weights as safetensors, with the card that describes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xsen2.training.fit import DatesRecipe, Plan
 __all__ = ["FRAMES", "describe", "save", "write"]
 
 FRAMES = 8
-"""Dates that each date is made of by a network for many, unless the caller says otherwise."""
+"""Dates that a network for many dates makes each date of, unless the caller gives another number."""
 
 
 def save(
@@ -79,13 +79,13 @@ def save(
 
 
 def _last(log: Path) -> dict[str, Any]:
-    """The last line of a log that is whole: a full disk, or a kill, may have cut one."""
+    """The last complete line of a log: a full disk or a kill may have cut one off."""
     with suppress(FileNotFoundError):
         for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
             with suppress(ValueError):
-                found = json.loads(line)
-                if isinstance(found, dict):
-                    return found
+                entry = json.loads(line)
+                if isinstance(entry, dict):
+                    return entry
     return {}
 
 
@@ -112,9 +112,9 @@ def write(weights: Mapping[str, torch.Tensor], folder: Path, **fields: Any) -> C
     stored = half if infinite(half) is None else {k: v.float() for k, v in weights.items()}
     raw = serialise({k: v.contiguous() for k, v in stored.items()})
     module = build(fields["architecture"], fields["ratio"], fields["arguments"])
-    # Until it is calibrated, a network that says how sure it is counts as right.
+    # Until they are calibrated, standard errors of a network are taken as they are.
     spread = [1.0] * {1: 4, 2: 6, 6: 2}[fields["ratio"]] if module.uncertainty else []
-    made = {
+    derived = {
         "halo": halo_of(module, fields["ratio"]),
         "lattice": module.lattice,
         "sha256": hashlib.sha256(raw).hexdigest(),
@@ -122,7 +122,7 @@ def write(weights: Mapping[str, torch.Tensor], folder: Path, **fields: Any) -> C
         "spread": spread,
     }
     arguments = {**fields["arguments"], "ratio": fields["ratio"]}
-    return Card(**{**made, **fields, "arguments": arguments}).write(folder, raw)
+    return Card(**{**derived, **fields, "arguments": arguments}).write(folder, raw)
 
 
 def _device() -> str:
@@ -155,15 +155,15 @@ def _table(cards: list[Card]) -> list[str]:
         name = next(iter(card.validation), "")
         scores = card.validation.get(name, {})
         if card.ratio == 1:
-            made = "all bands, from several dates"
+            product = "all bands, from several dates"
             dates = next(iter(scores), "")
-            found = f"{scores[dates]['gain, dB']} dB of cPSNR beyond bicubic, {dates}" if dates else "–"
+            score = f"{scores[dates]['gain, dB']} dB of cPSNR beyond bicubic, {dates}" if dates else "–"
         else:
-            made = f"{10 * card.ratio} m bands"
+            product = f"{10 * card.ratio} m bands"
             name = next((key for key in card.validation if key.endswith("product")), name)
-            found = f"{card.validation[name]['mean ratio']} of bicubic's RMSE ({name})" if name else "–"
+            score = f"{card.validation[name]['mean ratio']} of bicubic's RMSE ({name})" if name else "–"
         anchor = card.name.replace(".", "")
-        lines.append(f"| [{card.name}](#{anchor}) | `{card.network}` | {made}, {card.gsd:g} m | {found} |")
+        lines.append(f"| [{card.name}](#{anchor}) | `{card.network}` | {product}, {card.gsd:g} m | {score} |")
     return lines
 
 
@@ -174,12 +174,12 @@ def describe(folder: Path = WEIGHTS) -> Path:
     lines = ["# Model cards", "", f"Made from the `.json` cards by {makers}.", "", *_table(cards), ""]
     for card in cards:
         training, recipe = card.training, card.training["recipe"]
-        made = f"{10 * card.ratio} m bands at {card.gsd:g} m" + (" from several dates" if card.ratio == 1 else "")
+        product = f"{10 * card.ratio} m bands at {card.gsd:g} m" + (" from several dates" if card.ratio == 1 else "")
         commands = training.get("commands") or [training["command"]]
         lines += [
             f"## {card.name}",
             "",
-            f'- **What**: {card.source}; `method="{card.network}"`, the {made}.',
+            f'- **What**: {card.source}; `method="{card.network}"`, the {product}.',
             f"- **Data**: {', '.join(training['scenes'])}; contains modified Copernicus Sentinel data 2015-2020.",
             f"- **Degraded by**: {training.get('operator') or training['operators']}.",
             f"- **Run**: {' then '.join(f'`{c}`' for c in commands)}; batches of {recipe['batch']} patches of "
@@ -199,17 +199,19 @@ def describe(folder: Path = WEIGHTS) -> Path:
         risks = []
         for name, scores in card.validation.items():
             levels = [f"{s['mean ratio']} ({s['scenes']})" if (s := scores[v]) else "–" for v in ("L1C", "L2A")]
-            sure = scores.get("standard errors")
-            within = "–" if sure is None else ", ".join(f"{b} {x:.2f}" for b, x in sure["within one"].items())
+            calibration = scores.get("standard errors")
+            within = (
+                "–" if calibration is None else ", ".join(f"{b} {x:.2f}" for b, x in calibration["within one"].items())
+            )
             lines.append(
                 f"| {name} | {scores['scenes']} | {scores['mean ratio']} | {scores['worst ratio']} | "
                 f"{levels[0]} | {levels[1]} | {scores['SAM ratio']} | {within} |"
             )
-            if sure is not None:
-                risks.append((name, sure))
-        for name, sure in risks:
-            curves = "; ".join(f"{b} {' '.join(f'{x:.2f}' for x in curve)}" for b, curve in sure["risk"].items())
-            shares = ", ".join(f"{k:.0%}" for k in sure["kept"])
+            if calibration is not None:
+                risks.append((name, calibration))
+        for name, calibration in risks:
+            curves = "; ".join(f"{b} {' '.join(f'{x:.2f}' for x in curve)}" for b, curve in calibration["risk"].items())
+            shares = ", ".join(f"{k:.0%}" for k in calibration["kept"])
             lines += ["", f"RMSE over the surest {shares} of the pixels, in units of all ({name}): {curves}."]
         lines.append("")
     out = folder / "README.md"

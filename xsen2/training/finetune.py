@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Adapted", "coarser", "finetune"]
 
-BLENDS = (0.0, 0.125, 0.25)  # half way loses up to 2 % on mountains, all the way more: what is learnt is of that scale
+BLENDS = (0.0, 0.125, 0.25)  # 0.5 loses up to 2 % on mountains, 1 more: part of what is trained fits that scale alone
 PATCH = 24
 SCENES = 16  # at most, of all crops and dates: more take longer and teach little
-LEAST = 0.998  # of the error before: what is not better than that is noise
+LEAST = 0.998  # of the error before: a smaller gain is noise
 
 
 @dataclass(frozen=True)
@@ -191,13 +191,13 @@ def finetune(
     ):
         adapted = _adapt(first.card, general, near, far, steps, seed, device, reporter)
     for other, _, raw in others:
-        alike = replace(other, network=f"{first.card.network}-adapted", path="")
-        alike.write(adapted.folder, raw)
+        renamed = replace(other, network=f"{first.card.network}-adapted", path="")
+        renamed.write(adapted.folder, raw)
     return adapted
 
 
 def _cards_60m(method: str | os.PathLike[str]) -> list[Card]:
-    """The cards that a method makes the 60 m bands with, if it does."""
+    """The cards of the networks that make the 60 m bands for a method; none if it does not make them."""
     try:
         return [m.card for m in resolve(method, ["B01"]) if isinstance(m, NetworkMethod)]
     except BandError:
@@ -239,15 +239,15 @@ def _adapt(
     )
 
     def train(data: Sequence[list[Pair]], before: int) -> Weights:
-        def told(now: Progress) -> None:
+        def report_progress(now: Progress) -> None:
             reporter.update(before + now.done)
             reporter.check()
 
         with tempfile.TemporaryDirectory() as folder:
             try:
-                return fit(list(data), [], recipe, Run(folder, general, steps, device, progress=told))
+                return fit(list(data), [], recipe, Run(folder, general, steps, device, progress=report_progress))
             except Cancelled:
-                reporter.check()  # says that it is this call which has stopped
+                reporter.check()  # raises the exception of this call instead
                 raise
 
     def blended(tuned: Weights, blend: float) -> Weights:
@@ -258,14 +258,14 @@ def _adapt(
         network.load_state_dict(weights)
         return float(np.mean(list(score(network, [q for p in near for q in p]).values())))
 
-    tried = train(far, 0)
-    errors = {blend: error(blended(tried, blend)) for blend in BLENDS}
+    trial = train(far, 0)
+    errors = {blend: error(blended(trial, blend)) for blend in BLENDS}
     blend = min(errors, key=lambda b: errors[b])
     gain = 1 - errors[blend] / errors[0.0]
     if errors[blend] > LEAST * errors[0.0]:
         blend, gain = 0.0, 0.0
     weights = blended(train(near, steps), blend) if blend else general
-    reporter.update(2 * steps)  # also where there was no second training
+    reporter.update(2 * steps)  # also if there was no second training
     reporter.check()
     folder = files.temporary("xsen2-adapted")
     write(

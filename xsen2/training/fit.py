@@ -73,7 +73,7 @@ class Optimiser:
         """One update with all rates times `factor`; takes the gradients and clears them."""
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for parameter, matrix in self.inner:
-            # Of a layer that a batch had no use for, as that which joins dates where there is one, there is none.
+            # A layer that a batch did not use has no gradient: the one that joins dates, where there is but one.
             matrix.grad = None if parameter.grad is None else parameter.grad.reshape(matrix.shape)
         for part, rate in zip(self.parts, self.rates, strict=False):
             for group in part.param_groups:
@@ -113,8 +113,8 @@ def score(network: nn.Module, pairs: Sequence[Pair], dtype: torch.dtype = torch.
         Place → ratio. Patches of one place are pooled.
     """
     device = next(network.parameters()).device
-    found = defaultdict(list)
-    was = network.training
+    errors = defaultdict(list)
+    was_training = network.training
     network.eval()
     with torch.inference_mode(), _autocast(device, dtype):
         for pair in pairs:
@@ -122,28 +122,30 @@ def score(network: nn.Module, pairs: Sequence[Pair], dtype: torch.dtype = torch.
             out = network(*_tensors(arrays, device))[0].cpu().numpy()
             counts = pair.weight > 0
             error = ((out - pair.truth)[:, counts].astype(np.float64) ** 2).mean(axis=1)
-            found[pair.place].append((counts.sum(), error, pair.bicubic_error()))
-    network.train(was)
+            errors[pair.place].append((counts.sum(), error, pair.bicubic_error()))
+    network.train(was_training)
     ratios = {}
-    for place, rows in found.items():
+    for place, rows in errors.items():
         weights = [n for n, _, _ in rows]
-        own, other = (np.sqrt(np.average([r[i] for r in rows], axis=0, weights=weights)).mean() for i in (1, 2))
-        ratios[place] = float(own / other)
+        network_rmse, bicubic_rmse = (
+            np.sqrt(np.average([r[i] for r in rows], axis=0, weights=weights)).mean() for i in (1, 2)
+        )
+        ratios[place] = float(network_rmse / bicubic_rmse)
     return ratios
 
 
 def _loss(network: nn.Module, batch: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted mean absolute error; and, for networks that say how sure they are, the loss of that branch."""
+    """Weighted mean absolute error; and, for networks that give standard errors, the loss of these."""
     a, b, c, truth, weight = batch
     assert truth is not None
     assert weight is not None
     weight = weight[:, None]
     weight = weight / ((weight > 0).sum() * truth.shape[1]).clamp(min=1)
-    doubtful = network.uncertainty
-    out = network(a, b, c, uncertainty=True) if doubtful else network(a, b, c)
+    uncertainty = network.uncertainty
+    out = network(a, b, c, uncertainty=True) if uncertainty else network(a, b, c)
     error = (out[:, : truth.shape[1]] - truth).abs()
     loss = (error * weight).sum()
-    if doubtful:
+    if uncertainty:
         # The pinball loss is least where 68 % of the errors are smaller: a standard error, without assuming a law.
         gap = error.detach() - out[:, truth.shape[1] :]
         return loss, (torch.maximum(HALF * gap, (HALF - 1) * gap) * weight).sum()
@@ -155,7 +157,7 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Run:
-    """Where and how a training runs: nothing of it decides the outcome, but for what it starts from.
+    """Where and how a training runs: of all this only `initial` decides the outcome.
 
     Attributes
     ----------
@@ -173,7 +175,7 @@ class Run:
         Show a bar, or tell a function after each step, see `xsen2.Progress`. If that stops the training, a checkpoint
         is made of the last step, from which the same call goes on.
     about : str
-        What stands before the bar.
+        Text before the bar.
     """
 
     folder: str | Path
@@ -186,16 +188,16 @@ class Run:
 
 
 class Task(Protocol[Batch]):
-    """What a network is to learn: where batches come from, and what is wrong with what it makes of them."""
+    """What a network is trained on: its batches, its loss and its validation."""
 
     def stream(self, first: int) -> Iterator[Batch]:
         """Batches from number `first` on, for ever; each a function of its number and the recipe's seed alone."""
 
     def loss(self, network: nn.Module, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the estimate gets wrong; and the loss of the branch for standard errors, or zero."""
+        """The loss of the estimate, and that of the standard errors, or zero without them."""
 
     def judge(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-        """What is logged of the network now, of places that it has not seen; ``validation`` is shown by the bar."""
+        """Scores of the network at places that it was not trained on, for the log; the bar shows ``validation``."""
 
     def start(self, network: nn.Module, initial: Mapping[str, torch.Tensor]) -> None:
         """Put weights to start from into the network."""
@@ -225,7 +227,7 @@ class BandsTask:
         return {"validation": round(float(np.mean(list(ratios.values()))), 4), "worst": max(ratios.values())}
 
     def start(self, network: nn.Module, initial: Mapping[str, torch.Tensor]) -> None:
-        """Put weights into the network, or say which of them do not fit."""
+        """Put weights into the network; the error names those that do not fit."""
         recipe = self.recipe
         if wrong := misfit(network, initial):
             raise WeightsError(
@@ -268,7 +270,7 @@ def learn(task: Task[Any], recipe: Plan, how: Run) -> dict[str, torch.Tensor]:
     ----------
     task : Task
     recipe : Recipe or DatesRecipe
-        What it says beside its `steps` and `cool` is what a checkpoint is held against.
+        A checkpoint must be of the same recipe, but for `steps` and `cool`.
     how : Run
 
     Returns
@@ -291,20 +293,20 @@ def learn(task: Task[Any], recipe: Plan, how: Run) -> dict[str, torch.Tensor]:
         folder.mkdir(parents=True, exist_ok=True)
     if how.threads:
         torch.set_num_threads(how.threads)
-    where = best_device(how.device)
-    dtype = best_dtype(where)
+    device = best_device(how.device)
+    dtype = best_dtype(device)
     torch.manual_seed(recipe.seed)
-    network = build(recipe.architecture, recipe.ratio, recipe.arguments).to(where)
+    network = build(recipe.architecture, recipe.ratio, recipe.arguments).to(device)
     if how.initial is not None:
         task.start(network, how.initial)
     optimiser = Optimiser(network, recipe.rate, recipe.fine_rate)
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     saved, first, seconds = folder / "checkpoint.pt", 0, 0.0
     losses: list[tuple[float, float]] = []
-    own = {k: v for k, v in asdict(recipe).items() if k not in ("steps", "cool")}
+    recipe_fields = {k: v for k, v in asdict(recipe).items() if k not in ("steps", "cool")}
     if saved.exists():
-        state = checkpoint(saved, where)
-        if state["recipe"] != own:
+        state = checkpoint(saved, device)
+        if state["recipe"] != recipe_fields:
             raise WeightsError(
                 f"{saved} was made by another recipe ({state['recipe']}): use another folder, or remove it"
             )
@@ -318,9 +320,9 @@ def learn(task: Task[Any], recipe: Plan, how: Run) -> dict[str, torch.Tensor]:
     stream = task.stream(first)
     began = time.monotonic() - seconds
 
-    def keep(step: int) -> None:
+    def save(step: int) -> None:
         state = {
-            "recipe": own,
+            "recipe": recipe_fields,
             "step": step,
             "network": network.state_dict(),
             "optimiser": optimiser.state_dict(),
@@ -340,30 +342,30 @@ def learn(task: Task[Any], recipe: Plan, how: Run) -> dict[str, torch.Tensor]:
     ):
         for step in range(first, recipe.steps):
             batch = next(stream)
-            with _autocast(where, dtype):
-                loss, doubt = task.loss(network, batch, where)
-            (loss + doubt).backward()  # type: ignore[no-untyped-call]
+            with _autocast(device, dtype):
+                loss, uncertainty_loss = task.loss(network, batch, device)
+            (loss + uncertainty_loss).backward()  # type: ignore[no-untyped-call]
             optimiser.step(recipe.factor(step))
             memory = min(recipe.ema, (step + 1) / (step + 10))
             for key, value in network.state_dict().items():
                 average[key].lerp_(value, 1 - memory)
-            losses.append((float(loss.detach()), float(doubt.detach())))
+            losses.append((float(loss.detach()), float(uncertainty_loss.detach())))
             if (step + 1) % how.every and step + 1 != recipe.steps:
                 if not reporter.update(step + 1):
-                    keep(step + 1)
+                    save(step + 1)
                     reporter.check()
                 continue
-            found = task.judge(_with(recipe, average, where), where, dtype)
+            scores = task.judge(_with(recipe, average, device), device, dtype)
             mean = np.mean(losses, axis=0)
-            line: dict[str, Any] = {"step": step + 1, "loss": round(mean[0], 5), "doubt_loss": round(mean[1], 5)}
-            if found:
-                line |= found
+            line: dict[str, Any] = {"step": step + 1, "loss": round(mean[0], 5), "uncertainty_loss": round(mean[1], 5)}
+            if scores:
+                line |= scores
                 reporter.note(validation=line["validation"])
             line["seconds"] = round(time.monotonic() - began, 1)
             log.write(json.dumps(line) + "\n")
             log.flush()
             losses.clear()
-            keep(step + 1)
+            save(step + 1)
             reporter.update(step + 1)
             reporter.check()
     return {k: v.cpu() for k, v in average.items()}

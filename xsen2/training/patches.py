@@ -67,7 +67,7 @@ class Pair:
 
     @property
     def place(self) -> str:
-        """What is one place: the patches of a stack are."""
+        """Name of the place: patches of one stack share it."""
         return self.name.split("/")[0] + (SURROGATE if self.name.endswith(SURROGATE) else "")
 
     def bicubic_error(self) -> npt.NDArray[np.float64]:
@@ -183,18 +183,18 @@ def _mirror(pair: Pair, least: int) -> Pair:
 
 
 def balance(data: list[list[Pair]]) -> list[list[Pair]]:
-    """The same pairs, their weights in units of what bicubic interpolation gets wrong in that place.
+    """The same pairs, their weights divided by the error of bicubic interpolation in that place.
 
     So that a desert and a city count alike. 5 DN are added to that error, or else dark water, where
-    it is only noise, would rule.
+    it is only noise, would dominate.
     """
     total: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for scene in data:
         pair = scene[0]
         total[pair.place].append((float(pair.bicubic_error().mean()), float((pair.weight > 0).sum())))
     unit = {}
-    for place, found in total.items():
-        square, pixels = np.array(found).T
+    for place, rows in total.items():
+        square, pixels = np.array(rows).T
         unit[place] = 1 / (np.sqrt(np.average(square, weights=pixels)) + 5 / GAIN)
     return [[replace(p, weight=p.weight * np.float32(unit[p.place])) for p in scene] for scene in data]
 
@@ -226,9 +226,9 @@ Row = tuple[Array, Array, Array | None, Array, Array]
 def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[Row]:
     """Some coarse bands of some rows, and their truth, replaced by those of the next row, or mostly by noise; or moved.
 
-    Moved are all bands, and each by its own distance, as parallax does to clouds: the detail of the 10 m bands is
-    there, and is elsewhere, in each of them elsewhere. Their differences are derivatives then, which explain coarse
-    bands well, and say nothing of finer detail.
+    All bands are moved, each by its own distance, as parallax moves those of clouds: the 10 m bands have the detail,
+    but elsewhere, each of them at another place. Their differences are derivatives then, which explain coarse bands
+    well, and hold no information on finer detail.
     """
     out = []
     for row, after in zip(rows, rows[1:] + rows[:1], strict=True):
@@ -239,33 +239,33 @@ def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[R
         a, b, c, truth, weight = row
         low, truth = (b if c is None else c).copy(), truth.copy()
         factor = truth.shape[-1] // low.shape[-1]
-        some = np.flatnonzero(rng.random(len(low)) < 0.4)
+        chosen = np.flatnonzero(rng.random(len(low)) < 0.4)
         if kind < 2 / 3:
-            low[some] = (after[1] if after[2] is None else after[2])[some]
-            truth[some], weight = after[3][some], np.minimum(weight, after[4])
+            low[chosen] = (after[1] if after[2] is None else after[2])[chosen]
+            truth[chosen], weight = after[3][chosen], np.minimum(weight, after[4])
         else:
-            size = truth[some].std(axis=(1, 2), keepdims=True)
+            size = truth[chosen].std(axis=(1, 2), keepdims=True)
             part = rng.uniform(0.02, 0.6, size.shape).astype(np.float32)
-            noise = rng.standard_normal(truth[some].shape, np.float32) * size * np.float32(rng.uniform(0.2, 1))
+            noise = rng.standard_normal(truth[chosen].shape, np.float32) * size * np.float32(rng.uniform(0.2, 1))
             h, w = low.shape[1:]
-            mean = noise.reshape(len(some), h, factor, w, factor).mean(axis=(2, 4))
-            level = low[some].mean(axis=(1, 2), keepdims=True)
-            low[some] = level + part * (low[some] - level) + mean
-            truth[some] = level + part * (truth[some] - level) + noise
+            mean = noise.reshape(len(chosen), h, factor, w, factor).mean(axis=(2, 4))
+            level = low[chosen].mean(axis=(1, 2), keepdims=True)
+            low[chosen] = level + part * (low[chosen] - level) + mean
+            truth[chosen] = level + part * (truth[chosen] - level) + noise
         out.append((a, low, c, truth, weight) if c is None else (a, b, low, truth, weight))
     return out
 
 
 SEEN = {"B02": 0.0, "B08": 0.264, "B03": 0.527, "B04": 1.005, "B05": 1.269, "B11": 1.468, "B06": 1.525, "B07": 1.79}
 SEEN |= {"B8A": 2.055, "B12": 2.085, "B01": 2.314, "B09": 2.586}
-"""Seconds after B02 at which a band sees a place, as ESA has it of the instrument. The parallax of what is high above
-the ground grows with it, by about 9 m per second and kilometre."""
+"""Seconds after B02 at which a band sees a place, by ESA's description of the instrument. The parallax of what is high
+above the ground grows with it, by about 9 m per second and kilometre."""
 
 
 def _moved(row: Row, rng: np.random.Generator) -> Row:
-    """All bands along one line, each as far as the time at which it looks says, the truth with its bands.
+    """All bands moved along one line, in proportion to the time at which each is sensed; the truth with its bands.
 
-    By whole pixels of each band's own grid. What comes in anew counts not: so says the weight.
+    By whole pixels of each band's own grid. Edges, where pixels of the opposite side come in, get weight 0.
     """
     a, b, c, truth, weight = row
     step = 2 if c is None else 6
@@ -313,16 +313,16 @@ def batches(
     chance = np.array([scene[0].weight.size * area[scene[0].place] ** (recipe.share - 1) for scene in data], float)
     chance /= chance.sum()
     if recipe.real is not None:
-        made = np.array([scene[0].place.endswith(SURROGATE) for scene in data])
-        if made.any() and not made.all():
-            chance[made] *= (1 - recipe.real) / chance[made].sum()
-            chance[~made] *= recipe.real / chance[~made].sum()
+        is_surrogate = np.array([scene[0].place.endswith(SURROGATE) for scene in data])
+        if is_surrogate.any() and not is_surrogate.all():
+            chance[is_surrogate] *= (1 - recipe.real) / chance[is_surrogate].sum()
+            chance[~is_surrogate] *= recipe.real / chance[~is_surrogate].sum()
     step = start
     while True:
         rng = np.random.default_rng((recipe.seed, step))
         rows: list[Row] = []
-        for which in rng.choice(len(data), size=recipe.batch, p=chance):
-            pair = data[which][rng.integers(len(data[which]))]
+        for index in rng.choice(len(data), size=recipe.batch, p=chance):
+            pair = data[index][rng.integers(len(data[index]))]
             side = min(patch, *(n // ratio * ratio for n in pair.weight.shape))
             if side < patch:
                 raise SourceError(f"scene {pair.name} is smaller than a patch of {patch}: use smaller patches")

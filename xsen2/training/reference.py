@@ -1,7 +1,7 @@
-"""A user's own sharper images as the truth: other sensors, other days, a little aside.
+"""A user's own sharper images as the truth: from other sensors and other days, slightly shifted.
 
-Pieces that can be used apart: what cleans a collection, what makes two sensors comparable, a loss that forgives what
-nobody can know, and a task for `xsen2.training.fit.learn`.
+The parts can be used separately: cleaning of a collection, matching of two sensors, a loss that tolerates an unknown
+shift and brightness, and a task for `xsen2.training.fit.learn`.
 """
 
 from __future__ import annotations
@@ -88,18 +88,20 @@ def nearest(found: Sequence[Acquisition], days: float = 30.0) -> list[Acquisitio
     Examples
     --------
     >>> empty = np.zeros((1, 4, 2, 2), np.float32), np.zeros((1, 2)), np.zeros((4, 4, 4), np.float32)
-    >>> some = [
+    >>> acquisitions = [
     ...     Acquisition("a", *empty, apart=9),
     ...     Acquisition("a", *empty, apart=2),
     ...     Acquisition("b", *empty, apart=90),
     ... ]
-    >>> [(one.name, one.apart) for one in nearest(some)]
+    >>> [(acquisition.name, acquisition.apart) for acquisition in nearest(acquisitions)]
     [('a', 2)]
     """
     out: dict[str, Acquisition] = {}
-    for one in found:
-        if abs(one.apart) <= days and (one.name not in out or abs(one.apart) < abs(out[one.name].apart)):
-            out[one.name] = one
+    for acquisition in found:
+        if abs(acquisition.apart) <= days and (
+            acquisition.name not in out or abs(acquisition.apart) < abs(out[acquisition.name].apart)
+        ):
+            out[acquisition.name] = acquisition
     return list(out.values())
 
 
@@ -114,15 +116,15 @@ def alike(one: Acquisition) -> tuple[float, float]:
     if seen.sum() < 64:
         return 0.0, -np.inf
     level = np.nanmean(one.truth, axis=(1, 2), keepdims=True)
-    whole = np.where(np.isfinite(one.truth), one.truth, level).astype(np.float32)
-    coarse = observe(whole, (0, 0), zoom, (height, width), 0)
+    filled_truth = np.where(np.isfinite(one.truth), one.truth, level).astype(np.float32)
+    coarse = observe(filled_truth, (0, 0), zoom, (height, width), 0)
     ssim, psnr = [], []
     for mine, theirs in zip(one.frames[0], coarse, strict=True):
         x, y = mine[seen].astype(np.float64), theirs[seen].astype(np.float64)
         y = (y - y.mean()) * (x.std() / max(y.std(), 1e-6)) + x.mean()
-        shared = float(((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1e-12))
+        similarity = float(((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1e-12))
         span = max(float(np.ptp(np.quantile(x, (0.01, 0.99)))), 1.0)
-        ssim.append(shared)
+        ssim.append(similarity)
         psnr.append(20 * np.log10(span / max(float(np.sqrt(((x - y) ** 2).mean())), 1e-6)))
     return float(np.mean(ssim)), float(np.mean(psnr))
 
@@ -145,20 +147,20 @@ def clean(
     Raises
     ------
     SourceError
-        If none is left: it says how many were lost to what.
+        If none is left; the message counts what was left out by each criterion.
     """
     lost = {"clouds": 0, "difference": 0, "time": 0}
     left = []
-    for one in found:
-        share = min(float(one.seen().mean()), float(np.isfinite(one.frames[0]).all(axis=0).mean()))
+    for acquisition in found:
+        share = min(float(acquisition.seen().mean()), float(np.isfinite(acquisition.frames[0]).all(axis=0).mean()))
         if share < clear:
             lost["clouds"] += 1
             continue
-        similarity, ratio = alike(one)
+        similarity, ratio = alike(acquisition)
         if similarity < ssim or ratio < psnr:
             lost["difference"] += 1
             continue
-        left.append(one)
+        left.append(acquisition)
     out = nearest(left, days)
     lost["time"] = len(left) - len(out)
     if not out:
@@ -306,20 +308,23 @@ class Loss:
         return least, [shifts[i] for i in which.tolist()]
 
     def _at(
-        self, made: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, shifts: Sequence[tuple[int, int]]
+        self, estimate: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, shifts: Sequence[tuple[int, int]]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The pixels of what was made that have a truth whatever the shift, and those of the truth."""
+        """The pixels of the estimate that have a truth at every shift, and truth and weight at these shifts."""
         r = self.reach
         if not r:
-            return made, truth, weight
-        height, width = (n - 2 * r for n in made.shape[-2:])
+            return estimate, truth, weight
+        height, width = (n - 2 * r for n in estimate.shape[-2:])
 
         def cut(z: torch.Tensor) -> torch.Tensor:
             return torch.stack(
-                [one[:, r + y : r + y + height, r + x : r + x + width] for one, (y, x) in zip(z, shifts, strict=True)]
+                [
+                    image[:, r + y : r + y + height, r + x : r + x + width]
+                    for image, (y, x) in zip(z, shifts, strict=True)
+                ]
             )
 
-        return made[..., r : r + height, r : r + width], cut(truth), cut(weight)
+        return estimate[..., r : r + height, r : r + width], cut(truth), cut(weight)
 
 
 def _ssim(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -328,11 +333,11 @@ def _ssim(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
     def mean(z: torch.Tensor) -> torch.Tensor:
         return F.avg_pool2d(z, 7, 1)
 
-    whole = (mean(weight) > 1 - 1e-4).float()
+    complete = (mean(weight) > 1 - 1e-4).float()
     mx, my = mean(x), mean(y)
     vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
     index = (2 * mx * my + 1e-4) * (2 * cov + 1e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 1e-4))
-    return (index * whole).sum() / (x.shape[1] * whole.sum()).clamp(min=1)
+    return (index * complete).sum() / (x.shape[1] * complete.sum()).clamp(min=1)
 
 
 def _coarse(x: torch.Tensor, width: int) -> torch.Tensor:
@@ -340,8 +345,8 @@ def _coarse(x: torch.Tensor, width: int) -> torch.Tensor:
     zoom = x.shape[-1] // width
     sigma = kriging.PSF * (zoom**2 - 1) ** 0.5
     reach = int(np.ceil(3 * sigma)) + zoom // 2
-    at = torch.arange(-reach, reach + zoom, device=x.device, dtype=x.dtype) - (zoom - 1) / 2
-    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    offsets = torch.arange(-reach, reach + zoom, device=x.device, dtype=x.dtype) - (zoom - 1) / 2
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
     batch, bands, height, long = x.shape
     out = F.pad(x.reshape(batch * bands, 1, height, long), [reach, reach, reach, reach], mode="replicate")
@@ -354,7 +359,7 @@ def _coarse(x: torch.Tensor, width: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ReferenceTask:
-    """To make what another sensor shows; see `xsen2.training.fit.Task`.
+    """To make images as another sensor shows them; see `xsen2.training.fit.Task`.
 
     Attributes
     ----------
@@ -372,7 +377,7 @@ class ReferenceTask:
     def stream(self, first: int) -> Iterator[Sample]:
         """Batches from number `first` on: random patches of all acquisitions, turned and mirrored, of some dates."""
         zoom, patch, step = self.recipe.zoom, self.recipe.patch, first
-        ready = [_ready(one) for one in self.train]
+        ready = [_ready(acquisition) for acquisition in self.train]
         if any(min(frames.shape[-2:]) < patch for frames, *_ in ready):
             raise SourceError(f"an acquisition is smaller than a patch of {patch} pixels: use smaller patches")
         while True:
@@ -380,46 +385,46 @@ class ReferenceTask:
             most = min(len(frames) for frames, *_ in ready)
             count = min(int(rng.choice(list(self.recipe.counts))), most)
             rows = []
-            for which in rng.choice(len(ready), self.recipe.batch):
-                frames, there, shifts, truth, seen = ready[which]
-                some = np.r_[0, 1 + rng.choice(len(frames) - 1, count - 1, replace=False)] if count > 1 else np.r_[0]
+            for index in rng.choice(len(ready), self.recipe.batch):
+                frames, mask, shifts, truth, seen = ready[index]
+                dates = np.r_[0, 1 + rng.choice(len(frames) - 1, count - 1, replace=False)] if count > 1 else np.r_[0]
                 y, x = (int(rng.integers(n - patch + 1)) for n in frames.shape[-2:])
                 near = np.s_[..., y : y + patch, x : x + patch]
                 fine = np.s_[..., y * zoom : (y + patch) * zoom, x * zoom : (x + patch) * zoom]
-                cut = (frames[some][near], there[some][near], shifts[some], truth[fine], seen[fine])
+                cut = (frames[dates][near], mask[dates][near], shifts[dates], truth[fine], seen[fine])
                 *given, truth_, seen_ = _turned(cut, int(rng.integers(8)))
-                same, sure = np.zeros(count, np.float32), np.full(count, kriging.SHIFT, np.float32)
-                rows.append((*given, same, sure, truth_, seen_))
+                change, errors = np.zeros(count, np.float32), np.full(count, kriging.SHIFT, np.float32)
+                rows.append((*given, change, errors, truth_, seen_))
             yield Sample(*(np.stack(part) for part in zip(*rows, strict=True)))
             step += 1
 
     def loss(self, network: nn.Module, batch: Sample, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """That of `loss_of`; standard errors learn from what is left after brightness is corrected."""
-        *given, truth, weight = (torch.from_numpy(x).to(device) for x in vars(batch).values())
-        frames = given[0]
+        """The loss by `loss_of`; that of standard errors is by the errors left after brightness is corrected."""
+        *inputs, truth, weight = (torch.from_numpy(x).to(device) for x in vars(batch).values())
+        frames = inputs[0]
         weight = weight[:, None]
-        doubtful = bool(network.uncertainty)
-        out = network(*given, uncertainty=doubtful)
-        made = out[:, : truth.shape[1]].float()
-        total = self.loss_of(made, truth, weight, frames[:, 0])
-        if not doubtful:
+        uncertainty = bool(network.uncertainty)
+        out = network(*inputs, uncertainty=uncertainty)
+        estimate = out[:, : truth.shape[1]].float()
+        total = self.loss_of(estimate, truth, weight, frames[:, 0])
+        if not uncertainty:
             return total, torch.zeros(())
-        error = (corrected(made, truth, weight) - truth).abs().detach()
+        error = (corrected(estimate, truth, weight) - truth).abs().detach()
         gap = error - out[:, truth.shape[1] :]
         pinball = torch.maximum(HALF * gap, (HALF - 1) * gap) * weight
         return total, pinball.sum() / (truth.shape[1] * weight.sum()).clamp(min=1)
 
     def judge(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-        """What the network gains over bicubic interpolation of the first date in dB; shifts forgiven alike."""
+        """Gain of the network over bicubic interpolation of the first date in dB; both at their best shifts."""
         gains = []
         network.eval()
-        for one in self.validation:
-            frames, there, shifts, truth, seen = _ready(one)
+        for acquisition in self.validation:
+            frames, mask, shifts, truth, seen = _ready(acquisition)
             with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                given = (torch.from_numpy(z[None]).to(device) for z in (frames, there, shifts))
-                made = network(*given)[0].float().cpu().numpy()
+                inputs = (torch.from_numpy(z[None]).to(device) for z in (frames, mask, shifts))
+                estimate = network(*inputs)[0].float().cpu().numpy()
             base = bicubic(frames[0], self.recipe.zoom)
-            gains.append(_forgiving(made, truth, seen) - _forgiving(base, truth, seen))
+            gains.append(_forgiving(estimate, truth, seen) - _forgiving(base, truth, seen))
         return {"validation": round(float(np.mean(gains)), 3), "worst": round(min(gains), 3)} if gains else {}
 
     def start(self, network: nn.Module, initial: Mapping[str, torch.Tensor]) -> None:
@@ -430,18 +435,18 @@ class ReferenceTask:
 Ready = tuple[Array, Array, Array, Array, Array]
 
 
-def _ready(one: Acquisition) -> Ready:
-    """Frames without holes, where they count, shifts as networks take them, the truth and where that counts."""
-    there = np.asarray(np.isfinite(one.frames).all(axis=1, keepdims=True))
-    frames = filled(one.frames, there, max(one.frames.shape[-2:])) / np.float32(GAIN)
-    seen = one.seen()
-    truth = np.where(seen, one.truth, 0).astype(np.float32) / np.float32(GAIN)
-    return frames, there.astype(np.float32), (-one.shifts).astype(np.float32), truth, seen.astype(np.float32)
+def _ready(acquisition: Acquisition) -> Ready:
+    """Frames with holes filled, their mask, shifts with the sign that networks take, the truth and its mask."""
+    mask = np.asarray(np.isfinite(acquisition.frames).all(axis=1, keepdims=True))
+    frames = filled(acquisition.frames, mask, max(acquisition.frames.shape[-2:])) / np.float32(GAIN)
+    seen = acquisition.seen()
+    truth = np.where(seen, acquisition.truth, 0).astype(np.float32) / np.float32(GAIN)
+    return frames, mask.astype(np.float32), (-acquisition.shifts).astype(np.float32), truth, seen.astype(np.float32)
 
 
 def _turned(cut: Ready, turn: int) -> Ready:
     """Turned by quarters, and mirrored; shifts with it."""
-    frames, there, shifts, truth, seen = cut
+    frames, mask, shifts, truth, seen = cut
     y, x = shifts[:, 0], shifts[:, 1]
     for _ in range(turn % 4):  # as numpy.rot90: what was right is up
         y, x = -x, y
@@ -452,13 +457,13 @@ def _turned(cut: Ready, turn: int) -> Ready:
         z = np.rot90(z, turn % 4, axes=(-2, -1))
         return np.ascontiguousarray(z[..., ::-1] if turn >= 4 else z)
 
-    return of(frames), of(there), np.stack([y, x], axis=1), of(truth), of(seen)
+    return of(frames), of(mask), np.stack([y, x], axis=1), of(truth), of(seen)
 
 
-def _forgiving(made: Array, truth: Array, seen: Array, reach: int = 1) -> float:
+def _forgiving(estimate: Array, truth: Array, seen: Array, reach: int = 1) -> float:
     """CPSNR in dB, up to a constant, at the shift that fits best; mean over bands."""
     r = reach
-    inner = made[:, r:-r, r:-r]
+    inner = estimate[:, r:-r, r:-r]
     height, width = inner.shape[-2:]
     best = -np.inf
     for y in range(2 * r + 1):
@@ -492,7 +497,7 @@ def adapt(
     card : Card
         Of the network to start from.
     train, validation : sequence of Acquisition
-        Cleaned, see `clean`; of different places. The latter may be empty: then nothing says whether it helped.
+        Cleaned, see `clean`; of different places. The latter may be empty: then it is not measured whether it helped.
     folder : path
         Receives the weights, their card, a checkpoint and a log; resumable, as `xsen2.training.fit.learn` is.
     steps : int
@@ -521,17 +526,21 @@ def adapt(
     if card.ratio != 1:
         raise MethodError(f"{card.name} makes 10 m bands of one date: use a network for many dates, as 'fusion'")
     zoom = round(10 / card.gsd)
-    for one in (*train, *validation):
-        if one.zoom != zoom or one.truth.shape[-2] != zoom * one.frames.shape[-2]:
+    for acquisition in (*train, *validation):
+        if acquisition.zoom != zoom or acquisition.truth.shape[-2] != zoom * acquisition.frames.shape[-2]:
             raise MethodError(
-                f"{one.name}: the sharper image has {one.truth.shape[-2:]} pixels over frames of "
-                f"{one.frames.shape[-2:]}, but {card.name} makes {zoom} x {zoom} of each: resample it first"
+                f"{acquisition.name}: the sharper image has {acquisition.truth.shape[-2:]} pixels over frames of "
+                f"{acquisition.frames.shape[-2:]}, but {card.name} makes {zoom} x {zoom} of each: resample it first"
             )
     if not train:
         raise SourceError("there is no acquisition to train on")
     if match:
         train, validation = (
-            [replace(one, truth=matched(one.truth, one.frames[0])) for one in some] for some in (train, validation)
+            [
+                replace(acquisition, truth=matched(acquisition.truth, acquisition.frames[0]))
+                for acquisition in acquisitions
+            ]
+            for acquisitions in (train, validation)
         )
     arguments = {key: value for key, value in card.arguments.items() if key != "ratio"}
     recipe = DatesRecipe(
@@ -555,5 +564,10 @@ def adapt(
         licence=card.licence,
         source=f"{card.source}; adapted to images of another sensor",
         spread=list(card.spread),
-        training={"from": card.name, "steps": steps, "places": sorted({one.name for one in train}), "matched": match},
+        training={
+            "from": card.name,
+            "steps": steps,
+            "places": sorted({acquisition.name for acquisition in train}),
+            "matched": match,
+        },
     )

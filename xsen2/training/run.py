@@ -48,11 +48,11 @@ BLURS: dict[str, tuple[Blur, ...]] = {
     "dsen2": (Blur("dsen2"),),
     "both": (Blur("dsen2"), Blur("dsen2"), *_SENSOR),
 }
-"""How scenes are degraded: with the sensor's own blur and some doubt about it, as in the paper, or both."""
+"""How scenes are degraded: with the sensor's own blur and variations of it, as in the paper, or both."""
 
 
 def blind(many: int, seed: int) -> list[Blur]:
-    """Ways in which bands may have come about, so different that a network cannot rely on any: the scene must say."""
+    """Degradations so different that a network cannot rely on any: it must infer the blur from the scene."""
     rng = np.random.default_rng(seed)
     out = []
     for number in range(many):
@@ -69,7 +69,7 @@ def blind(many: int, seed: int) -> list[Blur]:
 def recipe_for(network: str, ratio: int, **changes: Any) -> Recipe:
     """The recipe of a network; patches and batches are such that one holds about 147 000 pixels.
 
-    `changes` are fields of `xsen2.training.fit.Recipe` that are to be others.
+    `changes` are fields of `xsen2.training.fit.Recipe` with other values.
     """
     if network not in NETWORKS:
         raise MethodError(f"network {network!r}: use one of {', '.join(NETWORKS)}")
@@ -130,7 +130,7 @@ def _blind(
             data.append(list(impostors(scene, blind(4, 1000 + number), recipe.patch, number)))
     judges = [Blur("mtf"), Blur("dsen2"), Blur("product")]
     judged = [p for scene in validation for p in pairs(scene, recipe.ratio, judges)]
-    return [some for some in data if some], judged
+    return [scene_pairs for scene_pairs in data if scene_pairs], judged
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ class Source:
     operator : {"mtf", "dsen2", "both", "blind"}
         How scenes are degraded; a network for many dates learns from ``mtf`` alone.
     surrogates : bool
-        For the 60 m bands: whether others play them too.
+        For the 60 m bands: whether other bands stand in for them too.
     coarser : bool
-        Make scenes twice as coarse first: what a network that has learnt from those does with scenes as they are says
-        how far one scale speaks for the next.
+        Make scenes twice as coarse first: how a network trained on those does on the scenes as they are shows how far
+        one scale speaks for the next.
     """
 
     data: Path
@@ -210,7 +210,7 @@ def _bands(
 
 def _dates(scenes: Sequence[Scene], judges: Sequence[Scene], recipe: DatesRecipe) -> tuple[DatesTask, list[str]]:
     places, judged = grounds(scenes, least(recipe)), grounds(judges, least(recipe))
-    # Patches of a stack judge nothing: they are too small for what eight dates see of them.
+    # Patches of a stack are left out of the validation: they are too small for eight dates with their margins.
     task = DatesTask(places, [g for g in judged if "/" not in g.name], recipe)
     return task, [place.name.split("/")[0] for place in places]
 

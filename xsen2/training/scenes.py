@@ -69,7 +69,7 @@ def read_npz(file: Path) -> tuple[Arrays, Arrays]:
     Raises
     ------
     SourceError
-        If it is something else, damaged, larger than a tile, or unpacks to far more than it is.
+        If it is no such file, is damaged, is larger than a tile, or unpacks to far more than its size.
     """
     try:
         with files.opened(file, MOST) as stream, zipfile.ZipFile(stream) as archive:
@@ -77,18 +77,20 @@ def read_npz(file: Path) -> tuple[Arrays, Arrays]:
             names = [f"{kind}{gsd}" for gsd in GRIDS for kind in ("b", "valid")]
             parts = {name: _declared(archive, name, inside[name]) for name in names if name in inside}
             _check(parts)
-            found = {name: _read(archive, part) for name, part in parts.items()}
+            arrays = {name: _read(archive, part) for name, part in parts.items()}
     except Exception as error:  # zipfile, zlib and numpy raise nearly everything for bytes that they did not write
         raise SourceError(
             f"{file} holds no scene with b10, b20 and perhaps b60 and valid10 …, or is damaged: "
             f"{printable(str(error) or type(error).__name__, 300)}. Copy it anew, or take it out of the folder"
         ) from error
-    bands, masks = ({gsd: found[f"{kind}{gsd}"] for gsd in GRIDS if f"{kind}{gsd}" in found} for kind in ("b", "valid"))
+    bands, masks = (
+        {gsd: arrays[f"{kind}{gsd}"] for gsd in GRIDS if f"{kind}{gsd}" in arrays} for kind in ("b", "valid")
+    )
     return bands, masks
 
 
 def _declared(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> _Part:
-    """What the header of an array says, if the rest of it can be as large as that."""
+    """Shape and dtype of an array by its header, if the rest of it can be as large as that."""
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is encrypted, or packed in a way that numpy does not")
     with archive.open(info) as stream:
@@ -136,9 +138,9 @@ def _check(parts: Mapping[str, _Part]) -> None:
 
 def _read(archive: zipfile.ZipFile, part: _Part) -> npt.NDArray[Any]:
     with archive.open(part.info) as stream:
-        found: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        array: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
         stream.read(1)  # the end, where the checksum is looked at
-    return found
+    return array
 
 
 Array = npt.NDArray[np.float32]
@@ -194,10 +196,10 @@ def scene_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder of scenes")
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in _KINDS)
-    if not found:
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in _KINDS)
+    if not paths:
         raise SourceError(f"no scenes in {folder}: give the folder that holds {', '.join(_KINDS)} files")
-    return found
+    return paths
 
 
 def read_scenes(folder: str | Path) -> Iterator[Scene]:
@@ -217,12 +219,12 @@ def read_scenes(folder: str | Path) -> Iterator[Scene]:
         It is named, and never left out: scores over fewer scenes would be other scores.
     """
     folder = local(folder)
-    found = scene_files(folder)
+    paths = scene_files(folder)
     notes = notes_of(folder)
-    for path in found:
+    for path in paths:
         # Two files that differ in their endings alone are two scenes.
-        same = sum(other.stem == path.stem for other in found) > 1
-        name = printable(path.name if same else path.stem)
+        ambiguous = sum(other.stem == path.stem for other in paths) > 1
+        name = printable(path.name if ambiguous else path.stem)
         if path.suffix.lower() == ".npz":
             yield from _npz_scenes(path, name, notes.get(path.stem, {}))
             continue
@@ -257,9 +259,9 @@ def scenes_of(ds: xr.Dataset | xr.DataTree, name: str, most: int | None = None) 
             factor = gsd // 10
             cut = {ydim: slice(rows.start // factor, rows.stop // factor)}
             cut |= {xdim: slice(columns.start // factor, columns.stop // factor)}
-            at = {} if date is None else {"time": date}
-            some = xr.Dataset({b: cube.bands[b].isel({**cut, **at}).variable for b in GRIDS[gsd]}).compute()
-            dn = np.stack([to_nan(some[b].values, scales[b]) * scales[b].gain for b in GRIDS[gsd]])
+            when = {} if date is None else {"time": date}
+            window = xr.Dataset({b: cube.bands[b].isel({**cut, **when}).variable for b in GRIDS[gsd]}).compute()
+            dn = np.stack([to_nan(window[b].values, scales[b]) * scales[b].gain for b in GRIDS[gsd]])
             valid[gsd] = np.asarray(np.isfinite(dn).all(axis=0))
             bands[gsd] = np.where(valid[gsd], dn, 0).astype(np.float32)
         if not valid[10].any():
@@ -310,9 +312,9 @@ def hold_out(scenes: Sequence[Scene], share: float = 0.2) -> tuple[list[Scene], 
     if not scenes:
         raise SourceError("there is no scene with a valid pixel: add scenes that have some")
     place = list(range(len(scenes)))
-    for i, one in enumerate(scenes):
+    for i, scene in enumerate(scenes):
         for j, other in enumerate(scenes[:i]):
-            if one.name.split("/")[0] == other.name.split("/")[0] or _overlap(one, other):
+            if scene.name.split("/")[0] == other.name.split("/")[0] or _overlap(scene, other):
                 place = [place[j] if p == place[i] else p for p in place]
     area = {p: sum(s.valid[10].size for s, q in zip(scenes, place, strict=True) if p == q) for p in set(place)}
     if len(area) < 2:
@@ -331,15 +333,15 @@ def hold_out(scenes: Sequence[Scene], share: float = 0.2) -> tuple[list[Scene], 
     return sides
 
 
-def _overlap(one: Scene, other: Scene) -> bool:
-    if one.epsg != other.epsg or one.epsg is None:
+def _overlap(first: Scene, second: Scene) -> bool:
+    if first.epsg != second.epsg or first.epsg is None:
         return False
 
     def box(s: Scene) -> tuple[float, float, float, float]:
         height, width = s.valid[10].shape
         return s.corner[0], s.corner[1] - 10 * height, s.corner[0] + 10 * width, s.corner[1]
 
-    (w, s, e, n), (w2, s2, e2, n2) = box(one), box(other)
+    (w, s, e, n), (w2, s2, e2, n2) = box(first), box(second)
     return w < e2 and w2 < e and s < n2 and s2 < n
 
 
@@ -349,25 +351,25 @@ def notes_of(folder: Path) -> dict[str, dict[str, Any]]:
     Raises
     ------
     SourceError
-        If it is there, and cannot be read or says what cannot be.
+        If the file exists, but cannot be read or holds notes that are not valid.
     """
     file = folder.absolute().parent / "scenes.json"
     if not os.path.lexists(file):
         return {}
     try:
-        said = files.read_json(file, NOTES)
-        found = said.get(folder.absolute().name, {})
-        notes = {str(name): _note(name, note) for name, note in found.items()}
+        document = files.read_json(file, NOTES)
+        entries = document.get(folder.absolute().name, {})
+        notes = {str(name): _note(name, note) for name, note in entries.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise SourceError(
-            f"{file} does not say of {folder.absolute().name} what notes on scenes say: {printable(str(error), 300)}. "
+            f"{file} has no valid notes on the scenes of {folder.absolute().name}: {printable(str(error), 300)}. "
             "Correct it, or move it elsewhere"
         ) from error
     return notes
 
 
 def _note(name: str, note: dict[str, Any]) -> dict[str, Any]:
-    """A note with what is counted with as numbers."""
+    """A checked note, its offset and corner as floats."""
     numbers = {key: float(note.get(key, 0)) for key in ("offset_dn", "ulx", "uly")}
     if not all(math.isfinite(x) and abs(x) < 1e8 for x in numbers.values()):
         raise ValueError(f"{name} has {numbers}")

@@ -441,7 +441,7 @@ function readStretch() {
 
 function style() {
   const { result } = state.open, now = state.stretch[subject()] ?? fresh();
-  if (mode() === "error") return single(result.errors.indexOf($("error").value) + 1, result.errors.length, [now.low * 100, now.high * 100], now.gamma, "doubt");
+  if (mode() === "error") return single(result.errors.indexOf($("error").value) + 1, result.errors.length, [now.low * 100, now.high * 100], now.gamma, "error");
   const at = (name) => result.bands.indexOf(name) + 1, count = result.bands.length;
   if (mode() === "index") {
     const spec = state.about.indices.find((i) => i.name === $("index").value);
@@ -455,7 +455,7 @@ function style() {
   return composite(["red", "green", "blue"].map((id) => at($(id).value)), count, limits, now.gamma);
 }
 
-const ramp = () => (mode() === "error" ? "doubt" : $("index").value === "NDVI" ? "green" : "water");
+const ramp = () => (mode() === "error" ? "error" : $("index").value === "NDVI" ? "green" : "water");
 
 function legend() {
   const now = state.stretch[subject()];

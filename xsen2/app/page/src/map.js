@@ -333,7 +333,7 @@ export function composite(numbers, count, limits, gamma) {
 export const RAMPS = {
   water: ["#7a4a12", "#c9a66b", "#f4efe2", "#7fb7cf", "#0b4a6f"],
   green: ["#6b3d0c", "#c7a15f", "#f5f1dd", "#86b36a", "#12541f"],
-  doubt: ["#fbf7ec", "#f0cf9a", "#d8865a", "#a1405a", "#4a1a52"],
+  error: ["#fbf7ec", "#f0cf9a", "#d8865a", "#a1405a", "#4a1a52"],
 };
 
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
