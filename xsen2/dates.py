@@ -58,13 +58,13 @@ def targets_of(cube: Cube, target: Target | None, hidden: Hidden | None) -> list
 
 def _latest(times: npt.NDArray[np.datetime64], hidden: Hidden | None) -> int:
     order = np.argsort(times, kind="stable")[::-1].tolist()
-    if hidden is None or hidden.where.ndim == 2:
+    if hidden is None or hidden.pixels.ndim == 2:
         return int(order[0])
     for number in order:
-        if float((~hidden.where[number]).mean().compute()) >= CLEAR:
+        if float((~hidden.pixels[number]).mean().compute()) >= CLEAR:
             return int(number)
     raise TimeError(
-        f"target='latest': {hidden.what} leaves {CLEAR:.0%} of the image on none of the {len(times)} dates. Name a "
+        f"target='latest': {hidden.label} leaves {CLEAR:.0%} of the image on none of the {len(times)} dates. Name a "
         "date; what is masked there is made of others"
     )
 

@@ -34,41 +34,41 @@ class Hidden:
 
     Attributes
     ----------
-    where : dask.array.Array
+    pixels : dask.array.Array
         bool ``([time,] y, x)`` on the 10 m grid, True where bands become nodata.
-    what : str
+    label : str
         For the attributes of the result.
     """
 
-    where: da.Array
-    what: str
+    pixels: da.Array
+    label: str
 
     def finer(self, zoom: int) -> Hidden:
         """The same for `zoom` pixels per 10 m pixel along each side."""
-        return replace(self, where=repeated(self.where, zoom))
+        return replace(self, pixels=repeated(self.pixels, zoom))
 
     def at(self, dates: Sequence[int]) -> Hidden:
         """The same on some of the dates."""
-        return self if self.where.ndim == 2 else replace(self, where=self.where[list(dates)])
+        return self if self.pixels.ndim == 2 else replace(self, pixels=self.pixels[list(dates)])
 
     def grown(self, pixels: int) -> Hidden:
         """The same and so many 10 m pixels around: clouds fade out at their edges."""
         from scipy.ndimage import maximum_filter  # here: importing it takes a while
 
-        size = (1,) * (self.where.ndim - 2) + (2 * pixels + 1,) * 2
-        depth = {self.where.ndim - 2: pixels, self.where.ndim - 1: pixels}
+        size = (1,) * (self.pixels.ndim - 2) + (2 * pixels + 1,) * 2
+        depth = {self.pixels.ndim - 2: pixels, self.pixels.ndim - 1: pixels}
         dilated = da.map_overlap(
-            maximum_filter, self.where, depth=depth, boundary="none", dtype=bool, meta=self.where._meta, size=size
+            maximum_filter, self.pixels, depth=depth, boundary="none", dtype=bool, meta=self.pixels._meta, size=size
         )
-        return replace(self, where=dilated, what=f"{self.what} and {pixels} pixels around")
+        return replace(self, pixels=dilated, label=f"{self.label} and {pixels} pixels around")
 
     def coarser(self, factor: int) -> Hidden:
         """The same for pixels of `factor` 10 m pixels along each side: hidden where any of those is."""
         if factor == 1:
             return self
-        rows, columns = (split(sizes, factor) for sizes in self.where.chunks[-2:])
-        blocks = self.where.rechunk((*self.where.chunks[:-2], rows, columns))
-        return replace(self, where=da.coarsen(np.any, blocks, {blocks.ndim - 2: factor, blocks.ndim - 1: factor}))
+        rows, columns = (split(sizes, factor) for sizes in self.pixels.chunks[-2:])
+        blocks = self.pixels.rechunk((*self.pixels.chunks[:-2], rows, columns))
+        return replace(self, pixels=da.coarsen(np.any, blocks, {blocks.ndim - 2: factor, blocks.ndim - 1: factor}))
 
 
 def automatic(cube: Cube) -> Mask | None:
@@ -118,7 +118,7 @@ def read(cube: Cube, mask: Mask) -> Hidden:
 
 def hide(data: da.Array, hidden: Hidden) -> da.Array:
     """Float pixels ``([time,] y, x)``, NaN where hidden."""
-    hidden_pixels = hidden.where.rechunk(data.chunks[-hidden.where.ndim :])
+    hidden_pixels = hidden.pixels.rechunk(data.chunks[-hidden.pixels.ndim :])
     out: da.Array = da.where(hidden_pixels, np.asarray(np.nan, data.dtype), data)
     return out
 

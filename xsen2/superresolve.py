@@ -391,7 +391,7 @@ def superresolve(
         "xsen2_consistency": _which(result.consistent, operator),
     }
     if hidden is not None:
-        attrs["xsen2_mask"] = hidden.what
+        attrs["xsen2_mask"] = hidden.label
     shown = cube if dates is None else at(cube, dates)
     out = assemble(shown, result, attrs, scales, zoom)
     out = out.assign_coords(_renamed(result.notes, cube))

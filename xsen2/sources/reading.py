@@ -193,7 +193,7 @@ class Skipped:
         Id of the STAC item.
     asset : str
         Key of the asset in it.
-    where : str
+    extent : str
         Rows and columns, or the box, of the block.
     reason : str
         What GDAL, the server or the signer said at the last attempt.
@@ -201,7 +201,7 @@ class Skipped:
 
     item: str
     asset: str
-    where: str
+    extent: str
     reason: str
 
 
@@ -545,7 +545,7 @@ def _stamp(url: str) -> tuple[int, ...]:
 
 
 def _warn(what: Skipped) -> None:
-    message = f"item {what.item!r}, asset {what.asset!r}: {what.where} is nodata, it could not be read: {what.reason}"
+    message = f"item {what.item!r}, asset {what.asset!r}: {what.extent} is nodata, it could not be read: {what.reason}"
     if "distributed" in sys.modules:  # on a worker, this warns the client too
         from distributed.worker import warn
 
