@@ -92,7 +92,7 @@ def recipe_for(network: str, ratio: int, **changes: Any) -> Recipe:
         patch=patch,
         real=0.6 if network == "blend" and ratio == 6 else None,
         vary=regressive,
-        alien=0.15 if regressive else 0.0,
+        alien=(0.3 if ratio == 6 else 0.15) if regressive else 0.0,
     )
     return replace(recipe, **changes)
 
