@@ -19,7 +19,7 @@ from cubes import make_cube
 from tiny import train_small
 
 import xsen2
-from xsen2.bands import GRIDS
+from xsen2.bands import BANDS, GRIDS
 from xsen2.cli.main import main
 from xsen2.networks.cards import GAIN
 from xsen2.networks.load import start
@@ -27,7 +27,7 @@ from xsen2.networks.twogrid import TwoGrid
 from xsen2.sources.sample import sample
 from xsen2.training.export import save, write
 from xsen2.training.fit import Optimiser, Recipe, Run, build, fit, score
-from xsen2.training.patches import SEEN, SURROGATE, Blur, balance, batches, impostors, pairs, surrogates
+from xsen2.training.patches import SURROGATE, Blur, balance, batches, impostors, pairs, surrogates
 from xsen2.training.run import blind, data_for, recipe_for
 from xsen2.training.scenes import Scene, hold_out, read_scenes, scenes_of
 
@@ -348,14 +348,25 @@ def test_parallax_moves_bands_along_a_line_in_the_order_in_which_they_look(scene
                 shifts.append(np.array(same[0]) * factor)
         assert not shifts[0].any()  # B02 looks first
         np.testing.assert_array_equal(shifts[4:10], shifts[10:])  # truth and band alike
-        seconds = [SEEN[band] for band in (*GRIDS[10], *GRIDS[20])]
-        line = shifts[7] / SEEN["B8A"]
+        seconds = [BANDS[band].delay for band in (*GRIDS[10], *GRIDS[20])]
+        line = shifts[7] / BANDS["B8A"].delay
         for seen, shift in zip(seconds, shifts, strict=False):
             np.testing.assert_allclose(shift, seen * line, atol=2.5)  # whole pixels of 20 m
         counted = odd[4][row] > 0
         assert not counted[:8].any()
         assert not counted[:, -8:].any()
     assert len(moved) > 3
+
+
+def test_nodata_moves_with_what_parallax_moves(scene):
+    (pair,) = balance([list(pairs(scene, 2, [Blur("box")], least=48))])[0]
+    weight = pair.weight.copy()
+    weight[(np.indices(weight.shape) % 40 < 9).all(axis=0)] = 0
+    truth = np.where(weight > 0, pair.truth, np.float32(99))
+    odd = next(batches([[dataclasses.replace(pair, weight=weight, truth=truth)]], drawn(2, 24, 48, seed=3, alien=0.9)))
+    strangers = (odd[3] == 99).any(axis=1)
+    assert strangers.any(axis=(1, 2)).sum() > 3
+    assert not odd[4][strangers].any()
 
 
 def test_noise_varies_and_real_pairs_have_their_share(scene):

@@ -1,6 +1,6 @@
-"""The layers that are no bands: what each catalogue and product calls them, their grid, type and nodata.
+"""The bands that the instrument measures, and the layers that are no bands: names in each catalogue and product, grids.
 
-`xsen2.bands` is the same table for what the instrument measures.
+Of bands also what is known of the instrument, of layers type and nodata.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-# The bands of Sentinel-2's MSI: native grid, wavelength, MTF, and every catalogue's name for them.
+# The bands of Sentinel-2's MSI: native grid, wavelength, MTF, delay, and every catalogue's name for them.
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ class Band:
     mtf : float
         Modulation transfer function at the Nyquist frequency of the native grid, averaged over
         both directions (the Sentinel-2A list of Lanaras et al. 2017, SupReME).
+    delay : float
+        Seconds after B02 at which the band sees a place, as ESA's handbook has it. The parallax of what is high above
+        the ground grows with it, by about 9.5 m per second and kilometre (7.5 km/s, 786 km up).
     long_name : str
         What the band is for, in the words of ESA's handbook.
     common_name : str
@@ -62,6 +65,7 @@ class Band:
     wavelength: float
     bandwidth: float
     mtf: float
+    delay: float
     long_name: str
     common_name: str
 
@@ -79,18 +83,18 @@ class Band:
 BANDS: dict[str, Band] = {
     band.name: band
     for band in (
-        Band("B01", 60, 442.7, 21.0, 0.32, "coastal aerosol", "coastal"),
-        Band("B02", 10, 492.4, 66.0, 0.26, "blue", "blue"),
-        Band("B03", 10, 559.8, 36.0, 0.28, "green", "green"),
-        Band("B04", 10, 664.6, 31.0, 0.24, "red", "red"),
-        Band("B05", 20, 704.1, 15.0, 0.38, "red edge 1", "rededge1"),
-        Band("B06", 20, 740.5, 15.0, 0.34, "red edge 2", "rededge2"),
-        Band("B07", 20, 782.8, 20.0, 0.34, "red edge 3", "rededge3"),
-        Band("B08", 10, 832.8, 106.0, 0.26, "near infrared", "nir"),
-        Band("B8A", 20, 864.7, 21.0, 0.33, "narrow near infrared", "nir08"),
-        Band("B09", 60, 945.1, 20.0, 0.26, "water vapour", "nir09"),
-        Band("B11", 20, 1613.7, 91.0, 0.22, "shortwave infrared 1", "swir16"),
-        Band("B12", 20, 2202.4, 175.0, 0.23, "shortwave infrared 2", "swir22"),
+        Band("B01", 60, 442.7, 21.0, 0.32, 2.314, "coastal aerosol", "coastal"),
+        Band("B02", 10, 492.4, 66.0, 0.26, 0.0, "blue", "blue"),
+        Band("B03", 10, 559.8, 36.0, 0.28, 0.527, "green", "green"),
+        Band("B04", 10, 664.6, 31.0, 0.24, 1.005, "red", "red"),
+        Band("B05", 20, 704.1, 15.0, 0.38, 1.269, "red edge 1", "rededge1"),
+        Band("B06", 20, 740.5, 15.0, 0.34, 1.525, "red edge 2", "rededge2"),
+        Band("B07", 20, 782.8, 20.0, 0.34, 1.79, "red edge 3", "rededge3"),
+        Band("B08", 10, 832.8, 106.0, 0.26, 0.264, "near infrared", "nir"),
+        Band("B8A", 20, 864.7, 21.0, 0.33, 2.055, "narrow near infrared", "nir08"),
+        Band("B09", 60, 945.1, 20.0, 0.26, 2.586, "water vapour", "nir09"),
+        Band("B11", 20, 1613.7, 91.0, 0.22, 1.468, "shortwave infrared 1", "swir16"),
+        Band("B12", 20, 2202.4, 175.0, 0.23, 2.085, "shortwave infrared 2", "swir22"),
     )
 }
 """The twelve bands that are used, in the order of their numbers."""

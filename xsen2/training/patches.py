@@ -232,9 +232,12 @@ def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[R
     """
     out = []
     for row, after in zip(rows, rows[1:] + rows[:1], strict=True):
-        kind = rng.random() if rng.random() < share else None
-        if kind is None or kind < 1 / 3:
-            out.append(row if kind is None else _moved(row, rng))
+        if rng.random() >= share:
+            out.append(row)
+            continue
+        kind = rng.random()
+        if kind < 1 / 3:
+            out.append(_moved(row, rng))
             continue
         a, b, c, truth, weight = row
         low, truth = (b if c is None else c).copy(), truth.copy()
@@ -256,16 +259,11 @@ def _estrange(rows: list[Row], share: float, rng: np.random.Generator) -> list[R
     return out
 
 
-SEEN = {"B02": 0.0, "B08": 0.264, "B03": 0.527, "B04": 1.005, "B05": 1.269, "B11": 1.468, "B06": 1.525, "B07": 1.79}
-SEEN |= {"B8A": 2.055, "B12": 2.085, "B01": 2.314, "B09": 2.586}
-"""Seconds after B02 at which a band sees a place, by ESA's description of the instrument. The parallax of what is high
-above the ground grows with it, by about 9 m per second and kilometre."""
-
-
 def _moved(row: Row, rng: np.random.Generator) -> Row:
     """All bands moved along one line, in proportion to the time at which each is sensed; the truth with its bands.
 
-    By whole pixels of each band's own grid. Edges, where pixels of the opposite side come in, get weight 0.
+    By whole pixels of each band's own grid. Edges, where pixels of the opposite side come in, get weight 0, and so does
+    every place to which a pixel without weight is moved.
     """
     a, b, c, truth, weight = row
     step = 2 if c is None else 6
@@ -275,12 +273,12 @@ def _moved(row: Row, rng: np.random.Generator) -> Row:
     def moved(x: Array, names: Sequence[str], factor: int, scale: int = 1) -> Array:
         out = np.empty_like(x)
         for i, name in enumerate(names):
-            y, z = (round(n * SEEN[name] / SEEN["B09"] / factor) * scale for n in line)
-            out[i] = np.roll(x[i], (y, z), (0, 1))
+            shift = [round(n * BANDS[name].delay / BANDS["B09"].delay / factor) * scale for n in line]
+            out[i] = np.roll(x[i], shift, (0, 1))
         return out
 
     targets = GRIDS[10 * step]
-    weight = weight.copy()
+    weight = moved(np.stack([weight] * len(truth)), targets, step, step).min(axis=0)
     edge = 4 * step
     weight[:edge] = weight[-edge:] = weight[:, :edge] = weight[:, -edge:] = 0
     return (
