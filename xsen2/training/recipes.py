@@ -9,8 +9,20 @@ from typing import Any, ClassVar
 __all__ = ["DatesRecipe", "Plan", "Recipe"]
 
 
+class _Schedule:
+    """How the learning rates go over a training."""
+
+    steps: int
+    cool: int
+
+    def factor(self, step: int) -> float:
+        """What the rates are multiplied by in a step: 100 to warm up, then flat, then falling."""
+        left = (self.steps - step) / max(1, self.cool)
+        return min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 0.98 * left)
+
+
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(_Schedule):
     """Everything that decides the outcome of a run, besides the data.
 
     Attributes
@@ -62,18 +74,9 @@ class Recipe:
     ema: float = 0.998
     seed: int = 0
 
-    def factor(self, step: int) -> float:
-        """What the rates are multiplied by in a step: 100 to warm up, then flat, then falling."""
-        return _factor(step, self.steps, self.cool)
-
-
-def _factor(step: int, steps: int, cool: int) -> float:
-    left = (steps - step) / max(1, cool)
-    return min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 0.98 * left)
-
 
 @dataclass(frozen=True)
-class DatesRecipe:
+class DatesRecipe(_Schedule):
     """Everything that decides the outcome of a run for many dates, besides the data.
 
     Attributes
@@ -100,10 +103,6 @@ class DatesRecipe:
     ema: float = 0.995
     seed: int = 0
     ratio: ClassVar[int] = 1
-
-    def factor(self, step: int) -> float:
-        """What the rates are multiplied by in a step."""
-        return _factor(step, self.steps, self.cool)
 
     @property
     def zoom(self) -> int:
