@@ -15,6 +15,7 @@ import torch
 from xsen2 import files
 from xsen2.errors import WeightsError
 from xsen2.networks.cards import WEIGHTS, Card
+from xsen2.networks.inference import best_dtype
 from xsen2.networks.load import build, halo_of, infinite
 from xsen2.training.fit import DatesRecipe, Plan
 
@@ -128,8 +129,8 @@ def write(weights: Mapping[str, torch.Tensor], folder: Path, **fields: Any) -> C
 def _device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    amx = bool(torch.cpu._is_amx_tile_supported())
-    return f"a CPU, {torch.get_num_threads()} threads, {'bfloat16 (AMX)' if amx else 'float32'}"
+    dtype = str(best_dtype(torch.device("cpu"))).removeprefix("torch.")
+    return f"a CPU, {torch.get_num_threads()} threads, {dtype}"
 
 
 def _gains(card: Card) -> list[str]:
