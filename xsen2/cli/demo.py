@@ -18,6 +18,7 @@ from xsen2.evaluation.evaluate import evaluate
 from xsen2.evaluation.metrics import compare
 from xsen2.evaluation.page import Part, Picture, Table, as_html, as_markdown, literal, versions
 from xsen2.evaluation.plots import richest, strips
+from xsen2.evaluation.tables import DIGITS, NAMES, UNITS, shown
 from xsen2.progress import ProgressLike
 from xsen2.sinks.zarr import to_zarr
 from xsen2.superresolve import superresolve
@@ -180,14 +181,14 @@ def _scores(cube: xr.Dataset, result: xr.Dataset, method: str, truth: xr.Dataset
 
 def _table(title: str, note: str, scores: xr.Dataset) -> Table:
     methods = [str(m) for m in scores["method"].values]
-    kinds = {"rmse": ("RMSE", ", DN", 1), "sre": ("SRE", ", dB", 2), "uiq": ("UIQ", "", 3)}
     head = ["band"]
     columns: list[list[str]] = [[*map(str, scores["band"].values), "mean"]]
-    for kind, (name, unit, digits) in kinds.items():
+    for kind in ("rmse", "sre", "uiq"):
+        mean = scores[kind].mean("band")  # a band of under 8 x 8 pixels has no UIQ
         for number, method in enumerate(methods):
-            values = scores[kind].values[number]
-            head.append(f"{name} {method}{unit}")
-            columns.append([f"{v:.{digits}f}" for v in (*values, np.nanmean(values))])
+            head.append(f"{NAMES[kind]} {method}{UNITS.get(kind, '')}")
+            values = (*scores[kind].values[number], float(mean[number]))
+            columns.append([shown(float(v), DIGITS[kind]) for v in values])
     angles = ", ".join(f"{m} {v:.2f}°" for m, v in zip(methods, scores["sam"].values, strict=True))
     rows = tuple(zip(*columns, strict=True))
     return Table(title, f"{note} Spectral angle (SAM): {angles}.", tuple(head), rows)

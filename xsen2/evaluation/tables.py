@@ -248,9 +248,8 @@ def per_band(title: str, note: str, scores: xr.Dataset, methods: Sequence[str], 
     rows = []
     for metric in metrics:
         for method in methods:
-            values = scores[metric].sel({"method": method}).mean("scene").values
-            mean = float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
-            cells = [shown(float(v), DIGITS[metric]) for v in (*values, mean)]
+            values = scores[metric].sel({"method": method}).mean("scene")
+            cells = [shown(float(v), DIGITS[metric]) for v in (*values.values, values.mean())]
             rows.append((method, NAMES[metric] + UNITS.get(metric, ""), *cells))
     return Table(title, note, ("method", "metric", *bands, "mean"), tuple(rows))
 
