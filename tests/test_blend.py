@@ -303,3 +303,21 @@ def test_dark_water_beside_a_bright_shore_stays_positive(ratio, monkeypatch):
         below = network(*inputs[:-1], low)
     assert below.min() < 0
     assert below.min() > -60 / GAIN
+
+
+@pytest.mark.parametrize("ratio", [2, 6])
+def test_how_bright_the_10_m_bands_are_adds_no_pattern(ratio):
+    """Slopes change from place to place; times a level, each change was a step that repeated with the coarse pixels."""
+    x, _ = scene(ratio, "mtf")
+    rng = np.random.default_rng(2)  # bands of noise: their slopes are as large as they are arbitrary
+    x[-1] = torch.from_numpy((300 + 30 * rng.normal(0, 1, x[-1].shape)).astype(np.float32) / np.float32(GAIN))
+
+    def detail(level):
+        a = x[0] + level
+        if ratio == 2:
+            return start(a, x[1]).detail
+        return blend.fits(a, torch.nn.functional.avg_pool2d(a, 2), x[1], x[2]).detail
+
+    plain = detail(0.0)
+    for level in (1.0, 5.0):
+        assert rms(detail(level) - plain) < 0.01 * rms(plain)

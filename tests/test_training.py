@@ -248,7 +248,9 @@ def test_weights_to_start_from_must_fit(scene, tmp_path):
     begun = run(scene, tmp_path / "right", one, initial={k: v.half() for k, v in right.items()})
     for key, value in right.items():
         torch.testing.assert_close(begun[key], value, rtol=1e-3, atol=1e-3)
-    wider = build(RECIPE.architecture, 2, {**RECIPE.arguments, "wide": 24}).state_dict()
+    wider = build(
+        RECIPE.architecture, 2, {**RECIPE.arguments, "wide": 24}
+    ).state_dict()  # a narrower would be made to fit
     sixty = build(RECIPE.architecture, 6, RECIPE.arguments).state_dict()
     blind = {k: v for k, v in right.items() if not k.startswith("uncertainty_head.")}
     for wrong, message in (
@@ -261,6 +263,21 @@ def test_weights_to_start_from_must_fit(scene, tmp_path):
         with pytest.raises(xsen2.WeightsError, match=message):
             run(scene, tmp_path / "wrong", one, initial=wrong)
     assert not (tmp_path / "wrong" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("architecture", ["twogrid.TwoGrid", "refined.Refined"])
+def test_weights_of_a_narrower_network_are_made_to_fit_and_do_the_same(architecture):
+    torch.manual_seed(0)
+    small = build(architecture, 2, {"thin": 4, "wide": 8, "blocks": 1}).eval()
+    for value in small.state_dict().values():  # no layer begins at zero
+        value.normal_(std=0.2)
+    large = build(architecture, 2, {"thin": 4, "wide": 12, "blocks": 3}).eval()
+    large.load_state_dict(large.widened(small.state_dict()))
+    patch = torch.rand(1, 4, 144, 144), torch.rand(1, 6, 72, 72)
+    expected = small(*patch, uncertainty=True)
+    torch.testing.assert_close(large(*patch, uncertainty=True), expected, rtol=0, atol=1e-5)
+    large(*patch).sum().backward()
+    assert float(large.leave.weight.grad[:, 8:].abs().max()) > 0  # what is new learns
 
 
 def test_a_run_can_be_made_longer(scene, tmp_path):

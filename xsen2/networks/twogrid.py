@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -94,6 +95,28 @@ class Folded(Network):
     leave: nn.Conv2d
     join: nn.Conv2d
     tail: nn.Conv2d
+
+    def widened(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weights of a network with fewer features or blocks at 20 m, made to fit this one, which then does the same.
+
+        What is new reads all features, and nothing that was there reads it yet: its weights are zero until they are
+        trained (Net2Net, Chen et al. 2016). Weights that do not fit for another reason come back as they are.
+        """
+        out = {}
+        for name, fresh in self.state_dict().items():
+            value = weights.get(name)
+            if value is None and name.startswith("body."):
+                out[name] = fresh  # a block that starts as the identity
+            elif value is None or value.ndim != fresh.ndim or not name.startswith(("enter.", "body.", "leave.")):
+                continue
+            else:
+                rows, *columns = (slice(n) for n in value.shape)
+                if any(n > m for n, m in zip(value.shape, fresh.shape, strict=True)):
+                    continue
+                out[name] = fresh.clone()
+                out[name][rows] = 0
+                out[name][(rows, *columns)] = value.to(fresh.dtype)
+        return {**weights, **out}
 
     def _features(self, fine: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
         """Features at 10 m of what is seen at 10 m and at 20 m; computed in the dtype of the weights."""

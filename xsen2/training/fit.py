@@ -20,6 +20,7 @@ from xsen2 import files
 from xsen2.errors import WeightsError
 from xsen2.networks.inference import best_device, best_dtype
 from xsen2.networks.load import build, checkpoint, misfit
+from xsen2.networks.twogrid import Folded
 from xsen2.progress import ProgressLike, Reporter
 from xsen2.training.patches import Pair, balance, batches
 from xsen2.training.recipes import DatesRecipe, Plan, Recipe
@@ -227,8 +228,10 @@ class BandsTask:
         return {"validation": round(float(np.mean(list(ratios.values()))), 4), "worst": max(ratios.values())}
 
     def start(self, network: nn.Module, initial: Mapping[str, torch.Tensor]) -> None:
-        """Put weights into the network; the error names those that do not fit."""
+        """Put weights into the network, those of a narrower one too; the error names those that do not fit."""
         recipe = self.recipe
+        if isinstance(network, Folded):
+            initial = network.widened(initial)
         if wrong := misfit(network, initial):
             raise WeightsError(
                 f"the weights to start from do not fit {recipe.architecture} with {dict(recipe.arguments)} and ratio "
@@ -248,7 +251,8 @@ def fit(train: list[list[Pair]], validation: Sequence[Pair], recipe: Recipe, how
         Other places; their error divided by bicubic's is logged and never used to train.
     recipe : Recipe
     how : Run
-        Its `initial` holds all weights that the network has, in its shapes, and no others.
+        Its `initial` holds all weights that the network has and no others, in its shapes or, for those that do most of
+        their work at 20 m, in those of a network with fewer features there.
 
     Returns
     -------
