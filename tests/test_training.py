@@ -26,7 +26,7 @@ from xsen2.networks.load import start
 from xsen2.networks.twogrid import TwoGrid
 from xsen2.sources.sample import sample
 from xsen2.training.export import save, write
-from xsen2.training.fit import Optimiser, Recipe, Run, build, fit, score
+from xsen2.training.fit import BandsTask, Optimiser, Recipe, Run, build, fit, score
 from xsen2.training.patches import SURROGATE, Blur, balance, batches, impostors, pairs, surrogates
 from xsen2.training.run import blind, data_for, recipe_for
 from xsen2.training.scenes import Scene, hold_out, read_scenes, scenes_of
@@ -263,6 +263,28 @@ def test_weights_to_start_from_must_fit(scene, tmp_path):
         with pytest.raises(xsen2.WeightsError, match=message):
             run(scene, tmp_path / "wrong", one, initial=wrong)
     assert not (tmp_path / "wrong" / "checkpoint.pt").exists()
+
+
+def test_losses_are_of_what_counts_in_units_of_the_place():
+    class Made(torch.nn.Module):
+        uncertainty = False
+
+        def forward(self, a, b, c):
+            return a
+
+    weight = torch.full((2, 4, 4), 3.0)
+    weight[0, :2] = 0  # half of the first patch does not count
+    error = torch.zeros(2, 1, 4, 4)
+    error[0, :, :2], error[0, :, 2:], error[1, :, 0] = 100.0, 1.0, 2.0
+    none = torch.zeros(2, 1, 4, 4)
+    batch = (error, none, None, none, weight)
+    for kind, expected in (("absolute", 3 * (8 * 1 + 4 * 2) / 24), ("rms", (3 + 3 * 2 * 0.5) / 2)):
+        task = BandsTask([], [], dataclasses.replace(RECIPE, loss=kind))
+        loss, of_uncertainty = task.loss(Made(), batch, torch.device("cpu"))
+        assert float(loss) == pytest.approx(expected, rel=1e-5)
+        assert float(of_uncertainty) == 0
+    with pytest.raises(xsen2.MethodError, match="loss='square': use 'absolute' or 'rms'"):
+        recipe_for("twogrid", 2, loss="square")
 
 
 @pytest.mark.parametrize("architecture", ["twogrid.TwoGrid", "refined.Refined"])

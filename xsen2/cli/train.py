@@ -38,6 +38,13 @@ __all__ = ["train"]
 )
 @click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True, help="Added to inputs, in DN.")
 @click.option("--haze", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of patches cleared.")
+@click.option(
+    "--loss",
+    type=click.Choice(["absolute", "rms"]),
+    default="absolute",
+    show_default=True,
+    help="Of errors, their mean size or the root of their mean square: the latter for the end of a training.",
+)
 @click.option("--surrogates", is_flag=True, help="For the 60 m bands: learn from bands that play them too.")
 @click.option(
     "--coarser",
@@ -65,6 +72,7 @@ def train(
     rate: float,
     noise: float,
     haze: float,
+    loss: str,
     surrogates: bool,
     coarser: bool,
     init: Path | None,
@@ -96,10 +104,10 @@ def train(
     plan: dict[str, Any] = {"steps": steps, "cool": cool, "rate": rate, "seed": seed}
     if gsd == "10":
         name = network or "twogrid"
-        recipe: Plan = recipe_for(name, int(ratio), noise=noise, haze=haze, **plan)
+        recipe: Plan = recipe_for(name, int(ratio), noise=noise, haze=haze, loss=loss, **plan)
     else:
         given = click.get_current_context().get_parameter_source
-        for option in ("ratio", "operator", "noise", "haze", "surrogates"):
+        for option in ("ratio", "operator", "noise", "haze", "loss", "surrogates"):
             if given(option) is click.core.ParameterSource.COMMANDLINE:
                 what = f"--{option} is for networks that make 10 m bands"
                 raise click.UsageError(f"{what}: leave it out with --gsd {gsd}")

@@ -135,17 +135,24 @@ def score(network: nn.Module, pairs: Sequence[Pair], dtype: torch.dtype = torch.
     return ratios
 
 
-def _loss(network: nn.Module, batch: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted mean absolute error; and, for networks that give standard errors, the loss of these."""
+def _loss(
+    network: nn.Module, batch: Sequence[torch.Tensor | None], kind: str = "absolute"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted error of the estimate, as `Recipe.loss` says; and, for networks that give standard errors, theirs."""
     a, b, c, truth, weight = batch
     assert truth is not None
     assert weight is not None
     weight = weight[:, None]
-    weight = weight / ((weight > 0).sum() * truth.shape[1]).clamp(min=1)
+    scale, counted = weight, (weight > 0).sum((2, 3))
+    weight = weight / (counted.sum() * truth.shape[1]).clamp(min=1)
     uncertainty = network.uncertainty
     out = network(a, b, c, uncertainty=True) if uncertainty else network(a, b, c)
     error = (out[:, : truth.shape[1]] - truth).abs()
-    loss = (error * weight).sum()
+    if kind == "absolute":
+        loss = (error * weight).sum()
+    else:
+        square = ((error * scale) ** 2).sum((2, 3)) / counted.clamp(min=1)
+        loss = (square + 1e-6).sqrt().mean()
     if uncertainty:
         # The pinball loss is least where 68 % of the errors are smaller: a standard error, without assuming a law.
         gap = error.detach() - out[:, truth.shape[1] :]
@@ -218,7 +225,7 @@ class BandsTask:
 
     def loss(self, network: nn.Module, batch: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted absolute error, and the quantile loss of the standard errors."""
-        return _loss(network, tuple(_tensors(batch, device)))
+        return _loss(network, tuple(_tensors(batch, device)), self.recipe.loss)
 
     def judge(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
         """RMSE divided by bicubic's: mean over places, and the worst."""

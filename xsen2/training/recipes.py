@@ -52,6 +52,9 @@ class Recipe(_Schedule):
     alien : float
         Share of patches some of whose coarse bands have little to do with the others: they are of another patch, drown
         in noise, as the short-wave infrared does over ice and water, or lie elsewhere, as those of clouds do.
+    loss : {"absolute", "rms"}
+        Mean absolute error; or the root of the mean square error of each band of each patch, mean over them, which is
+        what scores are of, and too jumpy to begin with.
     ema : float
         Memory of the averaged weights, which are what is kept.
     """
@@ -71,6 +74,7 @@ class Recipe(_Schedule):
     real: float | None = None
     vary: bool = False
     alien: float = 0.0
+    loss: str = "absolute"
     ema: float = 0.998
     seed: int = 0
 

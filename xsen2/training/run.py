@@ -69,10 +69,12 @@ def blind(many: int, seed: int) -> list[Blur]:
 def recipe_for(network: str, ratio: int, **changes: Any) -> Recipe:
     """The recipe of a network; patches and batches are such that one holds about 147 000 pixels.
 
-    `changes` are fields of `xsen2.training.fit.Recipe` with other values.
+    `changes` are fields of `xsen2.training.recipes.Recipe` with other values.
     """
     if network not in NETWORKS:
         raise MethodError(f"network {network!r}: use one of {', '.join(NETWORKS)}")
+    if (loss := changes.get("loss", "absolute")) not in ("absolute", "rms"):
+        raise MethodError(f"loss={loss!r}: use 'absolute' or 'rms'")
     architecture, arguments = NETWORKS[network]
     if network == "twogrid" and ratio == 6:  # at 20 m, where there is more to learn from, it ends at the same error
         arguments = {**arguments, "guide": True}
