@@ -113,14 +113,14 @@ def start(a: torch.Tensor, b: torch.Tensor, spare: int = 0) -> Start:
     a, b = inner(a, 6 * skip), inner(b, 3 * skip)
     mixed_slopes = sum(n[:, :, None] * s for n, s in zip(likely, slopes_, strict=True))
     assert isinstance(mixed_slopes, torch.Tensor)
-    # Slopes change from cell to cell: times the level of the 10 m bands, that would be steps of 20 m.
-    flat = grow(pooled(a, 6), 6)
-    a = a - flat
-    flat = pooled(flat, 2)
+    # Slopes change from cell to cell: times the level of the 10 m bands, that would be steps of 20 m. What is the same
+    # at both scales is taken out of them first, which changes nothing where slopes do not change.
+    level20 = inner(lows[1], 3 * skip)
+    a = a - upsample(level20, 2)
     rest = b.clone()
     for n, s, low in zip(likely, slopes_, lows, strict=True):
         on_a = parted(grow((n[:, :, None] * s).flatten(1, 2), 3), k, p)
-        rest -= (on_a * (inner(low, 3 * skip) - flat)[:, None]).sum(2)
+        rest -= (on_a * (inner(low, 3 * skip) - level20)[:, None]).sum(2)
     fine = parted(up2(grow(mixed_slopes.flatten(1, 2), 3)), k, p)
     base = upsample(b, 2)
     detail = (fine * a[:, None]).sum(2) + upsample(rest, 2) - base
