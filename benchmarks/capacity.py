@@ -68,7 +68,7 @@ def markdown(table: dict[str, Any]) -> str:
     lines += ["RMSE divided by that of Keys bicubic, mean over the places of the validation scenes, per operator; and"]
     lines += ["divided by that of the weights as shipped: geometric mean over places, 95 % interval over places."]
     lines += [f"All start from `{table['shipped']['name']}` and do the same before the first step. One thread.", ""]
-    lines += ["The default is the mean of several runs, which is what further steps of one run fall behind.", ""]
+    lines += ["The default is the mean of several runs: more steps of one run alone fall behind it.", ""]
     lines += [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join([*lines, "", "Contains modified Copernicus Sentinel data 2015-2020.", ""])
 
