@@ -2,7 +2,7 @@
 
 Every validation scene is degraded by 2 (20 m bands) and by 6 (60 m bands), super-resolved back with and without
 consistency, and compared with itself, through the calls a user makes. Three ways to degrade: `mtf`, `dsen2`, and
-`product`, which is `mtf` with what happens to a real product besides: the instrument samples each band at a place of
+`resampled`, which is `mtf` with what happens to a real product besides: the instrument samples each band at a place of
 its own, up to a third of a pixel off, the samples are interpolated onto the grid (here by Keys cubic), the blur is
 known to 5 %, and there is noise of 3 DN. Consistency is asked for with `mtf` and with `dsen2`, one of which matches
 at most.
@@ -50,16 +50,16 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def degraded(ds: xr.Dataset, scale: int, how: str, rng: np.random.Generator) -> tuple[xr.Dataset, xr.Dataset]:
-    """The coarse cube and the truth; `how` is an operator or ``"product"``."""
-    coarse, truth = ds.degrade.pair(scale, "mtf" if how == "product" else how)
+    """The coarse cube and the truth; `how` is an operator or ``"resampled"``."""
+    coarse, truth = ds.degrade.pair(scale, "mtf" if how == "resampled" else how)
     coarse = coarse.compute()
-    for band in coarse.data_vars if how == "product" else ():
+    for band in coarse.data_vars if how == "resampled" else ():
         fine = ds[band].values[..., : coarse[band].shape[-2] * scale, : coarse[band].shape[-1] * scale]
-        coarse[band] = coarse[band].copy(data=product(fine, str(band), scale, rng))
+        coarse[band] = coarse[band].copy(data=resampled(fine, str(band), scale, rng))
     return coarse, truth
 
 
-def product(fine: Floats, band: str, scale: int, rng: np.random.Generator) -> Floats:
+def resampled(fine: Floats, band: str, scale: int, rng: np.random.Generator) -> Floats:
     """What an instrument measures at its own places, interpolated onto the grid."""
     blur, *phases = rng.uniform(1 - BLUR, 1 + BLUR), *rng.uniform(-PHASE, PHASE, 2)
     rows, columns = (taps(band, scale, blur=blur, shift=phase * scale) for phase in phases)
@@ -201,7 +201,7 @@ def main() -> None:
     args = parser.parse_args()
     table: dict[str, dict[str, Any]] = {}
     for scale in (2, 6):
-        for how in ("mtf", "dsen2", "product"):
+        for how in ("mtf", "dsen2", "resampled"):
             files: dict[str, list[dict[str, Any]]] = defaultdict(list)
             water = {}
             for scene in read_scenes(args.data / "validation"):
@@ -236,7 +236,7 @@ def markdown(table: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str
         "",
         "RMSE divided by that of Keys bicubic, mean over scenes (worst scene), without consistency and made consistent",
         "with either operator; on how many scenes that is better than without; and the largest RMSE, in DN, between",
-        "what was given and the result degraded, over all scenes and bands. `product` is `mtf` with every band sampled",
+        "what was given and the result degraded, over all scenes and bands. `resampled` is `mtf` with every band sampled",
         f"up to {PHASE:.2f} pixels off and interpolated onto the grid, the blur up to {100 * BLUR:g} % off, and",
         f"{NOISE:g} DN of noise. Contains modified Copernicus Sentinel data 2015-2020.",
         f"Weights: {', '.join(dict.fromkeys(result['weights'] for result in table.values()))}.",
