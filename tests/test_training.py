@@ -257,6 +257,7 @@ def test_weights_to_start_from_must_fit(scene, tmp_path):
         (wider, r"do not fit twogrid\.TwoGrid .*enter\.bias is \(24,\), not \(16,\)"),
         (sixty, r"ratio 2: enter\.weight is .*tail\.bias is \(2,\), not \(6,\)"),
         (blind, r"uncertainty_head\.0\.weight is missing"),
+        ({k: v for k, v in right.items() if k != "body.0.conv2.bias"}, r"body\.0\.conv2\.bias is missing"),
         (right | {"extra.bias": torch.zeros(1)}, r"ratio 2: extra\.bias has no place\. Give"),
         ({"net." + k: v for k, v in right.items()}, r"stem\.0\.weight is missing; .* and \d+ more\."),
     ):

@@ -103,9 +103,10 @@ class Folded(Network):
         trained (Net2Net, Chen et al. 2016). Weights that do not fit for another reason come back as they are.
         """
         out = {}
+        blocks = {name.split(".")[1] for name in weights if name.startswith("body.")}
         for name, fresh in self.state_dict().items():
             value = weights.get(name)
-            if value is None and name.startswith("body."):
+            if blocks and name.startswith("body.") and name.split(".")[1] not in blocks:
                 out[name] = fresh  # a block that starts as the identity
             elif value is None or value.ndim != fresh.ndim or not name.startswith(("enter.", "body.", "leave.")):
                 continue
