@@ -64,12 +64,19 @@ def truths(data: Path, methods: Sequence[str], scales: Sequence[int] = (2, 6)) -
                 for gsd, bands in ((10 * scale, GRIDS[10 * scale]) for scale in scales):
                     cube = ds if gsd == 60 else ds.drop_vars(list(C))
                     errors: dict[str, list[float]] = {}
+                    within: dict[str, dict[str, float]] = {}
                     for method in ("bicubic", *methods):
-                        sr = cube.dsen2.superresolve(list(bands), method, native=False, operator=operator).compute()
+                        unsure = method not in ("bicubic", *CLASSICAL)
+                        sr = cube.dsen2.superresolve(
+                            list(bands), method, native=False, operator=operator, uncertainty=unsure
+                        ).compute()
                         rmse = []
                         for band in bands:
                             gap = sr[band].values - known[band]
                             rmse.append(float(np.sqrt(np.nanmean(gap.astype(np.float64) ** 2))))
+                            if unsure:
+                                inside = (np.abs(gap) <= sr[f"{band}_se"].values)[np.isfinite(gap)]
+                                within.setdefault(method, {})[band] = round(float(inside.mean()), 3)
                         errors[method] = rmse
                     cubic = np.array(errors.pop("bicubic"))
                     for method, rmse in errors.items():
@@ -81,6 +88,7 @@ def truths(data: Path, methods: Sequence[str], scales: Sequence[int] = (2, 6)) -
                             "method": method,
                             "ratio": round(float(np.mean(rmse) / cubic.mean()), 3),
                             "bands": {b: round(float(x), 3) for b, x in zip(bands, rmse / cubic, strict=True)},
+                            "within one": within.get(method, {}),
                         }
 
 
@@ -147,6 +155,17 @@ def markdown(known: list[dict[str, Any]], beside: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {scene} | {gsd} m | {operator} | {noise:g} | {' | '.join(f'{ratios[m]:.3f}' for m in methods)} |"
         )
+    lines += ["", "## Standard errors where the truth is known", ""]
+    lines += [
+        "Share of the errors within one standard error, which is calibrated on other places at the lower scale with"
+    ]
+    lines += [f"`product`. Noise: {NOISE:g} DN.", ""]
+    names = [b for b in BANDS if any(b in r.get("within one", {}) for r in known)]
+    lines += [f"| scene | operator | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
+    for scene, operator in dict.fromkeys((r["scene"], r["operator"]) for r in known):
+        rows = [r for r in known if (r["scene"], r["operator"], r["noise"]) == (scene, operator, NOISE)]
+        inside = {b: share for r in rows for b, share in r.get("within one", {}).items()}
+        lines.append(f"| {scene} | {operator} | {' | '.join(f'{inside[b]:.2f}' for b in names)} |")
     lines += ["", "## Worse than bicubic", "", f"By over 1 %, where bicubic's error is over {LEAST:g} DN.", ""]
     lines += ["| scene | operator | method | band | bicubic, DN | ratio |", "|---|---|---|---|---|---|"]
     bad = [r for r in beside if r["ratio"] > 1.01 and r["bicubic"] > LEAST]
