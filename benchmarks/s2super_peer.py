@@ -20,7 +20,8 @@ from machine import RESULTS
 from peers.peer import HERE, environment
 
 import xsen2  # noqa: F401  # gives datasets their accessor
-from xsen2.evaluation.ladder import Site, interval
+from xsen2.evaluation.ladder import Site
+from xsen2.evaluation.tables import interval
 from xsen2.methods.bicubic import upsample
 from xsen2.methods.protocol import Array
 from xsen2.networks.cards import GAIN

@@ -20,13 +20,13 @@ from xsen2.evaluation.ladder import (
     falls,
     full_scale,
     gains_of,
-    interval,
     series_of,
     shift_of,
     simulated,
     sites,
 )
 from xsen2.evaluation.ladder_report import ladder
+from xsen2.evaluation.tables import interval
 from xsen2.multitemporal.simulate import moved, simulate
 from xsen2.training.scenes import read_scenes
 

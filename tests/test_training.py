@@ -248,9 +248,7 @@ def test_weights_to_start_from_must_fit(scene, tmp_path):
     begun = run(scene, tmp_path / "right", one, initial={k: v.half() for k, v in right.items()})
     for key, value in right.items():
         torch.testing.assert_close(begun[key], value, rtol=1e-3, atol=1e-3)
-    wider = build(
-        RECIPE.architecture, 2, {**RECIPE.arguments, "wide": 24}
-    ).state_dict()  # a narrower would be made to fit
+    wider = build(RECIPE.architecture, 2, {**RECIPE.arguments, "wide": 24}).state_dict()
     sixty = build(RECIPE.architecture, 6, RECIPE.arguments).state_dict()
     blind = {k: v for k, v in right.items() if not k.startswith("uncertainty_head.")}
     for wrong, message in (

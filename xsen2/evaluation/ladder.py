@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import xarray as xr
 
 from xsen2.bands import A
@@ -31,7 +30,6 @@ __all__ = [
     "correlation",
     "falls",
     "full_scale",
-    "interval",
     "shift_of",
     "simulated",
     "sites",
@@ -185,14 +183,6 @@ def simulated(
             if alone or ds is series:
                 out[name] = gains_of(made(ds, method, gsd, count, device=device), base, truth, site.valid)
     return out
-
-
-def interval(values: Sequence[float], places: Sequence[str]) -> tuple[float, float, float]:
-    """Mean over places, and the middle 95 % of 10000 draws of places with replacement."""
-    groups = pd.Series(list(values)).groupby(list(places)).mean().to_numpy()
-    drawn = groups[np.random.default_rng(0).integers(groups.size, size=(10000, groups.size))].mean(axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(groups.mean()), float(low), float(high)
 
 
 # Full scale: the truth is not known, but other dates have seen the same ground.

@@ -13,9 +13,10 @@ import xarray as xr
 
 from xsen2 import files
 from xsen2.errors import MethodError, SourceError, once, printable
-from xsen2.evaluation.ladder import COPIES, Series, as_dict, full_scale, interval, series_of, simulated, sites
+from xsen2.evaluation.ladder import COPIES, Series, as_dict, full_scale, series_of, simulated, sites
 from xsen2.evaluation.page import Heading, Part, Table, as_html, as_markdown, literal, versions
 from xsen2.evaluation.report import strict
+from xsen2.evaluation.tables import interval
 from xsen2.methods.registry import resolve
 from xsen2.progress import ProgressLike, Reporter
 from xsen2.training.finetune import coarser

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
 from xsen2.evaluation.page import Table
@@ -183,7 +184,7 @@ def paired(results: Results, first: str) -> Table:
             continue
         ratio = relative(scores)
         base = ratio.sel({"method": first})
-        places = _places([str(s) for s in scores["scene"].values])
+        places = places_of([str(s) for s in scores["scene"].values])
         head.append(f"{10 * scale} m {operator}")
         columns.append(
             [_interval(ratio.sel({"method": m}).values, base.values, places) for m in scores["method"].values]
@@ -197,20 +198,33 @@ def paired(results: Results, first: str) -> Table:
     return Table(f"Beside {first}, place by place", note, tuple(head), rows)
 
 
-def _places(scenes: Sequence[str]) -> list[str]:
+def places_of(scenes: Sequence[str]) -> list[str]:
     """Scenes that differ by a last number, or by their level, are of one place."""
     return [re.sub(r"(_\d|_L1C|_L2A)$", "", name) for name in scenes]
 
 
+def _by_place(values: Sequence[float] | npt.NDArray[Any], places: Sequence[str]) -> npt.NDArray[np.float64]:
+    finite = pd.Series(np.where(np.isfinite(values), values, np.nan))
+    return np.asarray(finite.groupby(list(places), sort=False).mean().dropna(), np.float64)
+
+
+def interval(values: Sequence[float] | npt.NDArray[Any], places: Sequence[str]) -> tuple[float, float, float]:
+    """Mean over places, and the middle 95 % of 10000 draws of places with replacement; NaN without a number."""
+    means = _by_place(values, places)
+    if not means.size:
+        return np.nan, np.nan, np.nan
+    drawn = means[np.random.default_rng(0).integers(means.size, size=(10000, means.size))].mean(axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(means.mean()), float(low), float(high)
+
+
 def _interval(scores: npt.NDArray[Any], base: npt.NDArray[Any], places: Sequence[str]) -> str:
     logs = np.log(scores / base)
-    groups = [logs[[i for i, q in enumerate(places) if q == p and np.isfinite(logs[i])]] for p in dict.fromkeys(places)]
-    means = np.array([g.mean() for g in groups if g.size])
+    means = _by_place(logs, places)
     if not means.size:
         return "–"
-    drawn = means[np.random.default_rng(0).integers(means.size, size=(10000, means.size))].mean(axis=1)
-    low, high = np.exp(np.quantile(drawn, (0.025, 0.975)))
-    return f"{np.exp(means.mean()):.3f} ({low:.3f} to {high:.3f}; {(means > 0).sum()} of {means.size})"
+    middle, low, high = np.exp(interval(logs, places))
+    return f"{middle:.3f} ({low:.3f} to {high:.3f}; {(means > 0).sum()} of {means.size})"
 
 
 def averages(title: str, note: str, scores: xr.Dataset, methods: Sequence[str], *, published: bool = False) -> Table:

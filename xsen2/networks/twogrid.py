@@ -105,15 +105,14 @@ class Folded(Network):
         out = {}
         blocks = {name.split(".")[1] for name in weights if name.startswith("body.")}
         for name, fresh in self.state_dict().items():
-            value = weights.get(name)
-            if blocks and name.startswith("body.") and name.split(".")[1] not in blocks:
+            layer, block, *_ = name.split(".")
+            if blocks and layer == "body" and block not in blocks:
                 out[name] = fresh  # a block that starts as the identity
-            elif value is None or value.ndim != fresh.ndim or not name.startswith(("enter.", "body.", "leave.")):
+            if layer not in ("enter", "body", "leave") or name not in weights:
                 continue
-            else:
+            value = weights[name]
+            if value.ndim == fresh.ndim and all(n <= m for n, m in zip(value.shape, fresh.shape, strict=True)):
                 rows, *columns = (slice(n) for n in value.shape)
-                if any(n > m for n, m in zip(value.shape, fresh.shape, strict=True)):
-                    continue
                 out[name] = fresh.clone()
                 out[name][rows] = 0
                 out[name][(rows, *columns)] = value.to(fresh.dtype)

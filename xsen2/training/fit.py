@@ -135,9 +135,7 @@ def score(network: nn.Module, pairs: Sequence[Pair], dtype: torch.dtype = torch.
     return ratios
 
 
-def _loss(
-    network: nn.Module, batch: Sequence[torch.Tensor | None], kind: str = "absolute"
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _loss(network: nn.Module, batch: Sequence[torch.Tensor | None], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted error of the estimate, as `Recipe.loss` says; and, for networks that give standard errors, theirs."""
     a, b, c, truth, weight = batch
     assert truth is not None

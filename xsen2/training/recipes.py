@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from xsen2.errors import MethodError
+
 __all__ = ["DatesRecipe", "Plan", "Recipe"]
 
 
@@ -77,6 +79,11 @@ class Recipe(_Schedule):
     loss: str = "absolute"
     ema: float = 0.998
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what would be taken for another loss."""
+        if self.loss not in ("absolute", "rms"):
+            raise MethodError(f"loss={self.loss!r}: use 'absolute' or 'rms'")
 
 
 @dataclass(frozen=True)

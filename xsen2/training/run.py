@@ -73,8 +73,6 @@ def recipe_for(network: str, ratio: int, **changes: Any) -> Recipe:
     """
     if network not in NETWORKS:
         raise MethodError(f"network {network!r}: use one of {', '.join(NETWORKS)}")
-    if (loss := changes.get("loss", "absolute")) not in ("absolute", "rms"):
-        raise MethodError(f"loss={loss!r}: use 'absolute' or 'rms'")
     architecture, arguments = NETWORKS[network]
     if network == "twogrid" and ratio == 6:  # at 20 m, where there is more to learn from, it ends at the same error
         arguments = {**arguments, "guide": True}
